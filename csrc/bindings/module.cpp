@@ -1,0 +1,9 @@
+// The table of contents of pyllm._core; one file per group.
+#include "bindings/bindings.h"
+
+PYBIND11_MODULE(_core, m) {
+  m.doc() = "C++ core of pyllm: private, used through the Python packages above it";
+  bind_cpu(m);
+  bind_text(m);
+  bind_sampling(m);
+}
