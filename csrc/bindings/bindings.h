@@ -9,3 +9,4 @@ namespace py = pybind11;
 void bind_cpu(py::module_& m);
 void bind_text(py::module_& m);
 void bind_sampling(py::module_& m);
+void bind_formats(py::module_& m);

@@ -6,4 +6,5 @@ PYBIND11_MODULE(_core, m) {
   bind_cpu(m);
   bind_text(m);
   bind_sampling(m);
+  bind_formats(m);
 }
