@@ -52,21 +52,18 @@ def linear_bound(x: NDArray, weight: NDArray, bias: NDArray | None = None) -> ND
     return bound if bias is None else bound + gamma(2) * np.abs(f64(bias))
 
 
-def quantised_linear(x: NDArray, name: str, raw: NDArray) -> NDArray:
+def quantised_linear(x: NDArray, name: str, raw: NDArray, terms: int = 1) -> NDArray:
     """The product that int8 activations give: x is first rounded to its codes per 32, then all is exact."""
-    code, scale = blocks.quantise_activations(x)
-    rounded = (f64(code) * f64(scale)[..., None]).reshape(x.shape)
-    return matmul(rounded, blocks.dequantise(name, raw, np.float64).T)
+    return matmul(sum(blocks.rounded_activations(x, terms)), blocks.dequantise(name, raw, np.float64).T)
 
 
-def quantised_linear_bound(x: NDArray, name: str, raw: NDArray) -> NDArray:
+def quantised_linear_bound(x: NDArray, name: str, raw: NDArray, terms: int = 1) -> NDArray:
     """Integer sums per group of at least 16 are exact; scales, offsets and the sum over groups round in float32."""
-    code, scale = blocks.quantise_activations(x)
-    rounded = (np.abs(f64(code)) * f64(scale)[..., None]).reshape(x.shape)
+    rounded = sum(np.abs(term) for term in blocks.rounded_activations(x, terms))
     scaled, offset = blocks.parts(name, raw)
     size = np.abs(scaled) if offset is None else np.abs(scaled) + np.abs(offset)
-    groups = x.shape[-1] / 16
-    return gamma(2 * groups + 6) * (rounded @ size.T) + 2 * groups * TINY
+    depth = 2 * terms * x.shape[-1] / 16
+    return gamma(depth + 6) * (rounded @ size.T) + depth * TINY
 
 
 def activation_error(x: NDArray, name: str, raw: NDArray) -> NDArray:
@@ -197,6 +194,8 @@ def rotary_frequencies(head_dim: int, theta: float, scaling: dict | None = None)
         return frequency, 1.0
     if kind == "linear":
         return frequency / scaling["factor"], 1.0
+    if kind == "divisors":  # one per pair, as a GGUF file states llama3's rule
+        return frequency / f64(scaling["divisors"]), 1.0
     if kind == "llama3":
         return _llama3(frequency, scaling), 1.0
     if kind == "yarn":

@@ -210,8 +210,22 @@ def encode(name: str, value: NDArray) -> NDArray:
 
 
 def quantise_activations(x: NDArray) -> tuple[NDArray, NDArray]:
-    """float32 (..., k) -> codes int8 (..., k / 32, 32), halves to even, and scales (..., k / 32), max |x| / 127."""
+    """float32 (..., k) -> codes int8 (..., k / 32, 32), halves to even, and scales (..., k / 32), max |x| / 127.
+
+    The code is x times the reciprocal of the scale, both rounded to float32: this decides which way near-ties go.
+    """
     group = np.asarray(x, np.float32).reshape(*x.shape[:-1], -1, 32)
-    scale = (np.abs(group).max(axis=-1) / np.float32(127)).astype(np.float32)
-    safe = np.where(scale > 0, scale, np.float32(1))
-    return np.rint(group / safe[..., None]).astype(np.int8), scale
+    top = np.abs(group).max(axis=-1)
+    inverse = np.where(top > 0, np.float32(127) / np.where(top > 0, top, np.float32(1)), np.float32(0))
+    return np.rint(group * inverse[..., None]).astype(np.int8), top / np.float32(127)
+
+
+def rounded_activations(x: NDArray, terms: int = 1) -> list[NDArray]:
+    """float64 arrays shaped like x: what each int8 term stands for; a later term holds the earlier one's remainder."""
+    rest, out = np.asarray(x, np.float32), []
+    for _ in range(terms):
+        code, scale = quantise_activations(rest)
+        out.append((code.astype(np.float64) * scale.astype(np.float64)[..., None]).reshape(x.shape))
+        product = (code.astype(np.float32) * scale[..., None]).reshape(x.shape)
+        rest = rest - product
+    return out
