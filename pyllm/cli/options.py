@@ -1,0 +1,125 @@
+"""Flags shared by the verbs, in llama.cpp's names, and their twins in the environment."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Mapping
+
+# `pull` fetches this one when nothing else is asked for; formats.download knows what it is.
+DEFAULT_MODEL = "smollm2-135m-instruct"
+TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
+
+
+def plain(text: str, limit: int = 600) -> str:
+    """`text` with control characters escaped and cut at `limit`: safe to print on a terminal."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return shown if len(shown) <= limit else shown[:limit] + "..."
+
+
+def whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
+    """A parser of whole numbers in low..high."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{plain(text)!r}: a whole number from {low} to {high} is wanted")
+        return value
+
+    return parse
+
+
+def real(low: float, high: float = math.inf) -> Callable[[str], float]:
+    """A parser of finite numbers in low..high; NaN and infinities are refused."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and low <= value <= high):
+            span = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
+            raise argparse.ArgumentTypeError(f"{plain(text)!r}: a finite number {span} is wanted")
+        return value
+
+    return parse
+
+
+def counts(text: str) -> list[int]:
+    """Whole numbers from 1, separated by commas: `1,16`."""
+    return [whole(1, 4096)(part) for part in text.split(",")]
+
+
+def twin(action: argparse.Action) -> str | None:
+    """The environment variable that stands for a flag, None for a positional argument or --help."""
+    longs = [name for name in action.option_strings if name.startswith("--")]
+    if not longs or isinstance(action, argparse._HelpAction):
+        return None
+    return "PYLLM_" + longs[0][2:].replace("-", "_").upper()
+
+
+def environment(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    """Take the defaults of the flags from their PYLLM_ twins; a bad value ends as bad usage does."""
+    for action in parser._actions:
+        name = twin(action)
+        if name is None or name not in environ:
+            continue
+        text = environ[name]
+        try:
+            action.default = convert(action, text)
+        except (argparse.ArgumentTypeError, ValueError) as error:
+            parser.error(f"{name}: {error}")
+
+
+def convert(action: argparse.Action, text: str) -> object:
+    """The value that `text` in the environment gives to a flag."""
+    if action.nargs == 0:
+        if text.lower() not in TRUE + FALSE:
+            raise argparse.ArgumentTypeError(f"{plain(text)!r}: 1 or 0 is wanted")
+        return text.lower() in TRUE
+    value = action.type(text) if callable(action.type) else text
+    if action.choices is not None and value not in action.choices:
+        raise argparse.ArgumentTypeError(f"{plain(text)!r}: one of {', '.join(map(str, action.choices))} is wanted")
+    return value
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """--json."""
+    parser.add_argument("--json", action="store_true", help="print the facts as one JSON object")
+
+
+def add_threads(parser: argparse.ArgumentParser) -> None:
+    """-t/--threads."""
+    parser.add_argument("-t", "--threads", type=whole(1, 4096), metavar="N", help="worker threads (`pyllm doctor`)")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """What a running model needs: which one, threads, context, arithmetic."""
+    parser.add_argument(
+        "-m", "--model", default=DEFAULT_MODEL, metavar="MODEL", help=f"name, GGUF file or folder ({DEFAULT_MODEL})"
+    )
+    add_threads(parser)
+    parser.add_argument("-c", "--ctx-size", type=whole(1), metavar="N", help="tokens of context at most")
+    parser.add_argument("-b", "--batch-size", type=whole(1, 65536), default=512, metavar="N", help="prompt chunk (512)")
+    parser.add_argument(
+        "--precision", choices=("default", "high"), default="default", help="`high`: no 8-bit activations"
+    )
+
+
+def add_sampling(parser: argparse.ArgumentParser, new: int) -> None:
+    """How the next token is chosen; -n defaults to `new`."""
+    group = parser.add_argument_group("sampling", "--temp 0 takes the likeliest token: the same answer every time")
+    add = group.add_argument
+    add("-n", "--n-predict", type=whole(-1), default=new, metavar="N", help=f"new tokens at most ({new}; -1: no limit)")
+    add("-s", "--seed", type=whole(-1, 2**63 - 1), default=-1, metavar="N", help="of the random numbers (-1: another each time)")
+    add("--temp", type=real(0.0, 100.0), default=0.0, metavar="X", help="temperature (0)")
+    add("--top-k", type=whole(0), default=40, metavar="N", help="keep the N likeliest (40; 0: all)")
+    add("--top-p", type=real(0.0, 1.0), default=0.95, metavar="X", help="keep the likeliest that sum to X (0.95)")
+    add("--min-p", type=real(0.0, 1.0), default=0.05, metavar="X", help="keep those above X times the best (0.05)")
+    add("--repeat-penalty", type=real(1e-3, 100.0), default=1.0, metavar="X", help="divide repeated logits by X (1.0)")
+    add("--presence-penalty", type=real(-100.0, 100.0), default=0.0, metavar="X", help="subtract once per seen token")
+    add("--frequency-penalty", type=real(-100.0, 100.0), default=0.0, metavar="X", help="subtract per occurrence")
+    add("--stop", action="append", metavar="TEXT", help="end before this text (may be given again)")
