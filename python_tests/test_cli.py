@@ -67,6 +67,8 @@ def test_version(tmp_path):
         (("generate", "-p", "x", "--temp", "nan"), "a finite number at least 0"),
         (("generate", "-p", "x", "--temp", "inf"), "a finite number"),
         (("generate", "-p", "x", "--top-p", "1.5"), "from 0 to 1"),
+        (("generate",), "a prompt is needed: -p TEXT or -f FILE"),
+        (("generate", "-p", "x", "-f", "y"), "not allowed with"),
         (("generate", "-p", "x", "-n", "many"), "a whole number from -1"),
         (("generate", "-p", "x", "-t", "0"), "a whole number from 1"),
     ],
@@ -166,7 +168,8 @@ def test_broken_pipe_is_quiet(tmp_path):
         "sys.modules['pyllm.cli.version'] = argparse.Namespace(__doc__='', add_arguments=lambda p: None, run=run)\n"
         "sys.exit(frame.main(['version']))\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    argv = [sys.executable, "-c", code]
+    process = subprocess.Popen(argv, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == b""

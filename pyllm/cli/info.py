@@ -85,7 +85,7 @@ def describe(name: str, tensors: bool) -> dict[str, Any]:
     with formats.open_model(path) as model:
         arch, numbers = architecture(model)
         kinds = types(model)
-        data = {
+        data: dict[str, Any] = {
             "file": str(path),
             "format": f"GGUF v{model.version}" if hasattr(model, "metadata") else "Hugging Face folder",
             "architecture": arch,

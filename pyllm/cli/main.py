@@ -40,8 +40,9 @@ def usage() -> str:
             "",
             *lines,
             "",
-            "`pyllm VERB --help` explains a verb. Every long flag has a twin in the environment: --top-k is PYLLM_TOP_K",
-            "(the flag wins). PYLLM_HOME: cache folder. PYLLM_ISA: instruction set. PYLLM_LOG=debug: tracebacks.",
+            "`pyllm VERB --help` explains a verb. Every long flag has a twin in the environment, the flag wins:",
+            "--top-k is PYLLM_TOP_K. Without a flag: PYLLM_HOME, the cache folder; PYLLM_ISA, the instruction set;",
+            "PYLLM_LOG=debug, tracebacks.",
         ]
     )
 
@@ -75,7 +76,11 @@ def dispatch(argv: list[str]) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     module.add_arguments(parser)
     options.environment(parser, os.environ)
-    code: int = module.run(parser.parse_args(argv[1:]))
+    args = parser.parse_args(argv[1:])
+    try:
+        code: int = module.run(args)
+    except options.UsageError as error:
+        parser.error(str(error))
     return code
 
 

@@ -11,6 +11,10 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 
+class UsageError(Exception):
+    """Flags that do not go together; ends as argparse's own complaints do, with code 2."""
+
+
 def plain(text: str, limit: int = 600) -> str:
     """`text` with control characters escaped and cut at `limit`: safe to print on a terminal."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
@@ -113,9 +117,9 @@ def add_sampling(parser: argparse.ArgumentParser, new: int) -> None:
     """How the next token is chosen; -n defaults to `new`."""
     group = parser.add_argument_group("sampling", "--temp 0 takes the likeliest token: the same answer every time")
     add = group.add_argument
-    add("-n", "--n-predict", type=whole(-1), default=new, metavar="N", help=f"new tokens at most ({new}; -1: no limit)")
-    add("-s", "--seed", type=whole(-1, 2**63 - 1), default=-1, metavar="N", help="of the random numbers (-1: another each time)")
-    add("--temp", type=real(0.0, 100.0), default=0.0, metavar="X", help="temperature (0)")
+    add("-n", "--n-predict", type=whole(-1), default=new, metavar="N", help=f"new tokens ({new}; -1: no limit)")
+    add("-s", "--seed", type=whole(-1, 2**63 - 1), default=-1, metavar="N", help="-1, the default: another each time")
+    add("--temp", type=real(0.0), default=0.0, metavar="X", help="temperature (0)")
     add("--top-k", type=whole(0), default=40, metavar="N", help="keep the N likeliest (40; 0: all)")
     add("--top-p", type=real(0.0, 1.0), default=0.95, metavar="X", help="keep the likeliest that sum to X (0.95)")
     add("--min-p", type=real(0.0, 1.0), default=0.05, metavar="X", help="keep those above X times the best (0.05)")

@@ -1,0 +1,87 @@
+"""Measure speed beside this machine's limits: `llm MODEL` a model, `limits` the machine alone."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from pyllm.cli import options, output, running
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`pyllm bench llm MODEL [--prompt N] [--new N] [--parallel N,N] [--runs N] [--threads N] [--json]`."""
+    parser.add_argument("what", choices=("llm", "limits"), help="what to measure")
+    parser.add_argument("model", nargs="?", metavar="MODEL", default=options.DEFAULT_MODEL, help="name, file or folder")
+    add = parser.add_argument
+    add("--prompt", type=options.whole(1, 65536), default=512, metavar="N", help="tokens of the prompt (512)")
+    add("--new", type=options.whole(2, 65536), default=128, metavar="N", help="tokens written (128)")
+    add("--parallel", type=options.counts, default=[1, 16], metavar="N,N", help="sequences side by side (1,16)")
+    add("--runs", type=options.whole(1, 1000), default=3, metavar="N", help="timings, of which the median counts (3)")
+    options.add_threads(parser)
+    options.add_json(parser)
+
+
+def limits_rows(limits: dict[str, float]) -> list[tuple[str, ...]]:
+    """The machine's limits as lines."""
+    return [(f"limit {name}", f"{value:10.1f}") for name, value in limits.items()]
+
+
+def limits(args: argparse.Namespace) -> dict[str, float]:
+    """This machine's measured limits with the threads in force."""
+    from pyllm import _core
+
+    if args.threads:
+        _core.set_threads(args.threads)
+    return {name: round(float(value), 2) for name, value in _core.measure_limits().items()}
+
+
+def llm(args: argparse.Namespace) -> dict[str, Any]:
+    """A model's speed and the limits, measured in the same minute."""
+    from pyllm import _core, formats
+    from pyllm.evaluate import speed
+    from pyllm.formats import download
+
+    path = download.resolve(args.model)
+    model, _ = running.load(path, args)
+    output.note("measuring ...")
+    with formats.open_model(path) as file:
+        data = speed.measure(model, file.tensors, args.prompt, args.new, args.parallel, args.runs)
+    found = limits(args)
+    data.update(
+        model=str(path),
+        prompt=args.prompt,
+        new=args.new,
+        threads=_core.threads(),
+        isa=_core.isa(),
+        limits=found,
+        decode_share_of_read=round(data["decode_GBs"] / found["read_GBs"], 3),
+        prompt_share_of_int8=round(data["prompt_GOPs"] / found["int8_GOPs"], 3),
+    )
+    return data
+
+
+def rate(value: float) -> str:
+    """Tokens per second as a cell."""
+    return f"{value:10.1f} tokens/s"
+
+
+def text(data: dict[str, Any]) -> str:
+    """The figures as lines, each beside its limit."""
+    of = data["limits"]
+    rows: list[tuple[str, ...]] = [
+        ("prompt", rate(data["prompt_tok_s"]), f"{data['prompt_GOPs']:.0f} of {of['int8_GOPs']:.0f} GOP/s"),
+        ("decode", rate(data["decode_tok_s"]), f"{data['decode_GBs']:.1f} of {of['read_GBs']:.1f} GB/s"),
+    ]
+    rows += [(f"{n} side by side", rate(speed), "") for n, speed in data["parallel_tok_s"].items()]
+    rows += limits_rows(of)
+    rows += [("threads", f"{data['threads']:10d}"), ("instruction set", data["isa"].rjust(10))]
+    return output.table(rows)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    if args.what == "limits":
+        found = limits(args)
+        return output.facts(args, {"limits": found}, output.table(limits_rows(found)))
+    data = llm(args)
+    return output.facts(args, data, text(data))

@@ -1,0 +1,100 @@
+"""What `chat`, `generate`, `next` and `bench` share: loading a model, sampling arguments, printing a stream."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from typing import Any
+
+from pyllm.cli import options, output
+
+
+def load(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
+    """The model and its tokenizer; typed errors of the loaders pass through."""
+    import pyllm
+    from pyllm.formats import download
+
+    path = download.resolve(name)
+    tokenizer = pyllm.AutoTokenizer.from_pretrained(path)
+    model = pyllm.AutoModelForCausalLM.from_pretrained(
+        path, precision=getattr(args, "precision", "default"), threads=args.threads
+    )
+    return model, tokenizer
+
+
+def room(args: argparse.Namespace, model: Any, used: int) -> int:
+    """New tokens that may follow `used` ones under -n, -c and the model's context; raises ContextError for none."""
+    from pyllm.errors import ContextError
+
+    limit = min(args.ctx_size or model.config.context_length, model.config.context_length)
+    if used >= limit:
+        raise ContextError(f"prompt: {used:,} tokens, the context holds {limit:,} and one must be left for an answer")
+    return limit - used if args.n_predict < 0 else min(args.n_predict, limit - used)
+
+
+def sampling(args: argparse.Namespace) -> dict[str, Any]:
+    """The flags of options.add_sampling under the names `generate` knows."""
+    kwargs: dict[str, Any] = {
+        "do_sample": args.temp > 0,
+        "repetition_penalty": args.repeat_penalty,
+        "presence_penalty": args.presence_penalty,
+        "frequency_penalty": args.frequency_penalty,
+    }
+    if args.temp > 0:
+        kwargs.update(temperature=args.temp, top_k=args.top_k, top_p=args.top_p, min_p=args.min_p)
+    if args.seed >= 0:
+        kwargs["seed"] = args.seed
+    if args.stop:
+        kwargs["stop_strings"] = list(args.stop)
+    return kwargs
+
+
+def safe(text: str) -> str:
+    """`text` without the control characters that could drive a terminal; line ends and tabs stay."""
+    return "".join(c for c in text if c in "\n\t" or (c >= " " and not "\x7f" <= c <= "\x9f"))
+
+
+def write(text: str) -> None:
+    """Print a piece of an answer at once."""
+    sys.stdout.write(safe(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+class Clock:
+    """Times of a run: loading, first piece, pieces per second; told on stderr."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+        self.loaded = self.first = 0.0
+        self.pieces = 0
+
+    def load(self) -> None:
+        """The model is ready."""
+        self.loaded = time.perf_counter()
+
+    def tick(self, count: int = 1) -> None:
+        """`count` more tokens have come."""
+        if not self.pieces:
+            self.first = time.perf_counter()
+        self.pieces += count
+
+    def facts(self) -> dict[str, float]:
+        """Seconds to load, from there to the first token, tokens per second after it."""
+        now = time.perf_counter()
+        rate = (self.pieces - 1) / (now - self.first) if self.pieces > 1 else 0.0
+        first = self.first - self.loaded if self.pieces else 0.0
+        return {
+            "load_s": round(self.loaded - self.start, 3),
+            "first_token_s": round(first, 3),
+            "tokens": self.pieces,
+            "tok_s": round(rate, 1),
+        }
+
+    def tell(self) -> None:
+        """The facts as one line on stderr."""
+        f = self.facts()
+        text = f"{f['load_s']:.2f} s to load, {f['first_token_s']:.2f} s to the first of {f['tokens']} tokens"
+        if f["tok_s"]:
+            text += f", then {f['tok_s']:.1f} tokens/s"
+        output.note(output.paint(options.plain(text), "2", sys.stderr))

@@ -1,0 +1,1 @@
+"""Looking at a model from outside: its next words, its speed."""
