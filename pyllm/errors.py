@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-LONGEST_TEXT = 200
+LONGEST_TEXT = 200  # of anything taken from a file
+LONGEST_PART = 2000  # of a part of a message, which may list several such texts
 
 
 def printable(text: object, longest: int = LONGEST_TEXT) -> str:
@@ -27,7 +28,8 @@ class ModelFileError(ValueError):
     """A model file, or a folder of them, that cannot be trusted or understood.
 
     The message reads `file: field at offset: found (allowed)`; each part is kept as an attribute:
-    file, field, offset (bytes from the start of the file, or None), found, allowed.
+    file, field, offset (bytes from the start of the file, or None), found, allowed. Whoever quotes a file in a part
+    passes the quotation through printable() first, so that it is cut.
     """
 
     def __init__(
@@ -39,10 +41,10 @@ class ModelFileError(ValueError):
         allowed: object = "",
     ) -> None:
         self.file = os.fspath(file)
-        self.field = printable(field)
+        self.field = printable(field, LONGEST_PART)
         self.offset = offset
-        self.found = printable(found)
-        self.allowed = printable(allowed)
+        self.found = printable(found, LONGEST_PART)
+        self.allowed = printable(allowed, LONGEST_PART)
         super().__init__(self.sentence())
 
     def sentence(self) -> str:

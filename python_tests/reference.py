@@ -4,6 +4,7 @@ Each operation stands beside the function that bounds what float32 arithmetic ma
 u is the unit roundoff of float32 and gamma(n) = n u / (1 - n u) the bound of n roundings in a row (Higham, Accuracy and
 Stability of Numerical Algorithms, chapter 3). Inputs are what the kernel read, already rounded to its input types.
 """
+
 from __future__ import annotations
 
 import math
@@ -238,8 +239,9 @@ def _yarn_temperature(factor: float, scaling: dict) -> float:
     return scale(1.0)
 
 
-def rotary(x: NDArray, positions: NDArray, frequency: NDArray, interleaved: bool = False,
-           factor: float = 1.0) -> NDArray:
+def rotary(
+    x: NDArray, positions: NDArray, frequency: NDArray, interleaved: bool = False, factor: float = 1.0
+) -> NDArray:
     """Turn pairs of x (..., length, head_dim) by positions (length,) * frequency: neighbours, or halves."""
     first, second = _pairs(f64(x), interleaved)
     angle = f64(positions)[:, None] * frequency
@@ -247,8 +249,14 @@ def rotary(x: NDArray, positions: NDArray, frequency: NDArray, interleaved: bool
     return _unpair(first * cos - second * sin, second * cos + first * sin, interleaved)
 
 
-def rotary_bound(x: NDArray, positions: NDArray, frequency: NDArray, interleaved: bool = False, factor: float = 1.0,
-                 angle_roundings: float = 2) -> NDArray:
+def rotary_bound(
+    x: NDArray,
+    positions: NDArray,
+    frequency: NDArray,
+    interleaved: bool = False,
+    factor: float = 1.0,
+    angle_roundings: float = 2,
+) -> NDArray:
     """cos and sin as float32 of an angle with so many relative roundings (frequency and product), then two products."""
     first, second = _pairs(np.abs(f64(x)), interleaved)
     angle = np.abs(f64(positions)[:, None] * frequency) * gamma(angle_roundings)
@@ -289,15 +297,23 @@ def _scores(q: NDArray, k: NDArray, causal: bool, scale: float | None, window: i
     return np.where(visible(q.shape[2], k.shape[2], causal, window), scores, -np.inf), scale
 
 
-def attention(q: NDArray, k: NDArray, v: NDArray, causal: bool = False, scale: float | None = None,
-              window: int | None = None) -> NDArray:
+def attention(
+    q: NDArray, k: NDArray, v: NDArray, causal: bool = False, scale: float | None = None, window: int | None = None
+) -> NDArray:
     """softmax(q k^T scale) v: q (batch, heads, length, d), k and v (batch, groups, total, d)."""
     scores, _ = _scores(q, k, causal, scale, window)
     return softmax(scores) @ _grouped(v, q.shape[1])
 
 
-def attention_bound(q: NDArray, k: NDArray, v: NDArray, causal: bool = False, scale: float | None = None,
-                    window: int | None = None, probability_unit: float = 0.0) -> NDArray:
+def attention_bound(
+    q: NDArray,
+    k: NDArray,
+    v: NDArray,
+    causal: bool = False,
+    scale: float | None = None,
+    window: int | None = None,
+    probability_unit: float = 0.0,
+) -> NDArray:
     """Score errors pass through exp; then the weighted sum. probability_unit: roundoff of stored probabilities."""
     heads, d, total = q.shape[1], q.shape[3], k.shape[2]
     scores, scale = _scores(q, k, causal, scale, window)

@@ -4,6 +4,7 @@ Written from the formats' definitions in whole-array numpy; imports nothing of p
 offset with small integer codes. In float32 the three steps round as the format's reference does, so `dequantise` is
 bit-exact with it; in float64 nothing rounds at all (an 11-bit scale, a 6-bit scale and an 8-bit code fit in 53 bits).
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable

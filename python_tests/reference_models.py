@@ -3,6 +3,7 @@
 Weights may be any mapping from names to arrays (a lazy reader keeps memory small). No cache, no batch: one sequence of
 token ids gives the logits of every position. `keep` limits the rows that reach the vocabulary.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence

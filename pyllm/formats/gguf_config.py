@@ -1,0 +1,132 @@
+"""Translate GGUF metadata into Hugging Face's field names; config.py then checks them like any other."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from pyllm.errors import ModelFileError, printable
+from pyllm.formats.config import FAMILIES, Raw
+from pyllm.formats.gguf import GGUF
+
+# Hugging Face's name -> GGUF's key after the architecture.
+_LLAMA_KEYS = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "head_dim": "attention.key_length",
+    "max_position_embeddings": "context_length",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "rope_theta": "rope.freq_base",
+    "rope_scaling": "rope.scaling.type",
+}
+_GPT2_KEYS = {
+    "n_embd": "embedding_length",
+    "n_inner": "feed_forward_length",
+    "n_layer": "block_count",
+    "n_head": "attention.head_count",
+    "n_positions": "context_length",
+    "layer_norm_epsilon": "attention.layer_norm_epsilon",
+}
+_TOKENIZER_KEYS = {
+    "bos_token_id": "tokenizer.ggml.bos_token_id",
+    "eos_token_id": "tokenizer.ggml.eos_token_id",
+}
+_KEYS = {"llama": _LLAMA_KEYS, "gpt2": _GPT2_KEYS}
+
+
+def gguf_values(file: GGUF) -> tuple[Raw, str]:
+    """(unchecked values under Hugging Face's names, architecture). Raises ModelFileError."""
+    kind = file.metadata.get("general.architecture")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        found = "missing" if kind is None else printable(repr(kind), 100)
+        allowed = f"known are: {', '.join(FAMILIES)}"
+        raise ModelFileError(file.path, "metadata 'general.architecture'", None, found, allowed)
+    names = {name: f"{kind}.{key}" for name, key in _KEYS[kind].items()} | _TOKENIZER_KEYS
+    names["vocab_size"] = f"{kind}.vocab_size"
+    values = {name: file.metadata.get(key) for name, key in names.items()}
+    raw = Raw(file.path, values, lambda name: f"metadata '{names.get(name, name)}'")
+    split = file.metadata.get("split.count", 1)
+    if split not in (0, 1):
+        raw.refuse("split.count", f"one of {printable(repr(split), 40)} files", "a model in one file: merge them first")
+    values["vocab_size"] = _vocabulary(file, raw)
+    values["tie_word_embeddings"] = "output.weight" not in file.tensors
+    if kind == "llama":
+        values["attention_bias"] = "blk.0.attn_q.bias" in file.tensors
+        values["mlp_bias"] = "blk.0.ffn_up.bias" in file.tensors
+        values["rope_interleaved"] = True
+        _check_llama_keys(file, raw)
+        values["rope_scaling"] = _scaling(file, raw)
+    return raw, kind
+
+
+def _vocabulary(file: GGUF, raw: Raw) -> int:
+    """Rows of the embedding, which the token list and the stated size must equal."""
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise ModelFileError(
+            file.path, "tensor 'token_embd.weight'", None, "missing or not a matrix", "(vocab, hidden)"
+        )
+    rows = embedding.shape[0]
+    stated = raw.values["vocab_size"]
+    if stated is not None and stated != rows:
+        raw.refuse("vocab_size", printable(repr(stated), 100), f"{rows:,}, the rows of 'token_embd.weight'")
+    tokens = file.metadata.get("tokenizer.ggml.tokens")
+    if tokens is not None and (isinstance(tokens, str | int | float) or len(tokens) != rows):
+        count = "no array" if isinstance(tokens, str | int | float) else f"{len(tokens):,} tokens"
+        raw.refuse("tokenizer.ggml.tokens", count, f"{rows:,}, the rows of 'token_embd.weight'")
+    return rows
+
+
+def _check_llama_keys(file: GGUF, raw: Raw) -> None:
+    """Keys that would make it another model than the one pyllm computes."""
+    metadata = file.metadata
+    if metadata.get("llama.expert_count") not in (None, 0):
+        raw.refuse(
+            "llama.expert_count", printable(repr(metadata["llama.expert_count"]), 100), "0: no mixture of experts"
+        )
+    heads, hidden = raw.values["num_attention_heads"], raw.values["hidden_size"]
+    size = raw.values["head_dim"]
+    if size is None and isinstance(heads, int) and isinstance(hidden, int) and heads > 0:
+        size = hidden // heads
+    for key in ("attention.value_length", "rope.dimension_count"):
+        value = metadata.get(f"llama.{key}")
+        if value is not None and size is not None and (isinstance(value, bool) or value != size):
+            raw.refuse(f"llama.{key}", printable(repr(value), 100), f"{printable(repr(size), 100)}, the size of a head")
+
+
+def _scaling(file: GGUF, raw: Raw) -> dict[str, Any] | None:
+    """The rotary scaling in Hugging Face's spelling; per-frequency factors come from the tensor rope_freqs."""
+    metadata = file.metadata
+    if "rope_freqs.weight" in file.tensors:
+        return {"type": "frequencies", "factors": _frequency_factors(file)}
+    kind = metadata.get("llama.rope.scaling.type")
+    factor = metadata.get("llama.rope.scaling.factor", metadata.get("llama.rope.scale_linear"))
+    if kind == "none" or (kind is None and factor is None):
+        return None
+    scaling = {"type": "linear" if kind is None else kind, "factor": factor}
+    if kind == "yarn":
+        scaling["original_max_position_embeddings"] = metadata.get("llama.rope.scaling.original_context_length")
+        scaling["attention_factor"] = _attention_factor(metadata.get("llama.rope.scaling.attn_factor"), factor)
+        for name in ("beta_fast", "beta_slow"):
+            scaling[name] = metadata.get(f"llama.rope.scaling.yarn_{name}")
+    return scaling
+
+
+def _attention_factor(value: Any, factor: Any) -> Any:
+    """GGUF's attn_factor multiplies YaRN's 0.1 ln(factor) + 1; Hugging Face's attention_factor replaces it."""
+    numbers = isinstance(value, float) and isinstance(factor, float) and factor >= 1
+    return value * (0.1 * math.log(factor) + 1) if numbers else value
+
+
+def _frequency_factors(file: GGUF) -> list[float]:
+    """The numbers of rope_freqs.weight, one per pair of a head."""
+    info = file.tensors["rope_freqs.weight"]
+    if info.dtype != "F32" or len(info.shape) != 1 or info.shape[0] > 4096:
+        found = f"{info.dtype} {list(info.shape)}"
+        raise ModelFileError(file.path, "tensor 'rope_freqs.weight'", info.offset, found, "F32, half of a head long")
+    return file.read(info).view(np.dtype("<f4")).tolist()
