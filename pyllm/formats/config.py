@@ -206,7 +206,9 @@ def check_scaling(raw: Raw, config: dict[str, Any]) -> dict[str, Any] | None:
 
 def _check_frequencies(raw: Raw, value: dict[str, Any], count: int) -> dict[str, Any]:
     """Factors by which each of the `count` rotation frequencies is divided, as GGUF stores Llama 3's scaling."""
-    factors = value["factors"]
+    factors = value.get("factors")
+    if not isinstance(factors, list) or not all(isinstance(each, float) for each in factors):
+        raw.refuse("rope_scaling", "no list of frequency factors", "one number per pair of a head")
     if len(factors) != count:
         raw.refuse("rope_scaling", f"{len(factors):,} frequency factors", f"{count:,}, half of head_dim")
     if not all(math.isfinite(each) and 1e-3 <= each <= 1e6 for each in factors):

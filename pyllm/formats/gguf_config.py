@@ -9,7 +9,7 @@ import numpy as np
 
 from pyllm.errors import ModelFileError, printable
 from pyllm.formats.config import FAMILIES, Raw
-from pyllm.formats.gguf import GGUF
+from pyllm.formats.gguf import GGUF, StringArray
 
 # Hugging Face's name -> GGUF's key after the architecture.
 _LLAMA_KEYS = {
@@ -41,17 +41,17 @@ _KEYS = {"llama": _LLAMA_KEYS, "gpt2": _GPT2_KEYS}
 
 def gguf_values(file: GGUF) -> tuple[Raw, str]:
     """(unchecked values under Hugging Face's names, architecture). Raises ModelFileError."""
-    kind = file.metadata.get("general.architecture")
+    kind = _one(file, "general.architecture")
     if not isinstance(kind, str) or kind not in FAMILIES:
         found = "missing" if kind is None else printable(repr(kind), 100)
         allowed = f"known are: {', '.join(FAMILIES)}"
         raise ModelFileError(file.path, "metadata 'general.architecture'", None, found, allowed)
     names = {name: f"{kind}.{key}" for name, key in _KEYS[kind].items()} | _TOKENIZER_KEYS
     names["vocab_size"] = f"{kind}.vocab_size"
-    values = {name: file.metadata.get(key) for name, key in names.items()}
+    values = {name: _one(file, key) for name, key in names.items()}
     raw = Raw(file.path, values, lambda name: f"metadata '{names.get(name, name)}'")
-    split = file.metadata.get("split.count", 1)
-    if split not in (0, 1):
+    split = _one(file, "split.count")
+    if split not in (None, 0, 1):
         raw.refuse("split.count", f"one of {printable(repr(split), 40)} files", "a model in one file: merge them first")
     values["vocab_size"] = _vocabulary(file, raw)
     values["tie_word_embeddings"] = "output.weight" not in file.tensors
@@ -64,56 +64,62 @@ def gguf_values(file: GGUF) -> tuple[Raw, str]:
     return raw, kind
 
 
+def _one(file: GGUF, key: str) -> Any:
+    """A single value or None. Raises ModelFileError for an array, which some other architectures have per layer."""
+    value = file.metadata.get(key)
+    if isinstance(value, np.ndarray | StringArray):
+        raise ModelFileError(file.path, f"metadata '{key}'", None, f"an array of {len(value):,}", "one value")
+    return value
+
+
 def _vocabulary(file: GGUF, raw: Raw) -> int:
     """Rows of the embedding, which the token list and the stated size must equal."""
     embedding = file.tensors.get("token_embd.weight")
     if embedding is None or len(embedding.shape) != 2:
-        raise ModelFileError(
-            file.path, "tensor 'token_embd.weight'", None, "missing or not a matrix", "(vocab, hidden)"
-        )
+        found = "missing" if embedding is None else f"shape {list(embedding.shape)}"
+        raise ModelFileError(file.path, "tensor 'token_embd.weight'", None, found, "(vocabulary, hidden)")
     rows = embedding.shape[0]
     stated = raw.values["vocab_size"]
     if stated is not None and stated != rows:
         raw.refuse("vocab_size", printable(repr(stated), 100), f"{rows:,}, the rows of 'token_embd.weight'")
     tokens = file.metadata.get("tokenizer.ggml.tokens")
-    if tokens is not None and (isinstance(tokens, str | int | float) or len(tokens) != rows):
-        count = "no array" if isinstance(tokens, str | int | float) else f"{len(tokens):,} tokens"
+    if tokens is not None and (not isinstance(tokens, StringArray) or len(tokens) != rows):
+        count = f"{len(tokens):,} tokens" if isinstance(tokens, StringArray) else "no array of strings"
         raw.refuse("tokenizer.ggml.tokens", count, f"{rows:,}, the rows of 'token_embd.weight'")
     return rows
 
 
 def _check_llama_keys(file: GGUF, raw: Raw) -> None:
     """Keys that would make it another model than the one pyllm computes."""
-    metadata = file.metadata
-    if metadata.get("llama.expert_count") not in (None, 0):
-        raw.refuse(
-            "llama.expert_count", printable(repr(metadata["llama.expert_count"]), 100), "0: no mixture of experts"
-        )
+    experts = _one(file, "llama.expert_count")
+    if experts not in (None, 0):
+        raw.refuse("llama.expert_count", printable(repr(experts), 100), "0: no mixture of experts")
     heads, hidden = raw.values["num_attention_heads"], raw.values["hidden_size"]
     size = raw.values["head_dim"]
     if size is None and isinstance(heads, int) and isinstance(hidden, int) and heads > 0:
         size = hidden // heads
     for key in ("attention.value_length", "rope.dimension_count"):
-        value = metadata.get(f"llama.{key}")
+        value = _one(file, f"llama.{key}")
         if value is not None and size is not None and (isinstance(value, bool) or value != size):
             raw.refuse(f"llama.{key}", printable(repr(value), 100), f"{printable(repr(size), 100)}, the size of a head")
 
 
 def _scaling(file: GGUF, raw: Raw) -> dict[str, Any] | None:
     """The rotary scaling in Hugging Face's spelling; per-frequency factors come from the tensor rope_freqs."""
-    metadata = file.metadata
     if "rope_freqs.weight" in file.tensors:
         return {"type": "frequencies", "factors": _frequency_factors(file)}
-    kind = metadata.get("llama.rope.scaling.type")
-    factor = metadata.get("llama.rope.scaling.factor", metadata.get("llama.rope.scale_linear"))
+    kind = _one(file, "llama.rope.scaling.type")
+    factor = _one(file, "llama.rope.scaling.factor")
+    if factor is None:
+        factor = _one(file, "llama.rope.scale_linear")
     if kind == "none" or (kind is None and factor is None):
         return None
     scaling = {"type": "linear" if kind is None else kind, "factor": factor}
     if kind == "yarn":
-        scaling["original_max_position_embeddings"] = metadata.get("llama.rope.scaling.original_context_length")
-        scaling["attention_factor"] = _attention_factor(metadata.get("llama.rope.scaling.attn_factor"), factor)
+        scaling["original_max_position_embeddings"] = _one(file, "llama.rope.scaling.original_context_length")
+        scaling["attention_factor"] = _attention_factor(_one(file, "llama.rope.scaling.attn_factor"), factor)
         for name in ("beta_fast", "beta_slow"):
-            scaling[name] = metadata.get(f"llama.rope.scaling.yarn_{name}")
+            scaling[name] = _one(file, f"llama.rope.scaling.yarn_{name}")
     return scaling
 
 
