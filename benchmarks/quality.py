@@ -7,6 +7,7 @@ KL divergence from the reference's distribution, the negative log-likelihood of 
 logits (float32 on disk, 200 KB a token for a vocabulary of 49,152) and llama.cpp's figures are kept in --cache.
 Texts may be .gz or .xz and share the tokens equally.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -77,8 +78,12 @@ def measure(forward: Forward, windows: NDArray, reference: NDArray, label: str) 
         if not np.isfinite(logits).all():
             raise ValueError(f"{label}: window {index}: logits are not finite")
         rows.append(figures_of(logits, reference[index], ids))
-        print(f"\r{label}: {index + 1}/{len(windows)} windows, {time.perf_counter() - start:.0f} s", end="",
-              file=sys.stderr, flush=True)
+        print(
+            f"\r{label}: {index + 1}/{len(windows)} windows, {time.perf_counter() - start:.0f} s",
+            end="",
+            file=sys.stderr,
+            flush=True,
+        )
     print(file=sys.stderr)
     return Figures(*(np.stack(column) for column in zip(*rows, strict=True)))
 
@@ -157,8 +162,12 @@ def reference_logits(model: Path, windows: NDArray, vocabulary: int, store: Path
         start = time.perf_counter()
         for index, ids in enumerate(windows):
             out[index] = getattr(reference_models, _family(config))(weights, config, ids.tolist())
-            print(f"\rfloat64: {index + 1}/{len(windows)} windows, {time.perf_counter() - start:.0f} s", end="",
-                  file=sys.stderr, flush=True)
+            print(
+                f"\rfloat64: {index + 1}/{len(windows)} windows, {time.perf_counter() - start:.0f} s",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
         print(file=sys.stderr)
         out.flush()
         partial.rename(path)
@@ -221,8 +230,12 @@ def main() -> int:
     truth = cached(store / "reference.npz", lambda: measure(_replay(reference), windows, reference, "reference"))
     theirs = cached(store / "llama_cpp.npz", lambda: measure(peer.forward, windows, reference, "llama.cpp"))
     peer.close()
-    result = {"model": options.model.name, "window": options.window, "reference": summary(truth, truth),
-              "llama.cpp": summary(theirs, truth)}
+    result = {
+        "model": options.model.name,
+        "window": options.window,
+        "reference": summary(truth, truth),
+        "llama.cpp": summary(theirs, truth),
+    }
     if options.precision != "none":
         forward, encode = pyllm_forward(options.model, options.precision, options.threads)
         same = text_windows(encode, options.text, options.tokens, options.window)

@@ -2,6 +2,7 @@
 
 Lines in: `tokens FILE` (answer: ids as JSON) or a JSON list of ids (answer: float32 logits of every position, raw).
 """
+
 import argparse
 import json
 import os
@@ -22,8 +23,14 @@ def main() -> None:
     import llama_cpp
 
     model = llama_cpp.Llama(
-        options.model, n_ctx=options.window, n_batch=min(512, options.window), n_threads=options.threads,
-        n_threads_batch=options.threads, logits_all=True, flash_attn=options.flash, verbose=False,
+        options.model,
+        n_ctx=options.window,
+        n_batch=min(512, options.window),
+        n_threads=options.threads,
+        n_threads_batch=options.threads,
+        logits_all=True,
+        flash_attn=options.flash,
+        verbose=False,
     )
     for line in sys.stdin:
         if line.startswith("tokens "):

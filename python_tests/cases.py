@@ -2,6 +2,7 @@
 
 Lengths are chosen to end inside a vector, a tile, a group or a chunk: one, two, one below and above 16 and 32, primes.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass

@@ -2,6 +2,7 @@
 
 `names` is the map between the two namings; LLaMA's q and k rows stand in rotary pair order in GGUF and are put back.
 """
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,4 +1,5 @@
 """The twins are themselves checked: block types against PyPI's `gguf`, bounds against float32 arithmetic."""
+
 import cases
 import gguf
 import gguf_reference

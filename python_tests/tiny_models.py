@@ -8,6 +8,7 @@
 A GGUF's block types are quantised with PyPI's `gguf` where it can, else filled with random valid blocks: read the file
 back with gguf_reference.read for the weights that it really holds.
 """
+
 from __future__ import annotations
 
 import json
@@ -28,7 +29,10 @@ Weights = dict[str, NDArray]
 ROPE_SCALINGS = {
     "linear": {"rope_type": "linear", "factor": 4.0},
     "llama3": {
-        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
         "original_max_position_embeddings": 32,
     },
     "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 160},
@@ -38,11 +42,24 @@ ROPE_SCALINGS = {
 def llama_config(**changes: Any) -> Config:
     """A config.json of a small LLaMA; keyword arguments replace or add fields."""
     config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 317, "hidden_size": 64,
-        "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "max_position_embeddings": 640, "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "rope_scaling": None,
-        "attention_bias": False, "mlp_bias": False, "tie_word_embeddings": False, "hidden_act": "silu",
-        "bos_token_id": 0, "eos_token_id": 1,
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": 317,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 640,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "rope_scaling": None,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
+        "hidden_act": "silu",
+        "bos_token_id": 0,
+        "eos_token_id": 1,
     }
     return config | changes
 
@@ -50,9 +67,19 @@ def llama_config(**changes: Any) -> Config:
 def gpt2_config(**changes: Any) -> Config:
     """A config.json of a small GPT-2; keyword arguments replace or add fields."""
     config = {
-        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "vocab_size": 317, "n_embd": 64, "n_layer": 2,
-        "n_head": 4, "n_positions": 640, "n_inner": None, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
-        "activation_function": "gelu_new", "bos_token_id": 0, "eos_token_id": 1,
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        "vocab_size": 317,
+        "n_embd": 64,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 640,
+        "n_inner": None,
+        "layer_norm_epsilon": 1e-5,
+        "tie_word_embeddings": True,
+        "activation_function": "gelu_new",
+        "bos_token_id": 0,
+        "eos_token_id": 1,
     }
     return config | changes
 
@@ -123,8 +150,10 @@ def random_weights(config: Config, seed: int = 0) -> Weights:
 
 def stored(weights: Weights, dtype: str) -> Weights:
     """The float32 values that a folder of this dtype really holds."""
-    return {name: blocks.dequantise(dtype, blocks.encode(dtype, value.reshape(1, -1))).reshape(value.shape)
-            for name, value in weights.items()}
+    return {
+        name: blocks.dequantise(dtype, blocks.encode(dtype, value.reshape(1, -1))).reshape(value.shape)
+        for name, value in weights.items()
+    }
 
 
 def write_safetensors(path: Path, weights: Weights, dtype: str) -> None:
@@ -159,8 +188,15 @@ def write_folder(path: str | Path, config: Config, weights: Weights, dtype: str 
     return path
 
 
-def write_gguf(path: str | Path, config: Config, weights: Weights, dtype: str = "F32", embedding: str | None = None,
-               tokenizer: str = "bpe", seed: int = 0) -> Path:
+def write_gguf(
+    path: str | Path,
+    config: Config,
+    weights: Weights,
+    dtype: str = "F32",
+    embedding: str | None = None,
+    tokenizer: str = "bpe",
+    seed: int = 0,
+) -> Path:
     """A GGUF file: matrices of `dtype`, the token table of `embedding` (or dtype), norms and biases float32."""
     writer = gguf.GGUFWriter(path, config["model_type"])
     (_llama_fields if config["model_type"] == "llama" else _gpt2_fields)(writer, config)
