@@ -48,9 +48,7 @@ class Folder:
 
     def _file(self, name: str) -> str:
         """The path of a file of this folder. Raises ModelFileError for names and links that lead out of it."""
-        plain = (
-            bool(name) and name not in (".", "..") and not any(mark in name for mark in "/\\:") and name.isprintable()
-        )
+        plain = name not in ("", ".", "..") and name.isprintable() and not any(mark in name for mark in "/\\:")
         path = os.path.join(self.path, name if plain else "")
         if not plain or not _inside(os.path.realpath(path), os.path.realpath(self.path)):
             raise ModelFileError(self.path, f"file name '{printable(name)}'", None, "leads out of the folder")

@@ -1,0 +1,50 @@
+"""A progress bar on stderr: share, rate and time left on a terminal, two lines where nobody watches."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+_WIDTH = 28
+_EVERY = 0.1  # seconds between two drawings
+
+
+class Progress:
+    """Shows how many of `total` bytes of `name` have arrived. A context manager: leaving it ends the line."""
+
+    def __init__(self, name: str, total: int) -> None:
+        self.name = name
+        self.total = total
+        self.done = 0
+        self._start = time.monotonic()
+        self._drawn = 0.0
+        self._terminal = sys.stderr.isatty()
+
+    def __enter__(self) -> Progress:
+        if not self._terminal:
+            print(f"fetching {self.name}, {self.total / 1e6:.0f} MB", file=sys.stderr, flush=True)
+        return self
+
+    def show(self, done: int) -> None:
+        """Draw the bar for `done` bytes, at most ten times a second."""
+        self.done = max(self.done, min(done, self.total))
+        now = time.monotonic()
+        if self._terminal and now - self._drawn >= _EVERY:
+            self._drawn = now
+            print(f"\r{self.line(now - self._start)}\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def line(self, seconds: float) -> str:
+        """The bar as text after `seconds`."""
+        share = self.done / self.total
+        bar = "#" * int(share * _WIDTH)
+        rate = self.done / seconds if seconds > 0 else 0.0
+        left = f"{(self.total - self.done) / rate:.0f} s left" if rate else "waiting"
+        sizes = f"{self.done / 1e6:.1f} of {self.total / 1e6:.1f} MB"
+        return f"{self.name} [{bar:<{_WIDTH}}] {share:4.0%} {sizes}, {rate / 1e6:.1f} MB/s, {left}"
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        seconds = time.monotonic() - self._start
+        if self._terminal:
+            print("\r\x1b[K", end="", file=sys.stderr)
+        if kind is None:
+            print(f"{self.name}: fetched in {seconds:.1f} s", file=sys.stderr, flush=True)
