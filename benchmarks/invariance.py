@@ -1,0 +1,103 @@
+"""A campaign: greedy requests served in every company, counted; any byte that changes is a failure.
+
+invariance.py [MODEL.gguf ...] [--cases 100000] [--seconds 600] [--seed 1] [--ledger FILE]
+
+Without a model, tiny random ones of every family and several types take turns. A case is one request served once under
+one mix of workers (1 to 4), prompt chunk (1, 7, 64, 512), company (1 to 32 at once) and arrival order, its new tokens
+and the float32 log-probabilities of all its positions compared with those of the request alone. `make invariance` runs
+it. A ledger line holds seed, cases, differences, seconds and the instruction set.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "python_tests"))
+import request_mixes
+import tiny_models
+
+import pyllm
+from pyllm import _core
+
+TINY = (
+    ("llama", "Q4_1", {}),
+    ("llama", "Q8_0", {"attention_bias": True}),
+    ("llama", "BF16", {"head_dim": 24}),
+    ("llama", "F32", {"num_key_value_heads": 1}),
+    ("llama", "Q4_K", {"hidden_size": 256, "intermediate_size": 256}),
+    ("gpt2", "Q5_1", {}),
+    ("gpt2", "F16", {}),
+)
+
+
+def tiny(folder: Path) -> Iterator[tuple[str, Path]]:
+    """(name, file) of each tiny model."""
+    for family, dtype, changes in TINY:
+        config = getattr(tiny_models, f"{family}_config")(**changes)
+        path = folder / f"{family}-{dtype}.gguf"
+        yield path.stem, tiny_models.write_gguf(path, config, tiny_models.random_weights(config), dtype)
+
+
+def round_of(model: Any, seed: int, rounds: int, longest: int) -> tuple[int, list[str]]:
+    """Some requests under several mixes: (cases, differences in words)."""
+    rng = np.random.default_rng(seed)
+    requests = request_mixes.random_requests(rng, 40, model.config.vocab_size, longest, new=8)
+    alone = request_mixes.serve(model, requests, request_mixes.ALONE)
+    cases, wrong = 0, []
+    for mix in request_mixes.mixes(rng, rounds):
+        answers = request_mixes.serve(model, requests, mix)
+        cases += len(answers)
+        wrong += [f"seed {seed}, request {i}, {mix}" for i, pair in enumerate(zip(alone, answers, strict=True))
+                  if pair[0] != pair[1]]
+    return cases, wrong
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", nargs="*", type=Path)
+    parser.add_argument("--cases", type=int, default=100_000)
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--longest", type=int, default=120, help="longest prompt in tokens")
+    parser.add_argument("--precision", default="default")
+    parser.add_argument("--ledger", type=Path)
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run until enough cases or time; 1 when any byte differed or nothing ran."""
+    options = arguments()
+    start, seed, cases, wrong = time.perf_counter(), options.seed, 0, []
+    with tempfile.TemporaryDirectory() as folder:
+        files = [(path.stem, path) for path in options.model] or list(tiny(Path(folder)))
+        models = [(name, pyllm.AutoModelForCausalLM.from_pretrained(str(path), precision=options.precision))
+                  for name, path in files]
+        while cases < options.cases and time.perf_counter() - start < options.seconds and not wrong:
+            name, model = models[seed % len(models)]
+            more, found = round_of(model, seed, 8, options.longest)
+            cases, wrong, seed = cases + more, wrong + [f"{name}: {line}" for line in found], seed + 1
+            print(f"\r{cases:,} cases, {len(wrong)} differences", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    entry = {
+        "claim": "invariance", "models": [name for name, _ in files], "seeds": [options.seed, seed - 1],
+        "precision": options.precision, "cases": cases, "differences": len(wrong),
+        "seconds": round(time.perf_counter() - start, 1), "isa": _core.isa(), "version": pyllm.__version__,
+    }
+    print("\n".join([*wrong[:20], json.dumps(entry)]))
+    if options.ledger:
+        with options.ledger.open("a") as file:
+            file.write(json.dumps(entry) + "\n")
+    return 1 if wrong or not cases else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
