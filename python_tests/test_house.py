@@ -1,6 +1,8 @@
 """The house rules that a machine can check: budgets, one-way imports, dependencies, start-up cost, documents."""
 
 import ast
+import importlib
+import json
 import re
 import statistics
 import subprocess
@@ -280,10 +282,31 @@ def test_documents_name_verbs_and_files_that_exist(document):
         assert (ROOT / named).exists(), f"{document} names {named}"
 
 
-def test_pictures_are_what_their_scripts_draw():
-    sys.path.insert(0, str(ROOT / "docs"))
-    try:
-        import map as rooms
-    finally:
-        sys.path.pop(0)
-    assert (ROOT / "docs" / "map.svg").read_text() == rooms.draw()
+def script(folder, title, monkeypatch):
+    """A script of the project as a module."""
+    monkeypatch.syspath_prepend(str(ROOT / folder))
+    monkeypatch.delitem(sys.modules, title, raising=False)
+    return importlib.import_module(title)
+
+
+def test_pictures_and_results_are_what_their_scripts_write(monkeypatch):
+    assert (ROOT / "docs" / "map.svg").read_text() == script("docs", "map", monkeypatch).draw()
+    chart = script("benchmarks", "chart", monkeypatch)
+    data = json.loads(chart.SOURCE.read_text())
+    assert (ROOT / "RESULTS.md").read_text() == chart.markdown(data)
+    if any(result.get("chart") for result in data["results"]):
+        assert (ROOT / "docs" / "speed.svg").read_text() == chart.svg(data)
+    for result in data["results"]:
+        assert result["machine"] in data["machines"] and result["command"] and result["date"]
+
+
+def test_chart_draws_a_pair_to_scale(monkeypatch):
+    chart = script("benchmarks", "chart", monkeypatch)
+    result = {
+        "group": "Speed", "what": "decoding", "figure": 200.0, "unit": "tokens/s", "peer": "other", "peer_figure": 100.0,
+        "command": "a | b", "machine": "A", "date": "2026-01-01", "chart": True,
+    }  # fmt: skip
+    data = {"machines": {"A": "a machine"}, "results": [result]}
+    widths = [float(w) for w in re.findall(r'width="([\d.]+)" height="20"', chart.svg(data))]
+    assert len(widths) == 2 and widths[0] == 2 * widths[1]
+    assert "| decoding | **200** tokens/s | other: 100 tokens/s | `a \\| b` | A | 2026-01-01 |" in chart.markdown(data)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pyllm.cli import options, output, running
+from pyllm.errors import printable
 
 HELP = "/clear forgets the conversation, /exit or Ctrl-D leaves, Ctrl-C stops an answer"
 
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
             chat.clear()
             continue
         if args.prompt is not None and sys.stdout.isatty():
-            output.note(output.paint("> " + options.plain(question), "1", sys.stderr))
+            output.note(output.paint("> " + printable(question), "1", sys.stderr))
         clock.pieces = 0
         answer(chat, question, clock, again=args.prompt is None and sys.stdin.isatty())
     clock.tell()

@@ -9,6 +9,7 @@ from typing import Any
 
 from pyllm import __version__
 from pyllm.cli import options, output
+from pyllm.errors import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +23,7 @@ def processor() -> str:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 if line.startswith("model name"):
-                    return options.plain(line.split(":", 1)[1].strip())
+                    return printable(line.split(":", 1)[1].strip())
     except OSError:
         pass
     return platform.processor() or platform.machine()
@@ -62,7 +63,7 @@ def threads_why(taken: int, asked: str | None) -> tuple[str, dict[str, Any]]:
     """Why `taken` worker threads: which of the limits is the smallest; and the limits themselves."""
     limits = {"affinity": len(affinity()), "cgroup_quota": quota(), "physical_cores": physical_cores()}
     if asked is not None:
-        return f"OMP_NUM_THREADS={options.plain(asked, 20)}", limits
+        return f"OMP_NUM_THREADS={printable(asked, 20)}", limits
     named = {
         "affinity": f"{limits['affinity']} processors allowed",
         "cgroup_quota": f"quota of {limits['cgroup_quota']} processors",

@@ -13,6 +13,7 @@ import sys
 
 from pyllm import __version__
 from pyllm.cli import options
+from pyllm.errors import printable
 
 VERBS = {
     "chat": "talk with a model; one question with -p",
@@ -53,7 +54,7 @@ def unknown(verb: str) -> int:
 
     near = difflib.get_close_matches(verb, VERBS, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(VERBS)}"
-    print(f"pyllm: unknown verb {options.plain(verb)!r}{hint}", file=sys.stderr)
+    print(f"pyllm: unknown verb {printable(verb)!r}{hint}", file=sys.stderr)
     return 2
 
 
@@ -90,7 +91,7 @@ def failed(error: Exception) -> int:
         import traceback
 
         traceback.print_exception(error)
-    text = " ".join(options.plain(line.strip()) for line in str(error).splitlines()) or type(error).__name__
+    text = printable(" ".join(str(error).split()), 8000) or type(error).__name__
     expected = isinstance(error, (ValueError, OSError, ImportError, MemoryError))
     where = "" if expected else f"{type(error).__name__}: "
     print(f"pyllm: {where}{text}", file=sys.stderr)

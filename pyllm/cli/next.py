@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from pyllm.cli import options, output, running
+from pyllm.errors import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def shown(token: str) -> str:
     """A token as one word on a line: control characters escaped, a leading space kept visible."""
-    word = options.plain(token)
+    word = printable(token)
     return "␣" + word[1:] if word.startswith(" ") else word
 
 

@@ -6,6 +6,8 @@ import argparse
 import math
 from collections.abc import Callable, Mapping
 
+from pyllm.errors import printable
+
 # `pull` fetches this one when nothing else is asked for; formats.download knows what it is.
 DEFAULT_MODEL = "smollm2-135m-instruct"
 TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
@@ -13,12 +15,6 @@ TRUE, FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off", "")
 
 class UsageError(Exception):
     """Flags that do not go together; ends as argparse's own complaints do, with code 2."""
-
-
-def plain(text: str, limit: int = 600) -> str:
-    """`text` with control characters escaped and cut at `limit`: safe to print on a terminal."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown if len(shown) <= limit else shown[:limit] + "..."
 
 
 def whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
@@ -30,7 +26,7 @@ def whole(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
         except ValueError:
             value = low - 1
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{plain(text)!r}: a whole number from {low} to {high} is wanted")
+            raise argparse.ArgumentTypeError(f"{printable(text)!r}: a whole number from {low} to {high} is wanted")
         return value
 
     return parse
@@ -46,7 +42,7 @@ def real(low: float, high: float = math.inf) -> Callable[[str], float]:
             value = math.nan
         if not (math.isfinite(value) and low <= value <= high):
             span = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
-            raise argparse.ArgumentTypeError(f"{plain(text)!r}: a finite number {span} is wanted")
+            raise argparse.ArgumentTypeError(f"{printable(text)!r}: a finite number {span} is wanted")
         return value
 
     return parse
@@ -82,11 +78,11 @@ def convert(action: argparse.Action, text: str) -> object:
     """The value that `text` in the environment gives to a flag."""
     if action.nargs == 0:
         if text.lower() not in TRUE + FALSE:
-            raise argparse.ArgumentTypeError(f"{plain(text)!r}: 1 or 0 is wanted")
+            raise argparse.ArgumentTypeError(f"{printable(text)!r}: 1 or 0 is wanted")
         return text.lower() in TRUE
     value = action.type(text) if callable(action.type) else text
     if action.choices is not None and value not in action.choices:
-        raise argparse.ArgumentTypeError(f"{plain(text)!r}: one of {', '.join(map(str, action.choices))} is wanted")
+        raise argparse.ArgumentTypeError(f"{printable(text)!r}: one of {', '.join(map(str, action.choices))} is wanted")
     return value
 
 

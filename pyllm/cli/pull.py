@@ -6,6 +6,7 @@ import argparse
 import time
 
 from pyllm.cli import options, output
+from pyllm.errors import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,5 +22,5 @@ def run(args: argparse.Namespace) -> int:
     start = time.monotonic()
     path = download.pull(args.model)
     seconds = time.monotonic() - start
-    output.note(f"{'model ' + options.plain(args.model):<32} {seconds:6.1f} s")
+    output.note(f"{'model ' + printable(args.model):<32} {seconds:6.1f} s")
     return output.facts(args, {"model": args.model, "path": str(path), "seconds": round(seconds, 3)}, str(path))

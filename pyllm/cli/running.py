@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from pyllm.cli import options, output
+from pyllm.cli import output
 
 
 def load(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
@@ -97,4 +97,4 @@ class Clock:
         text = f"{f['load_s']:.2f} s to load, {f['first_token_s']:.2f} s to the first of {f['tokens']} tokens"
         if f["tok_s"]:
             text += f", then {f['tok_s']:.1f} tokens/s"
-        output.note(output.paint(options.plain(text), "2", sys.stderr))
+        output.note(output.paint(text, "2", sys.stderr))
