@@ -303,8 +303,8 @@ def test_pictures_and_results_are_what_their_scripts_write(monkeypatch):
 def test_chart_draws_a_pair_to_scale(monkeypatch):
     chart = script("benchmarks", "chart", monkeypatch)
     result = {
-        "group": "Speed", "what": "decoding", "figure": 200.0, "unit": "tokens/s", "peer": "other", "peer_figure": 100.0,
-        "command": "a | b", "machine": "A", "date": "2026-01-01", "chart": True,
+        "group": "Speed", "what": "decoding", "unit": "tokens/s", "chart": True, "command": "a | b", "machine": "A",
+        "figure": 200.0, "peer": "other", "peer_figure": 100.0, "date": "2026-01-01",
     }  # fmt: skip
     data = {"machines": {"A": "a machine"}, "results": [result]}
     widths = [float(w) for w in re.findall(r'width="([\d.]+)" height="20"', chart.svg(data))]
