@@ -19,7 +19,7 @@ SOURCES := CMakeLists.txt $(shell find csrc pyllm -name '*.cpp' -o -name '*.h' -
 .PHONY: run test bench lint format wheel old-cpus clean
 
 run: .venv/installed
-	@$(BIN)/pyllm pull
+	@$(BIN)/pyllm pull >/dev/null
 	@if [ -t 0 ] && [ -t 1 ]; then $(BIN)/pyllm chat; else $(BIN)/pyllm chat --prompt "What is the capital of France?"; fi
 
 # PYTHONSAFEPATH: subprocesses of the tests import the installed package, not the folder they stand in.
