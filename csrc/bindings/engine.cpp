@@ -1,0 +1,178 @@
+#include <mutex>
+#include <optional>
+
+#include "bindings/bindings.h"
+#include "core/cpu.h"
+#include "engine/program.h"
+
+using pyllm::Act, pyllm::Epilogue, pyllm::Norm, pyllm::Program, pyllm::Sequence, pyllm::Weight;
+
+namespace {
+
+using Bytes = py::array_t<uint8_t, py::array::c_style>;
+using Ids = py::array_t<int32_t, py::array::c_style | py::array::forcecast>;
+
+pyllm::Floats floats(const std::optional<FloatArray>& a) {
+  return a ? std::make_shared<std::vector<float>>(a->data(), a->data() + a->size()) : nullptr;
+}
+
+template <class E> E named(const char* what, const std::string& name, std::initializer_list<std::pair<const char*, E>> all) {
+  std::string known;
+  for (const auto& [n, e] : all) {
+    if (name == n) return e;
+    known += (known.empty() ? "" : ", ") + std::string(n);
+  }
+  throw std::invalid_argument(std::string(what) + ": '" + name + "' is not known; known are " + known);
+}
+
+Act act_named(const std::string& s) {
+  return named<Act>("activation", s, {{"none", Act::None}, {"silu", Act::SiLU}, {"gelu", Act::GELU}, {"gelu_tanh", Act::GELUTanh}});
+}
+Epilogue epilogue_named(const std::string& s) {
+  return named<Epilogue>("epilogue", s, {{"store", Epilogue::Store}, {"add", Epilogue::Add}, {"activate", Epilogue::Activate},
+                                         {"rotary", Epilogue::Rotary}, {"key", Epilogue::Key}, {"value", Epilogue::Value}});
+}
+
+// (kind, weight, bias, eps), or None.
+pyllm::NormOf norm_of(const py::object& o) {
+  if (o.is_none()) return {};
+  auto [kind, weight, bias, eps] = o.cast<std::tuple<std::string, FloatArray, std::optional<FloatArray>, float>>();
+  return {named<Norm>("norm", kind, {{"rms", Norm::RMS}, {"layer", Norm::Layer}}), floats(weight), floats(bias), eps};
+}
+
+// [(weight, bias or None, epilogue), ...]
+std::vector<pyllm::Part> parts_of(const py::list& list) {
+  std::vector<pyllm::Part> parts;
+  for (const py::handle& h : list) {
+    auto [w, b, e] = h.cast<std::tuple<std::shared_ptr<Weight>, std::optional<FloatArray>, std::string>>();
+    parts.push_back({w, floats(b), epilogue_named(e)});
+  }
+  return parts;
+}
+
+struct Recorded {  // a program and the lock that makes its replays one at a time
+  Program program;
+  std::mutex lock;
+  int64_t tokens = 0;  // rows of the embedding: the ids that are allowed
+  template <class... A> explicit Recorded(A&&... a) : program(std::forward<A>(a)...) {}
+};
+
+FloatArray run(Recorded& self, const py::list& batch, bool all) {
+  Program& p = self.program;
+  std::vector<int32_t> tokens, wanted;
+  std::vector<pyllm::Segment> segments;
+  std::vector<std::shared_ptr<Sequence>> held;
+  for (const py::handle& h : batch) {
+    auto [sequence, ids] = h.cast<std::pair<std::shared_ptr<Sequence>, Ids>>();
+    for (py::ssize_t i = 0; i < ids.size(); ++i) {
+      int32_t id = ids.data()[i];
+      if (id < 0 || id >= self.tokens)
+        throw std::invalid_argument("tokens: id " + std::to_string(id) + " at " + std::to_string(i) + ", allowed are 0 to " +
+                                    std::to_string(self.tokens - 1));
+      tokens.push_back(id);
+    }
+    if (ids.size() == 0) throw std::invalid_argument("tokens: a sequence of the step has none");
+    if (sequence->length() + ids.size() > p.context())
+      throw std::invalid_argument("context: " + std::to_string(sequence->length() + ids.size()) + " positions, the model has " +
+                                  std::to_string(p.context()));
+    for (const auto& other : held)
+      if (other == sequence) throw std::invalid_argument("step: a sequence appears twice");
+    segments.push_back({sequence.get(), (int64_t)ids.size()});
+    held.push_back(sequence);
+    if (!all) wanted.push_back((int32_t)tokens.size() - 1);
+  }
+  if (segments.empty()) throw std::invalid_argument("step: no sequences");
+  if (all)
+    for (size_t i = 0; i < tokens.size(); ++i) wanted.push_back((int32_t)i);
+  FloatArray out({(py::ssize_t)wanted.size(), (py::ssize_t)p.vocabulary()});
+  float* to = out.mutable_data();
+  without_gil([&] {
+    std::lock_guard<std::mutex> hold(self.lock);
+    for (const auto& s : segments) s.sequence->reserve(s.sequence->length() + s.count);
+    p.run(tokens.data(), segments, wanted, to);
+  });
+  return out;
+}
+
+}  // namespace
+
+void bind_engine(py::module_& m) {
+  py::class_<Weight, std::shared_ptr<Weight>>(m, "Weight")
+      .def(py::init([](const std::string& dtype, int64_t n, int64_t k) {
+             return std::make_shared<Weight>(pyllm::type_named(dtype), n, k);
+           }), py::arg("dtype"), py::arg("n"), py::arg("k"))
+      .def("fill", [](Weight& w, int64_t row, int64_t rows, const Bytes& bytes) {
+             int64_t need = rows * pyllm::file_row_bytes(w.type(), w.k());
+             if (rows < 0 || bytes.size() != need)
+               throw std::invalid_argument("weight: " + std::to_string(rows) + " rows need " + std::to_string(need) +
+                                           " bytes, found " + std::to_string(bytes.size()));
+             const uint8_t* p = bytes.data();
+             without_gil([&] { w.fill(row, rows, p); });
+           }, py::arg("row"), py::arg("rows"), py::arg("bytes"))
+      .def("fill_floats", [](Weight& w, const FloatArray& x, bool transposed) {
+             if (x.ndim() != 2 || x.shape(transposed) != w.n() || x.shape(!transposed) != w.k())
+               throw std::invalid_argument("weight: the array's shape is not the weight's");
+             const float* p = x.data();
+             without_gil([&] { w.fill_floats(p, x.shape(1), transposed); });
+           }, py::arg("x"), py::arg("transposed") = false)
+      .def("dequantise", [](const Weight& w, int64_t row, int64_t rows) {
+             if (row < 0 || rows < 0 || rows > w.n() - row)
+               throw std::out_of_range("weight: rows " + std::to_string(row) + " to " + std::to_string(row + rows) + " of " +
+                                       std::to_string(w.n()));
+             FloatArray out({(py::ssize_t)rows, (py::ssize_t)w.k()});
+             pyllm::UnpackArgs a = {w.panels(), out.mutable_data(), row, rows, w.k(), w.type()};
+             without_gil([&] { pyllm::run_kernel(pyllm::kernels().unpack, a, (double)rows * (double)w.k()); });
+             return out;
+           }, py::arg("row"), py::arg("rows"))
+      .def_property_readonly("dtype", [](const Weight& w) { return std::string(pyllm::info(w.type()).name); })
+      .def_property_readonly("shape", [](const Weight& w) { return py::make_tuple(w.n(), w.k()); })
+      .def_property_readonly("nbytes", &Weight::bytes);
+
+  py::class_<pyllm::Pool, std::shared_ptr<pyllm::Pool>>(m, "Pool")
+      .def(py::init([](const Recorded& r, int64_t limit) { return std::make_shared<pyllm::Pool>(r.program.cache(), limit); }),
+           py::arg("program"), py::arg("limit_bytes") = 0)
+      .def_property_readonly("pages", &pyllm::Pool::pages)
+      .def_property_readonly("free_pages", &pyllm::Pool::free_pages)
+      .def_property_readonly("page_bytes", [](const pyllm::Pool& p) { return p.layout().page_bytes(); });
+
+  py::class_<Sequence, std::shared_ptr<Sequence>>(m, "Sequence")
+      .def(py::init<std::shared_ptr<pyllm::Pool>>(), py::arg("pool"))
+      .def_property_readonly("length", &Sequence::length)
+      .def_property_readonly("pages", &Sequence::pages)
+      .def("truncate", [](Sequence& s, int64_t n) {
+             if (n < 0 || n > s.length())
+               throw std::invalid_argument("truncate: to " + std::to_string(n) + ", allowed are 0 to " + std::to_string(s.length()));
+             s.truncate(n);
+           }, py::arg("length"))
+      .def("fork", &Sequence::fork);
+
+  py::class_<Recorded>(m, "Program")
+      .def(py::init([](int layers, int heads, int dim, const std::string& cache, std::vector<double> frequency, double magnitude,
+                       int64_t context, bool high) {
+             return std::make_unique<Recorded>(layers, heads, dim, pyllm::type_named(cache),
+                                               pyllm::Rotary{std::move(frequency), magnitude}, context, high);
+           }), py::arg("layers"), py::arg("heads"), py::arg("dim"), py::arg("cache"), py::arg("frequency"), py::arg("magnitude"),
+           py::arg("context"), py::arg("high_precision"))
+      .def("embedding", [](Recorded& r, std::shared_ptr<Weight> w, std::optional<FloatArray> positions) {
+             r.tokens = w->n();
+             return r.program.embedding(std::move(w), floats(positions));
+           }, py::arg("weight"), py::arg("positions") = py::none())
+      .def("linear", [](Recorded& r, int x, const py::object& norm, const py::list& parts, const std::string& act, bool gated,
+                        int residual, int layer) {
+             return r.program.linear(x, norm_of(norm), parts_of(parts), act_named(act), gated, residual, layer);
+           }, py::arg("x"), py::arg("norm"), py::arg("parts"), py::arg("act") = "none", py::arg("gated") = false,
+           py::arg("residual") = -1, py::arg("layer") = 0)
+      .def("attention", [](Recorded& r, int q, int layer, int heads, float scale, int64_t window) {
+             return r.program.attention(q, layer, heads, scale, window);
+           }, py::arg("q"), py::arg("layer"), py::arg("heads"), py::arg("scale"), py::arg("window") = 0)
+      .def("map", [](Recorded& r, int x, int up, const std::string& act) { return r.program.map(x, up, act_named(act)); },
+           py::arg("x"), py::arg("up") = -1, py::arg("act") = "none")
+      .def("logits", [](Recorded& r, int x, const py::object& norm, std::shared_ptr<Weight> w, std::optional<FloatArray> bias) {
+             r.program.logits(x, norm_of(norm), {std::move(w), floats(bias), Epilogue::Store});
+           }, py::arg("x"), py::arg("norm"), py::arg("weight"), py::arg("bias") = py::none())
+      .def("finish", [](Recorded& r) { r.program.finish(); })
+      .def("run", &run, py::arg("batch"), py::arg("all_logits") = false,
+           "Appends each (sequence, ids) and gives float32 logits of the last row of each, or of all rows")
+      .def("describe", [](const Recorded& r) { return r.program.describe(); })
+      .def_property_readonly("max_rows", [](const Recorded&) { return Program::kMaxRows; });
+}

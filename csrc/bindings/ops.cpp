@@ -1,0 +1,149 @@
+// Kernels on plain numpy arrays: shapes are checked here and in pyllm/ops, then the kernel is trusted.
+#include <optional>
+
+#include "bindings/bindings.h"
+#include "core/cpu.h"
+#include "core/memory.h"
+#include "engine/state.h"
+#include "engine/weight.h"
+
+using pyllm::Weight;
+
+namespace {
+
+std::string last_isa;  // written and read under the GIL
+
+const pyllm::Kernels& use() {
+  const pyllm::Kernels& k = pyllm::kernels();
+  last_isa = k.name;
+  return k;
+}
+
+const float* data(const std::optional<FloatArray>& a) { return a ? a->data() : nullptr; }
+
+FloatArray like(const FloatArray& x) { return FloatArray(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim())); }
+
+// y (rows, n) = x (rows, k) W^T + bias.
+FloatArray linear(const FloatArray& x, const Weight& w, const std::optional<FloatArray>& bias, bool high) {
+  const pyllm::Kernels& k = use();
+  const int64_t rows = x.shape(0);
+  FloatArray y({(py::ssize_t)rows, (py::ssize_t)w.n()});
+  pyllm::LinearArgs a{};
+  a.x = x.data(), a.rows = rows, a.k = w.k(), a.x_stride = w.k(), a.terms = high ? 2 : 1, a.parts = 1;
+  a.part[0] = {w.panels(), data(bias), y.mutable_data(), w.n(), w.n(), w.type(), pyllm::Epilogue::Store};
+  const double flops = 2.0 * (double)rows * (double)w.k() * (double)w.n();
+  without_gil([&] {
+    int width = pyllm::team_width(flops);
+    pyllm::Buffer prepared;
+    if (rows > 4) {
+      prepared = pyllm::Buffer((size_t)k.prepared_bytes(a));
+      a.prepared = prepared.data();
+    }
+    a.scratch_stride = k.linear_scratch(a);
+    pyllm::Buffer scratch((size_t)(a.scratch_stride * width));
+    a.scratch = scratch.data();
+    if (rows > 4) pyllm::run_kernel(k.prepare, a, (double)rows * (double)w.k() > 1e5 ? 1e6 : 0);
+    pyllm::run_kernel(k.linear, a, flops);
+  });
+  return y;
+}
+
+FloatArray norm(const FloatArray& x, const FloatArray& weight, const std::optional<FloatArray>& bias, float eps, bool layer) {
+  FloatArray y = like(x);
+  const int64_t k = x.shape(x.ndim() - 1);
+  pyllm::NormArgs a = {x.data(), weight.data(), data(bias), y.mutable_data(), k ? x.size() / k : 0, k, eps,
+                       layer ? pyllm::Norm::Layer : pyllm::Norm::RMS};
+  const pyllm::Kernels& kernels = use();
+  without_gil([&] { pyllm::run_kernel(kernels.norm, a, 4.0 * (double)x.size()); });
+  return y;
+}
+
+FloatArray map(const FloatArray& x, const std::optional<FloatArray>& up, const std::string& act) {
+  FloatArray y = like(x);
+  pyllm::Act f = act == "silu" ? pyllm::Act::SiLU : act == "gelu" ? pyllm::Act::GELU
+               : act == "gelu_tanh" ? pyllm::Act::GELUTanh : pyllm::Act::None;
+  pyllm::MapArgs a = {x.data(), data(up), y.mutable_data(), x.size(), f};
+  const pyllm::Kernels& kernels = use();
+  without_gil([&] { pyllm::run_kernel(kernels.map, a, 10.0 * (double)x.size()); });
+  return y;
+}
+
+FloatArray softmax(const FloatArray& x) {
+  FloatArray y = like(x);
+  const int64_t k = x.shape(x.ndim() - 1);
+  pyllm::SoftmaxArgs a = {x.data(), y.mutable_data(), k ? x.size() / k : 0, k};
+  const pyllm::Kernels& kernels = use();
+  without_gil([&] { pyllm::run_kernel(kernels.softmax, a, 10.0 * (double)x.size()); });
+  return y;
+}
+
+// x (rows, heads, dim), table (positions, 2, dim).
+FloatArray rotary(const FloatArray& x, const FloatArray& table, const py::array_t<int64_t, py::array::c_style>& position) {
+  FloatArray y = like(x);
+  for (py::ssize_t i = 0; i < position.size(); ++i)
+    if (position.data()[i] < 0 || position.data()[i] >= table.shape(0))
+      throw std::invalid_argument("rotary: position " + std::to_string(position.data()[i]) + ", the table has " +
+                                  std::to_string(table.shape(0)));
+  pyllm::RotaryArgs a = {x.data(), table.data(), position.data(), y.mutable_data(), x.shape(0), x.shape(1), x.shape(2)};
+  const pyllm::Kernels& kernels = use();
+  without_gil([&] { pyllm::run_kernel(kernels.rotary, a, 4.0 * (double)x.size()); });
+  return y;
+}
+
+// One sequence: q (queries, heads * dim), k and v (keys, kv_heads * dim). Query i stands at position keys - queries + i.
+FloatArray attention(const FloatArray& q, const FloatArray& key, const FloatArray& value, int heads, int kv_heads, int dim,
+                     float scale, bool causal, int64_t window, const std::string& cache) {
+  const pyllm::Kernels& kernels = use();
+  const int64_t rows = q.shape(0), keys = key.shape(0);
+  FloatArray y = like(q);
+  float* out = y.mutable_data();
+  without_gil([&] {
+    pyllm::CacheLayout layout = {1, kv_heads, dim, pyllm::type_named(cache)};
+    pyllm::Sequence sequence(std::make_shared<pyllm::Pool>(layout, 0));
+    sequence.reserve(keys);
+    std::vector<pyllm::Row> row((size_t)keys), query((size_t)rows);
+    for (int64_t i = 0; i < keys; ++i) row[(size_t)i] = {i, sequence.table()};
+    for (int64_t i = 0; i < rows; ++i) query[(size_t)i] = {keys - rows + i, sequence.table()};
+    pyllm::CacheWriteArgs w = {key.data(), value.data(), row.data(), keys, &layout, 0};
+    pyllm::run_kernel(kernels.cache_write, w, (double)keys * kv_heads * dim * 4);
+    pyllm::AttentionArgs a{};
+    const int32_t segment[2] = {0, (int32_t)rows};
+    const double flops = 4.0 * (double)rows * (double)keys * heads * dim;
+    const int width = pyllm::team_width(flops);
+    a.q = q.data(), a.out = out, a.row = query.data(), a.rows = rows, a.q_stride = a.out_stride = (int64_t)heads * dim;
+    a.cache = &layout, a.heads = heads, a.scale = scale, a.causal = causal, a.length = keys, a.window = window, a.chunks = 1;
+    a.segment = segment, a.segments = 1;
+    pyllm::Buffer partial((size_t)(rows * heads * (16 + pyllm::panels(dim) * 16) * 4));
+    a.partial = (float*)partial.data();
+    a.scratch_stride = (kernels.attention_scratch(a) + 63) / 64 * 64;
+    pyllm::Buffer scratch((size_t)(a.scratch_stride * width));
+    a.scratch = scratch.data();
+    pyllm::run_kernel(kernels.attention, a, flops);
+  });
+  return y;
+}
+
+FloatArray embedding(const py::array_t<int32_t, py::array::c_style>& ids, const Weight& w) {
+  for (py::ssize_t i = 0; i < ids.size(); ++i)
+    if (ids.data()[i] < 0 || ids.data()[i] >= w.n())
+      throw std::out_of_range("embedding: id " + std::to_string(ids.data()[i]) + " at " + std::to_string(i) + ", allowed are 0 to " +
+                              std::to_string(w.n() - 1));
+  FloatArray y({ids.size(), (py::ssize_t)w.k()});
+  pyllm::EmbeddingArgs a = {ids.data(), nullptr, w.panels(), nullptr, y.mutable_data(), ids.size(), w.k(), w.k(), w.type()};
+  const pyllm::Kernels& kernels = use();
+  without_gil([&] { pyllm::run_kernel(kernels.embedding, a, 20.0 * (double)ids.size() * (double)w.k()); });
+  return y;
+}
+
+}  // namespace
+
+void bind_ops(py::module_& m) {
+  m.def("linear", &linear, py::arg("x"), py::arg("weight"), py::arg("bias") = py::none(), py::arg("high") = false);
+  m.def("norm", &norm, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("layer"));
+  m.def("map", &map, py::arg("x"), py::arg("up"), py::arg("act"));
+  m.def("softmax", &softmax, py::arg("x"));
+  m.def("rotary", &rotary, py::arg("x"), py::arg("table"), py::arg("position"));
+  m.def("attention", &attention);
+  m.def("embedding", &embedding, py::arg("ids"), py::arg("weight"));
+  m.def("last_kernel_isa", [] { return last_isa; }, "Instruction set that the last of these functions ran on");
+}

@@ -1,0 +1,101 @@
+#include "core/cpu.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+namespace pyllm {
+
+namespace base { extern const Kernels table; }
+namespace avx2 { extern const Kernels table; }
+namespace avx512 { extern const Kernels table; }
+namespace avx512vnni { extern const Kernels table; }
+
+namespace {
+
+struct Cpu {
+  bool ssse3 = false, sse41 = false, sse42 = false, popcnt = false, fma = false, f16c = false, avx = false, avx2 = false;
+  bool bmi1 = false, bmi2 = false, avx512f = false, avx512bw = false, avx512dq = false, avx512vl = false;
+  bool vnni = false, bf16 = false, os_avx = false, os_avx512 = false;
+};
+
+Cpu detect() {
+  Cpu c;
+#if defined(__x86_64__)
+  unsigned a, b, x, d;
+  if (!__get_cpuid(1, &a, &b, &x, &d)) return c;
+  auto bit = [](unsigned r, int i) { return (r >> i & 1) != 0; };
+  c.ssse3 = bit(x, 9), c.fma = bit(x, 12), c.sse41 = bit(x, 19), c.sse42 = bit(x, 20), c.popcnt = bit(x, 23);
+  c.avx = bit(x, 28), c.f16c = bit(x, 29);
+  if (bit(x, 27)) {  // osxsave: the operating system says which registers it keeps for us
+    unsigned low, high;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    c.os_avx = (low & 0x6) == 0x6;
+    c.os_avx512 = (low & 0xe6) == 0xe6;
+  }
+  if (__get_cpuid_count(7, 0, &a, &b, &x, &d)) {
+    c.bmi1 = bit(b, 3), c.avx2 = bit(b, 5), c.bmi2 = bit(b, 8), c.avx512f = bit(b, 16), c.avx512dq = bit(b, 17);
+    c.avx512bw = bit(b, 30), c.avx512vl = bit(b, 31), c.vnni = bit(x, 11);
+    unsigned leaves = a;
+    if (leaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &x, &d)) c.bf16 = bit(a, 5);
+  }
+#endif
+  return c;
+}
+
+std::vector<const Kernels*> find() {
+  std::vector<const Kernels*> found;
+  [[maybe_unused]] Cpu c = detect();
+#if defined(__x86_64__)
+  if (!(c.ssse3 && c.sse41 && c.sse42 && c.popcnt))
+    throw std::runtime_error(
+        "pyllm: this CPU lacks SSE4.2 or POPCNT; the oldest supported level is x86-64-v2 (Intel from 2009, AMD from 2011)");
+#endif
+  found.push_back(&base::table);
+#if defined(PYLLM_HAS_avx2)
+  bool v3 = c.avx && c.avx2 && c.fma && c.f16c && c.bmi1 && c.bmi2 && c.os_avx;
+  bool v4 = v3 && c.avx512f && c.avx512bw && c.avx512dq && c.avx512vl && c.os_avx512;
+  if (v3) found.push_back(&avx2::table);
+  if (v4) found.push_back(&avx512::table);
+  if (v4 && c.vnni && c.bf16) found.push_back(&avx512vnni::table);
+#endif
+  return found;
+}
+
+const Kernels* by_name(const std::string& name) {
+  std::string run;
+  for (const Kernels* k : runnable()) {
+    if (name == k->name) return k;
+    run += (run.empty() ? "" : ", ") + std::string(k->name);
+  }
+  throw std::invalid_argument("PYLLM_ISA: '" + name + "' is not an instruction set that this CPU runs; it runs: " + run);
+}
+
+std::atomic<const Kernels*>& active() {
+  static std::atomic<const Kernels*> k = [] {
+    const char* wanted = std::getenv("PYLLM_ISA");
+    return wanted && *wanted ? by_name(wanted) : runnable().back();
+  }();
+  return k;
+}
+
+}  // namespace
+
+std::vector<std::pair<std::string, bool>> cpu_features() {
+  Cpu c = detect();
+  return {{"sse4_2", c.sse42}, {"popcnt", c.popcnt}, {"avx", c.avx}, {"avx2", c.avx2}, {"fma", c.fma}, {"f16c", c.f16c},
+          {"avx512f", c.avx512f}, {"avx512bw", c.avx512bw}, {"avx512dq", c.avx512dq}, {"avx512vl", c.avx512vl},
+          {"avx512_vnni", c.vnni}, {"avx512_bf16", c.bf16}, {"os_avx", c.os_avx}, {"os_avx512", c.os_avx512}};
+}
+
+const std::vector<const Kernels*>& runnable() {
+  static const std::vector<const Kernels*> found = find();
+  return found;
+}
+const Kernels& kernels() { return *active().load(std::memory_order_relaxed); }
+void choose(const std::string& name) { active().store(by_name(name)); }
+
+}  // namespace pyllm

@@ -1,0 +1,180 @@
+// What a kernel is: a function of (arguments, worker, workers) that does its share and returns. One table of them per
+// instruction set; the arguments are plain structs, because every instruction set's sources read this header.
+#pragma once
+#include "core/types.h"
+
+namespace pyllm {
+
+enum class Norm : uint8_t { None, RMS, Layer };
+enum class Act : uint8_t { None, SiLU, GELU, GELUTanh };
+enum class Epilogue : uint8_t {
+  Store,     // out = y + bias
+  Add,       // out += y + bias
+  Activate,  // out = act(y + bias)
+  Rotary,    // out = rotate(y + bias)
+  Key,       // cache <- rotate(y + bias), or y + bias where there is no rotary table
+  Value,     // cache <- y + bias
+};
+
+// A page holds kPage positions of every layer and key/value head of one sequence.
+constexpr int kPage = 64;
+// Attention is defined as chunks of kChunk positions at absolute positions, merged in ascending order.
+constexpr int kChunk = 256;
+
+// Inside a page, per layer and head: keys as panels of 16 positions over the head's features, then values as panels of
+// 16 features over the positions; both padded to whole panels, so attention is two small panel products.
+struct CacheLayout {
+  int layers, heads, dim;  // key/value heads, features per head
+  Type type;               // F32 or BF16
+  int64_t key_bytes() const { return kPage / kPanel * panel_bytes(type, dim); }
+  int64_t value_bytes() const { return panels(dim) * panel_bytes(type, kPage); }
+  int64_t head_bytes() const { return key_bytes() + value_bytes(); }
+  int64_t page_bytes() const { return (int64_t)layers * heads * head_bytes(); }
+};
+
+// One token of a step.
+struct Row {
+  int64_t position;
+  uint8_t* const* pages;  // of its sequence, in order
+};
+
+struct LinearPart {
+  const uint8_t* panels;
+  const float* bias;  // or null
+  float* out;         // (rows, n); unused by Key and Value
+  int64_t n, out_stride;
+  Type type;
+  Epilogue epilogue;
+};
+
+constexpr int kParts = 3;
+
+// y = norm(x) W^T for one to three weights that share x; gated: out = act(x W0^T) * (x W1^T).
+struct LinearArgs {
+  const float* x;
+  const int32_t* gather;  // rows of x to take, or null: all in order
+  int64_t rows, k, x_stride;
+  const float *norm_weight, *norm_bias;
+  float eps;
+  Norm norm;
+  Act act;
+  bool gated;
+  int terms;  // int8 numbers per activation: 1, or 2 for precision="high"
+  int parts;
+  LinearPart part[kParts];
+  const Row* row;       // Rotary, Key, Value
+  const float* rotary;  // (positions, 2, dim): cosines, then signed sines; or null
+  const CacheLayout* cache;
+  int layer;
+  uint8_t* prepared;  // rows made ready once for all workers (then prepare has run before), or null: each makes its own
+  uint8_t* scratch;   // per worker, scratch_stride apart
+  int64_t scratch_stride;
+};
+
+struct AttentionArgs {
+  const float* q;  // (rows, heads * dim)
+  float* out;      // the same shape
+  const Row* row;
+  int64_t rows, q_stride, out_stride;
+  const CacheLayout* cache;
+  int layer, heads;
+  float scale;
+  bool causal;      // else every row sees `length` positions
+  int64_t length, window;  // window: only the last that many positions; 0: all
+  int64_t chunks;   // capacity of partial per row and head
+  float* partial;   // (rows, heads, chunks, 2 + padded dim)
+  const int32_t* segment;  // starts of runs of rows that share pages with ascending positions; segments + 1 numbers
+  int64_t segments;
+  bool split;       // chunks are tasks of their own, and merge runs after a barrier
+  uint8_t* scratch;
+  int64_t scratch_stride;
+};
+
+struct EmbeddingArgs {
+  const int32_t* ids;
+  const Row* row;
+  const uint8_t* tokens;   // panels
+  const float* positions;  // (context, k), added; or null
+  float* out;
+  int64_t rows, k, out_stride;
+  Type token_type;
+};
+
+// y = norm(x), row by row.
+struct NormArgs {
+  const float *x, *weight, *bias;
+  float* out;
+  int64_t rows, k;
+  float eps;
+  Norm norm;
+};
+
+// y = f(x) elementwise; with up: y = f(x) * up. Softmax works on rows of k.
+struct MapArgs {
+  const float *x, *up;
+  float* out;
+  int64_t n;
+  Act act;
+};
+struct SoftmaxArgs {
+  const float* x;
+  float* out;
+  int64_t rows, k;
+};
+struct RotaryArgs {
+  const float *x, *table;  // table as in LinearArgs; x (rows, heads * dim)
+  const int64_t* position;
+  float* out;
+  int64_t rows, heads, dim;
+};
+// Row-major (rows, k) of float32 into panels of F32 or BF16; transposed: the source is (k, rows).
+struct PackArgs {
+  const float* x;
+  uint8_t* panels;
+  int64_t rows, k, stride;
+  Type type;
+  bool transposed;
+};
+// Rows of panels back to float32.
+struct UnpackArgs {
+  const uint8_t* panels;
+  float* out;
+  int64_t row, rows, k;
+  Type type;
+};
+// Key and value rows of one sequence into pages (eager attention).
+struct CacheWriteArgs {
+  const float *key, *value;  // (rows, heads * dim)
+  const Row* row;
+  int64_t rows;
+  const CacheLayout* cache;
+  int layer;
+};
+
+template <class Args> using Kernel = void (*)(const Args&, int worker, int workers);
+
+struct Kernels {
+  const char* name;
+  Kernel<LinearArgs> prepare, linear;
+  Kernel<AttentionArgs> attention, merge;
+  Kernel<EmbeddingArgs> embedding;
+  Kernel<NormArgs> norm;
+  Kernel<MapArgs> map;
+  Kernel<SoftmaxArgs> softmax;
+  Kernel<RotaryArgs> rotary;
+  Kernel<PackArgs> pack;
+  Kernel<UnpackArgs> unpack;
+  Kernel<CacheWriteArgs> cache_write;
+  int64_t (*linear_scratch)(const LinearArgs&);
+  int64_t (*prepared_bytes)(const LinearArgs&);
+  int64_t (*attention_scratch)(const AttentionArgs&);
+  double (*peak)(int what, double seconds);  // measured limit: 0 fp32 flop/s, 1 bf16, 2 int8
+};
+
+// The share [first, last) of n items that falls to a worker.
+struct Share { int64_t first, last; };
+inline Share share(int64_t n, int worker, int workers) {
+  return {n * worker / workers, n * (worker + 1) / workers};
+}
+
+}  // namespace pyllm

@@ -1,0 +1,52 @@
+#include "core/memory.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <new>
+#if defined(__linux__) || defined(__APPLE__)
+#include <sys/mman.h>
+#define PYLLM_MMAP 1
+#endif
+
+namespace pyllm {
+namespace {
+constexpr size_t kHuge = size_t(2) << 20, kLine = 64;
+}
+
+Buffer::Buffer(size_t bytes) : size_(bytes) {
+  if (!bytes) return;
+#if PYLLM_MMAP
+  if (bytes >= kHuge) {
+    mapped_ = (bytes + 2 * kHuge - 1) / kHuge * kHuge;  // room to begin on a huge page
+    base_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base_ == MAP_FAILED) { base_ = nullptr; throw std::bad_alloc(); }
+    data_ = (uint8_t*)(((uintptr_t)base_ + kHuge - 1) / kHuge * kHuge);
+#if defined(MADV_HUGEPAGE)
+    madvise(data_, (bytes + kHuge - 1) / kHuge * kHuge, MADV_HUGEPAGE);
+#endif
+    return;
+  }
+#endif
+  base_ = std::malloc(bytes + kLine);
+  if (!base_) throw std::bad_alloc();
+  data_ = (uint8_t*)(((uintptr_t)base_ + kLine - 1) / kLine * kLine);
+  std::memset(data_, 0, bytes);
+}
+
+Buffer::~Buffer() {
+#if PYLLM_MMAP
+  if (mapped_) { munmap(base_, mapped_); return; }
+#endif
+  std::free(base_);
+}
+
+std::string huge_pages() {
+  std::ifstream f("/sys/kernel/mm/transparent_hugepage/enabled");
+  std::string line;
+  if (!std::getline(f, line)) return "unknown";
+  size_t a = line.find('['), b = line.find(']');
+  return a == std::string::npos || b == std::string::npos ? "unknown" : line.substr(a + 1, b - a - 1);
+}
+
+}  // namespace pyllm

@@ -1,0 +1,339 @@
+#include "engine/program.h"
+
+#include <algorithm>
+#include <atomic>
+#include <climits>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+#include "core/cpu.h"
+#include "core/workers.h"
+
+namespace pyllm {
+
+// What one replay knows. Offsets into the shared scratch are given out while steps are bound.
+struct Program::Context {
+  const Kernels& k;
+  int workers;
+  int64_t rows;
+  const int32_t* tokens;
+  std::vector<Row> row;
+  std::vector<int32_t> segment;
+  std::vector<int32_t> wanted;
+  float* logits;
+  std::vector<float*> buffer;  // by value
+  int64_t shared_bytes = 0, worker_bytes = 0;
+  uint8_t *shared = nullptr, *own = nullptr;
+  int64_t positions = 0;  // longest sequence after this step
+};
+
+// Measured twice: once to learn the scratch it needs (shared and own are null), then to get its addresses.
+struct Program::Step {
+  virtual ~Step() = default;
+  virtual void bind(Context& c) = 0;
+  virtual int phases() const { return 1; }  // with a barrier after each
+  virtual double flops() const { return 0; }
+  virtual void run(const Kernels& k, int phase, int worker, int workers, int s, int n) const = 0;
+  virtual std::string describe() const = 0;
+};
+
+struct Program::EmbeddingStep : Step {
+  std::shared_ptr<Weight> tokens;
+  Floats positions;
+  int out;
+  EmbeddingArgs a{};
+  void bind(Context& c) override {
+    a = {c.tokens, c.row.data(), tokens->panels(), positions ? positions->data() : nullptr, c.buffer[(size_t)out],
+         c.rows, tokens->k(), tokens->k(), tokens->type()};
+  }
+  void run(const Kernels& k, int, int w, int n, int s, int slices) const override {
+    run_slice(k.embedding, a, w, n, s, slices);
+  }
+  std::string describe() const override { return "embedding"; }
+};
+
+struct Program::LinearStep : Step {
+  Program& p;
+  int x, layer, terms;
+  NormOf norm;
+  std::vector<Part> parts;
+  std::vector<int> outs;
+  Act act = Act::None;
+  bool gated = false, last = false;
+  LinearArgs a{};
+  explicit LinearStep(Program& owner) : p(owner) {}
+
+  // Few rows: every worker prepares its own copy, which is cheaper than meeting. Many: once, in a phase of its own.
+  static constexpr int64_t kOwnCopy = 4;
+
+  void bind(Context& c) override {
+    a = {};
+    a.x = c.buffer[(size_t)x];
+    a.rows = last ? (int64_t)c.wanted.size() : c.rows;
+    a.gather = last ? c.wanted.data() : nullptr;
+    a.k = parts[0].weight->k();
+    a.x_stride = a.k;
+    a.norm = norm.kind, a.eps = norm.eps;
+    a.norm_weight = norm.weight ? norm.weight->data() : nullptr;
+    a.norm_bias = norm.bias ? norm.bias->data() : nullptr;
+    a.act = act, a.gated = gated, a.terms = terms, a.parts = (int)parts.size();
+    a.row = c.row.data(), a.layer = layer, a.cache = &p.cache_;
+    a.rotary = p.rotary_.frequency.empty() ? nullptr : p.table_.data();
+    for (size_t i = 0; i < parts.size(); ++i) {
+      const Weight& w = *parts[i].weight;
+      float* out = last ? c.logits : outs[i] >= 0 ? c.buffer[(size_t)outs[i]] : nullptr;
+      a.part[i] = {w.panels(), parts[i].bias ? parts[i].bias->data() : nullptr, out, w.n(), w.n(), w.type(),
+                   parts[i].epilogue};
+    }
+    bool once = a.rows > kOwnCopy;
+    if (once) {
+      a.prepared = c.shared ? c.shared : (uint8_t*)64;
+      c.shared_bytes = std::max(c.shared_bytes, c.k.prepared_bytes(a));
+    }
+    a.scratch_stride = c.k.linear_scratch(a);
+    a.scratch = c.own;
+    c.worker_bytes = std::max(c.worker_bytes, a.scratch_stride);
+  }
+  int phases() const override { return a.prepared ? 2 : 1; }
+  double flops() const override {
+    double n = 0;
+    for (const Part& part : parts) n += 2.0 * (double)a.rows * (double)a.k * (double)part.weight->n();
+    return n;
+  }
+  void run(const Kernels& k, int phase, int w, int n, int s, int slices) const override {
+    if (a.prepared && phase == 0) {
+      if (s == 0) run_slice(k.prepare, a, w, n, 0, 1);
+    } else {
+      run_slice(k.linear, a, w, n, s, slices);
+    }
+  }
+  std::string describe() const override {
+    std::string out = last ? "logits" : gated ? "gated_linear" : "linear";
+    for (const Part& part : parts)
+      out += " " + std::string(info(part.weight->type()).name) + "(" + std::to_string(part.weight->n()) + "," +
+             std::to_string(part.weight->k()) + ")";
+    return out;
+  }
+};
+
+struct Program::AttentionStep : Step {
+  Program& p;
+  int q, out, layer, heads;
+  float scale;
+  int64_t window;
+  int64_t positions = 0;
+  AttentionArgs a{};
+  explicit AttentionStep(Program& owner) : p(owner) {}
+
+  // So few rows have too few (head, tile) tasks for the team: their chunks become tasks, merged in a second phase.
+  static constexpr int64_t kSplitRows = 16;
+
+  void bind(Context& c) override {
+    a = {};
+    const int64_t width = (int64_t)heads * p.cache_.dim;
+    a.q = c.buffer[(size_t)q], a.out = c.buffer[(size_t)out], a.q_stride = a.out_stride = width;
+    a.row = c.row.data(), a.rows = c.rows, a.cache = &p.cache_, a.layer = layer, a.heads = heads;
+    a.scale = scale, a.causal = true, a.window = window;
+    a.segment = c.segment.data(), a.segments = (int64_t)c.segment.size() - 1;
+    a.split = c.rows <= kSplitRows && c.positions > kChunk;
+    positions = c.positions;
+    a.chunks = a.split ? (c.positions + kChunk - 1) / kChunk : 1;
+    const int64_t slot = 16 + panels(p.cache_.dim) * 16;
+    a.partial = (float*)c.shared;
+    c.shared_bytes = std::max(c.shared_bytes, a.rows * heads * a.chunks * slot * 4);
+    a.scratch_stride = c.k.attention_scratch(a);
+    a.scratch = c.own;
+    c.worker_bytes = std::max(c.worker_bytes, a.scratch_stride);
+  }
+  int phases() const override { return a.split ? 2 : 1; }
+  double flops() const override { return 4.0 * (double)a.rows * heads * p.cache_.dim * (double)positions; }
+  void run(const Kernels& k, int phase, int w, int n, int s, int slices) const override {
+    run_slice(phase == 0 ? k.attention : k.merge, a, w, n, s, slices);
+  }
+  std::string describe() const override { return "attention heads=" + std::to_string(heads); }
+};
+
+struct Program::MapStep : Step {
+  int x, up, out;
+  int64_t width;
+  Act act;
+  MapArgs a{};
+  void bind(Context& c) override {
+    a = {c.buffer[(size_t)x], up >= 0 ? c.buffer[(size_t)up] : nullptr, c.buffer[(size_t)out], c.rows * width, act};
+  }
+  void run(const Kernels& k, int, int w, int n, int s, int slices) const override { run_slice(k.map, a, w, n, s, slices); }
+  std::string describe() const override { return "map"; }
+};
+
+Program::Program(int layers, int heads, int dim, Type cache, Rotary rotary, int64_t context, bool high_precision)
+    : cache_{layers, heads, dim, cache}, rotary_(std::move(rotary)), context_(context), terms_(high_precision ? 2 : 1) {
+  if (cache != Type::F32 && cache != Type::BF16) throw std::invalid_argument("program: the cache is F32 or BF16");
+  if (heads && (layers < 1 || dim < 2 || dim % 2)) throw std::invalid_argument("program: head width must be even");
+  if ((int64_t)rotary_.frequency.size() * 2 > dim) throw std::invalid_argument("program: more angles than features");
+}
+
+int Program::value(int64_t width) {
+  if (finished_) throw std::logic_error("program: recording has ended");
+  int step = (int)steps_.size();
+  values_.push_back({width, -1, step, step});
+  return (int)values_.size() - 1;
+}
+
+void Program::use(int v) { values_.at((size_t)v).last = (int)steps_.size(); }
+
+int Program::embedding(std::shared_ptr<Weight> tokens, Floats positions) {
+  auto s = std::make_shared<EmbeddingStep>();
+  s->out = value(tokens->k());
+  s->tokens = std::move(tokens), s->positions = std::move(positions);
+  steps_.push_back(s);
+  return s->out;
+}
+
+std::vector<int> Program::linear(int x, NormOf norm, std::vector<Part> parts, Act act, bool gated, int residual, int layer) {
+  if (parts.empty() || (int)parts.size() > kParts || (gated && parts.size() != 2))
+    throw std::invalid_argument("linear: one to three weights share an input, a gate has two");
+  const int64_t k = values_.at((size_t)x).width;
+  for (const Part& p : parts)
+    if (p.weight->k() != k)
+      throw std::invalid_argument("linear: x (rows, " + std::to_string(k) + ") @ W (" + std::to_string(p.weight->n()) + ", " +
+                                  std::to_string(p.weight->k()) + "): " + std::to_string(k) + " and " +
+                                  std::to_string(p.weight->k()) + " differ");
+  auto s = std::make_shared<LinearStep>(*this);
+  use(x);
+  if (residual >= 0) use(residual);
+  std::vector<int> results;
+  for (const Part& p : parts) {
+    bool cached = p.epilogue == Epilogue::Key || p.epilogue == Epilogue::Value;
+    int out = cached ? -1 : residual >= 0 ? residual : value(p.weight->n());
+    s->outs.push_back(out);
+    if (out >= 0) results.push_back(out);
+    if (gated) { s->outs.push_back(-1); break; }
+  }
+  s->x = x, s->layer = layer, s->terms = terms_, s->norm = std::move(norm), s->parts = std::move(parts);
+  s->act = act, s->gated = gated;
+  steps_.push_back(s);
+  return results;
+}
+
+int Program::attention(int q, int layer, int heads, float scale, int64_t window) {
+  if (!cache_.heads || heads % cache_.heads) throw std::invalid_argument("attention: query heads must be a multiple of key heads");
+  auto s = std::make_shared<AttentionStep>(*this);
+  use(q);
+  s->q = q, s->layer = layer, s->heads = heads, s->scale = scale, s->window = window;
+  s->out = value((int64_t)heads * cache_.dim);
+  steps_.push_back(s);
+  return s->out;
+}
+
+int Program::map(int x, int up, Act act) {
+  auto s = std::make_shared<MapStep>();
+  use(x);
+  if (up >= 0) use(up);
+  s->x = x, s->up = up, s->act = act, s->width = values_.at((size_t)x).width;
+  s->out = value(s->width);
+  steps_.push_back(s);
+  return s->out;
+}
+
+void Program::logits(int x, NormOf norm, Part head) {
+  vocabulary_ = head.weight->n();
+  auto s = std::make_shared<LinearStep>(*this);
+  use(x);
+  s->x = x, s->layer = 0, s->terms = terms_, s->norm = std::move(norm), s->parts = {std::move(head)}, s->outs = {-1};
+  s->last = true;
+  steps_.push_back(s);
+}
+
+// Values whose lives do not overlap share a buffer.
+void Program::finish() {
+  std::vector<int> free_after;  // per buffer: the last step that uses it
+  for (Value& v : values_) {
+    int chosen = -1;
+    for (size_t b = 0; b < free_after.size() && chosen < 0; ++b)
+      if (free_after[b] < v.first) chosen = (int)b;
+    if (chosen < 0) {
+      chosen = (int)free_after.size();
+      free_after.push_back(-1);
+      buffer_width_.push_back(0);
+    }
+    v.buffer = chosen;
+    free_after[(size_t)chosen] = v.last;
+    buffer_width_[(size_t)chosen] = std::max(buffer_width_[(size_t)chosen], v.width);
+  }
+  finished_ = true;
+}
+
+void Program::grow_rotary(int64_t positions) {
+  if (rotary_.frequency.empty() || positions <= table_positions_) return;
+  int64_t n = std::min(context_, std::max(positions, std::max<int64_t>(256, 2 * table_positions_)));
+  const int64_t dim = cache_.dim;
+  table_.resize((size_t)(n * 2 * dim));
+  for (int64_t p = table_positions_; p < n; ++p) {
+    float *c = table_.data() + p * 2 * dim, *s = c + dim;
+    std::fill(c, c + dim, 1.0f);
+    std::fill(s, s + dim, 0.0f);
+    for (size_t i = 0; i < rotary_.frequency.size(); ++i) {
+      double angle = (double)p * rotary_.frequency[i];
+      c[2 * i] = c[2 * i + 1] = (float)(std::cos(angle) * rotary_.magnitude);
+      s[2 * i + 1] = (float)(std::sin(angle) * rotary_.magnitude);
+      s[2 * i] = -s[2 * i + 1];
+    }
+  }
+  table_positions_ = n;
+}
+
+void Program::run(const int32_t* tokens, const std::vector<Segment>& segments, const std::vector<int32_t>& wanted,
+                  float* out) {
+  Context c{kernels(), threads(), 0, tokens, {}, {0}, wanted, out, {}};
+  for (const Segment& s : segments) {
+    for (int64_t i = 0; i < s.count; ++i) c.row.push_back({s.sequence->length() + i, s.sequence->table()});
+    c.segment.push_back((int32_t)c.row.size());
+    c.positions = std::max(c.positions, s.sequence->length() + s.count);
+  }
+  c.rows = (int64_t)c.row.size();
+  grow_rotary(c.positions);
+
+  std::vector<size_t> start;
+  size_t total = 0;
+  for (int64_t width : buffer_width_) {
+    start.push_back(total);
+    total += (size_t)((c.rows * width * 4 + 127) / 64 * 64);
+  }
+  if (arena_.size() < total) arena_ = Buffer(total);
+  for (const Value& v : values_) c.buffer.push_back((float*)(arena_.data() + start[(size_t)v.buffer]));
+  for (auto& s : steps_) s->bind(c);
+  const size_t own = (size_t)((c.worker_bytes + 63) / 64 * 64), shared = (size_t)((c.shared_bytes + 63) / 64 * 64);
+  if (scratch_.size() < shared + own * (size_t)c.workers) scratch_ = Buffer(shared + own * (size_t)c.workers);
+  c.shared = scratch_.data();
+  c.own = scratch_.data() + shared;
+  for (auto& s : steps_) s->bind(c);
+
+  // The calling worker names the phase at whose end all leave. A plain flag would not do: set in the next phase, it
+  // could be seen by one worker still at the end of this one, and the others would wait for it forever.
+  std::atomic<int> leave{INT_MAX};
+  run_team(c.workers, [&](int worker, int workers, Barrier& barrier) {
+    int now = 0;
+    for (const auto& step : steps_) {
+      const int n = slices(step->flops());
+      for (int phase = 0; phase < step->phases(); ++phase, ++now) {
+        for (int s = 0; s < n && leave.load(std::memory_order_relaxed) > now; ++s) {
+          step->run(c.k, phase, worker, workers, s, n);
+          if (worker == 0 && poll_interrupt()) leave.store(now, std::memory_order_relaxed);
+        }
+        barrier.wait();
+        if (leave.load(std::memory_order_relaxed) <= now) return;
+      }
+    }
+  });
+  if (leave != INT_MAX) throw Interrupted{};
+  for (const Segment& s : segments) s.sequence->append(s.count);
+}
+
+std::string Program::describe() const {
+  std::string out;
+  for (const auto& s : steps_) out += s->describe() + "\n";
+  return out;
+}
+
+}  // namespace pyllm

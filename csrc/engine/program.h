@@ -1,0 +1,95 @@
+// A model's forward, recorded once as a flat list of kernel calls and replayed without Python.
+//
+// Values are matrices of (rows of the step, width). A replay's input is rows grouped in segments (a sequence and how many
+// of its tokens come next); one row, a prompt chunk, or many users' rows are the same replay.
+#pragma once
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/kernels.h"
+#include "core/memory.h"
+#include "engine/state.h"
+#include "engine/weight.h"
+
+namespace pyllm {
+
+using Floats = std::shared_ptr<std::vector<float>>;
+
+struct NormOf {
+  Norm kind = Norm::None;
+  Floats weight, bias;
+  float eps = 0;
+};
+
+// Angles of rotary positions: position * frequency[i], cosines and sines times `magnitude`; features beyond 2 *
+// frequency.size() are left alone.
+struct Rotary {
+  std::vector<double> frequency;
+  double magnitude = 1;
+};
+
+struct Part {
+  std::shared_ptr<Weight> weight;
+  Floats bias;
+  Epilogue epilogue = Epilogue::Store;
+};
+
+struct Segment {
+  Sequence* sequence;
+  int64_t count;
+};
+
+class Program {
+ public:
+  // heads = 0: no attention, no cache.
+  Program(int layers, int heads, int dim, Type cache, Rotary rotary, int64_t context, bool high_precision);
+
+  int embedding(std::shared_ptr<Weight> tokens, Floats positions);
+  // Each part with Epilogue::Store, Activate or Rotary gives a value; Key and Value go to the cache of `layer`.
+  // residual >= 0: the parts are added to that value, which is then the result. gated: see LinearArgs.
+  std::vector<int> linear(int x, NormOf norm, std::vector<Part> parts, Act act, bool gated, int residual, int layer);
+  int attention(int q, int layer, int heads, float scale, int64_t window);
+  int map(int x, int up, Act act);
+  void logits(int x, NormOf norm, Part head);  // last: only for the rows that are wanted
+  void finish();                               // no more recording; plans the buffers
+
+  // Runs the rows; out receives (wanted, vocabulary). The sequences have been reserved; lengths advance on success.
+  void run(const int32_t* tokens, const std::vector<Segment>& segments, const std::vector<int32_t>& wanted, float* out);
+
+  const CacheLayout& cache() const { return cache_; }
+  int64_t context() const { return context_; }
+  int64_t vocabulary() const { return vocabulary_; }
+  int64_t width_of(int value) const { return values_.at((size_t)value).width; }
+  std::string describe() const;
+  static constexpr int64_t kMaxRows = 512;
+
+ private:
+  struct Value { int64_t width; int buffer, first, last; };
+  struct Context;
+  struct Step;
+  struct EmbeddingStep;
+  struct LinearStep;
+  struct AttentionStep;
+  struct MapStep;
+
+  int value(int64_t width);
+  void use(int v);
+  void grow_rotary(int64_t positions);
+
+  CacheLayout cache_;
+  Rotary rotary_;
+  int64_t context_, vocabulary_ = 0;
+  int terms_;
+  std::vector<Value> values_;
+  std::vector<std::shared_ptr<Step>> steps_;
+  std::vector<int64_t> buffer_width_;
+  std::vector<float> table_;
+  int64_t table_positions_ = 0;
+  Buffer arena_, scratch_;
+  bool finished_ = false;
+};
+
+}  // namespace pyllm

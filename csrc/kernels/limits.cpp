@@ -1,0 +1,51 @@
+// What this core can do at most: independent products in registers, nothing else. The denominators of benchmarks.
+#include <time.h>
+
+#include "kernels/rows.h"
+#include "kernels/panels.h"
+
+namespace pyllm::PYLLM_ISA {
+namespace {
+
+double now() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+constexpr int kChains = 2 * kTileRows > 20 ? 20 : 10;  // enough to hide the latency of two units, few enough for registers
+constexpr int kSteps = 4000;
+
+template <class Acc, class F> double rate(double seconds, double per_product, Acc start, F product) {
+  Acc acc[kChains];
+  unroll<kChains>([&](auto i) { acc[i] = start; });
+  double begin = now(), done = 0, passed = 0;
+  do {
+    for (int s = 0; s < kSteps; ++s) unroll<kChains>([&](auto i) { acc[i] = product(acc[i]); });
+    done += (double)kSteps * kChains * per_product;
+    passed = now() - begin;
+  } while (passed < seconds);
+  volatile uint8_t sink[sizeof(Acc)];
+  unroll<kChains>([&](auto i) {
+    uint8_t bytes[sizeof(Acc)];
+    memcpy(bytes, &acc[i], sizeof(Acc));
+    for (size_t b = 0; b < sizeof(Acc); b += 64) sink[b] = bytes[b];
+  });
+  return done / passed;
+}
+
+}  // namespace
+
+double peak(int what, double seconds) {
+  alignas(64) uint8_t ones[64];
+  for (int i = 0; i < 64; ++i) ones[i] = 1;
+  u8v w = load_u8(ones);
+  if (what == 0) {
+    f32v x = set1(0.999f), y = set1(1e-6f);
+    return rate(seconds, 32, set1(1), [&](f32v a) { return fma(a, x, y); });
+  }
+  if (what == 1) return rate(seconds, 64, set1(0), [&](f32v a) { return dot_bf16(a, w, pair((const uint16_t*)ones)); });
+  return rate(seconds, 128, set1_i32(0), [&](i32v a) { return dot_u8s8<true>(a, w, quad((const int8_t*)ones)); });
+}
+
+}  // namespace pyllm::PYLLM_ISA

@@ -1,0 +1,87 @@
+// Between panels and rows: packing float matrices, reading rows back, looking tokens up.
+#include "kernels/rows.h"
+#include "kernels/panels.h"
+
+namespace pyllm::PYLLM_ISA {
+namespace {
+
+// Row `feature` of a panel as k floats: a column of 16-lane vectors.
+template <Type T> void unpack_quantised(const uint8_t* panel, int lane, int64_t k, float* out) {
+  using Group = PanelGroup<T>;
+  alignas(64) uint8_t codes[8][64];
+  alignas(64) float scale[2][16], minimum[2][16];
+  constexpr int kHalves = 32 / Group::kSub;
+  for (int64_t g = 0; g * 32 < k; ++g) {
+    Group w = Group::at(panel, g);
+    unroll<8>([&](auto q) { store_u8(codes[q], w.template code<q>()); });
+    unroll<kHalves>([&](auto h) {
+      store(scale[h], w.scale(h));
+      if constexpr (Group::kMinimum) store(minimum[h], w.minimum(h));
+    });
+    for (int i = 0; i < 32; ++i) {
+      int h = i / Group::kSub, code = codes[i / 4][lane * 4 + i % 4];
+      out[g * 32 + i] = Group::kMinimum ? scale[h][lane] * (float)code + minimum[h][lane]
+                                        : scale[h][lane] * (float)(code - Group::kOffset);
+    }
+  }
+}
+
+void unpack_row(const uint8_t* panels, Type t, int64_t row, int64_t k, float* out) {
+  const uint8_t* panel = panels + row / 16 * panel_bytes(t, k);
+  const int lane = (int)(row % 16);
+  switch (t) {
+    case Type::F32: for (int64_t i = 0; i < k; ++i) out[i] = ((const float*)panel)[i * 16 + lane]; return;
+    case Type::F16: for (int64_t i = 0; i < k; ++i) out[i] = f16_to_f32(((const uint16_t*)panel)[i * 16 + lane]); return;
+    case Type::BF16:
+      for (int64_t i = 0; i < k; ++i) out[i] = bf16_to_f32(((const uint16_t*)panel)[(i / 2 * 16 + lane) * 2 + i % 2]);
+      return;
+    case Type::Q4_0: return unpack_quantised<Type::Q4_0>(panel, lane, k, out);
+    case Type::Q4_1: return unpack_quantised<Type::Q4_1>(panel, lane, k, out);
+    case Type::Q5_0: return unpack_quantised<Type::Q5_0>(panel, lane, k, out);
+    case Type::Q5_1: return unpack_quantised<Type::Q5_1>(panel, lane, k, out);
+    case Type::Q8_0: return unpack_quantised<Type::Q8_0>(panel, lane, k, out);
+    case Type::Q2_K: return unpack_quantised<Type::Q2_K>(panel, lane, k, out);
+    case Type::Q3_K: return unpack_quantised<Type::Q3_K>(panel, lane, k, out);
+    case Type::Q4_K: return unpack_quantised<Type::Q4_K>(panel, lane, k, out);
+    case Type::Q5_K: return unpack_quantised<Type::Q5_K>(panel, lane, k, out);
+    case Type::Q6_K: return unpack_quantised<Type::Q6_K>(panel, lane, k, out);
+  }
+}
+
+}  // namespace
+
+void unpack(const UnpackArgs& a, int worker, int workers) {
+  Share s = share(a.rows, worker, workers);
+  for (int64_t r = s.first; r < s.last; ++r) unpack_row(a.panels, a.type, a.row + r, a.k, a.out + r * a.k);
+}
+
+void embedding(const EmbeddingArgs& a, int worker, int workers) {
+  Share s = share(a.rows, worker, workers);
+  for (int64_t r = s.first; r < s.last; ++r) {
+    float* out = a.out + r * a.out_stride;
+    unpack_row(a.tokens, a.token_type, a.ids[r], a.k, out);
+    if (!a.positions) continue;
+    const float* position = a.positions + a.row[r].position * a.k;
+    for (int64_t i = 0; i < a.k; ++i) out[i] += position[i];
+  }
+}
+
+void pack(const PackArgs& a, int worker, int workers) {
+  Share s = share(panels(a.rows), worker, workers);
+  int64_t bytes = panel_bytes(a.type, a.k);
+  for (int64_t p = s.first; p < s.last; ++p) {
+    uint8_t* panel = a.panels + p * bytes;
+    int n = a.rows - p * 16 < 16 ? (int)(a.rows - p * 16) : 16;
+    for (int64_t i = 0; i < a.k; ++i) {
+      alignas(64) float v[16] = {};
+      if (a.transposed) memcpy(v, a.x + i * a.stride + p * 16, (size_t)n * 4);
+      else for (int l = 0; l < n; ++l) v[l] = a.x[(p * 16 + l) * a.stride + i];
+      if (a.type == Type::F32) { store((float*)panel + i * 16, load(v)); continue; }
+      for (int l = 0; l < 16; ++l) ((uint16_t*)panel)[(i / 2 * 16 + l) * 2 + i % 2] = f32_to_bf16(v[l]);
+    }
+    if (a.type == Type::BF16 && a.k % 2)
+      for (int l = 0; l < 16; ++l) ((uint16_t*)panel)[(a.k / 2 * 16 + l) * 2 + 1] = 0;
+  }
+}
+
+}  // namespace pyllm::PYLLM_ISA

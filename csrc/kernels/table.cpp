@@ -1,0 +1,18 @@
+// This instruction set's kernels, by name: the only symbol that leaves its sources.
+#include "kernels/attention.h"
+#include "kernels/linear.h"
+#include "kernels/rows.h"
+
+#define PYLLM_STRING2(x) #x
+#define PYLLM_STRING(x) PYLLM_STRING2(x)
+
+namespace pyllm::PYLLM_ISA {
+
+extern const Kernels table;
+const Kernels table = {
+    PYLLM_STRING(PYLLM_ISA), prepare, linear, attention, merge,       embedding,      norm,
+    map,                     softmax, rotary, pack,      unpack,      cache_write,    linear_scratch,
+    prepared_bytes,          attention_scratch,          peak,
+};
+
+}  // namespace pyllm::PYLLM_ISA

@@ -1,0 +1,57 @@
+// Elementary functions, once, on the vector contract: their accuracy belongs to the project, not to the machine.
+#pragma once
+#include "simd/vec.h"
+
+namespace pyllm::PYLLM_ISA {
+
+// e^x: x = n ln 2 + r, |r| <= ln 2 / 2, a Taylor polynomial of degree 7 in r (error 6e-9 relative, below half an ulp),
+// and 2^n in two factors, so that results down to the subnormals and up to infinity come out right. NaN stays NaN.
+PYLLM_INLINE f32v exp(f32v x) {
+  x = min(set1(89.0f), max(set1(-104.0f), x));
+  i32v n = round_i32(mul(x, set1(1.44269504088896f)));
+  f32v k = to_f32(n);
+  f32v r = fma(k, set1(-0.693359375f), x);  // ln 2 = 0.693359375 - 2.12194440e-4: the first product is exact
+  r = fma(k, set1(2.12194440e-4f), r);
+  f32v p = set1(1.0f / 5040);
+  p = fma(p, r, set1(1.0f / 720));
+  p = fma(p, r, set1(1.0f / 120));
+  p = fma(p, r, set1(1.0f / 24));
+  p = fma(p, r, set1(1.0f / 6));
+  p = fma(p, r, set1(0.5f));
+  p = fma(p, mul(r, r), r);
+  p = add(p, set1(1.0f));
+  i32v half = shift_right1(n);
+  return mul(mul(p, pow2(half)), pow2(sub_i32(n, half)));
+}
+
+PYLLM_INLINE f32v sigmoid(f32v x) { return div(set1(1.0f), add(set1(1.0f), exp(sub(set1(0.0f), x)))); }
+PYLLM_INLINE f32v silu(f32v x) { return div(x, add(set1(1.0f), exp(sub(set1(0.0f), x)))); }
+
+// GELU by tanh: x/2 (1 + tanh u) = x sigmoid(2u), which has no cancellation. u = sqrt(2/pi) (x + 0.044715 x^3).
+PYLLM_INLINE f32v gelu_tanh(f32v x) {
+  f32v u = mul(x, fma(mul(x, x), set1(0.044715f), set1(1.0f)));
+  f32v e = exp(mul(u, set1(-1.5957691216057308f)));
+  return div(x, add(set1(1.0f), e));
+}
+
+// GELU by erf: x Phi(x). For z = |x| / sqrt(2), erfc(z) = t exp(-z^2 + P(t)), t = 1 / (1 + z/2), P fitted on Chebyshev
+// nodes (relative error of erfc below 1e-7 for z <= 10); Phi of a negative x is erfc/2, of a positive 1 - erfc/2.
+PYLLM_INLINE f32v gelu(f32v x) {
+  f32v z = mul(abs(x), set1(0.70710678118654752f));
+  f32v t = div(set1(1.0f), fma(z, set1(0.5f), set1(1.0f)));
+  f32v p = set1(1.449302139e-01f);
+  p = fma(p, t, set1(-6.808271789e-01f));
+  p = fma(p, t, set1(1.156733760e+00f));
+  p = fma(p, t, set1(-6.962519026e-01f));
+  p = fma(p, t, set1(-8.028042906e-02f));
+  p = fma(p, t, set1(1.267584687e-03f));
+  p = fma(p, t, set1(3.460280058e-02f));
+  p = fma(p, t, set1(3.866404120e-01f));
+  p = fma(p, t, set1(9.986327834e-01f));
+  p = fma(p, t, set1(-1.265447997e+00f));
+  f32v half_erfc = mul(mul(set1(0.5f), t), exp(sub(p, mul(z, z))));
+  f32v a = mul(abs(x), half_erfc);                 // |x| (1 - Phi(|x|))
+  return sub(max(set1(0.0f), x), a);               // x Phi(x) = max(x, 0) - |x| (1 - Phi(|x|))
+}
+
+}  // namespace pyllm::PYLLM_ISA

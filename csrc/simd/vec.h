@@ -1,0 +1,14 @@
+// The vector contract: 16 lanes on every instruction set. scalar.h is its specification and the portable fallback;
+// avx2.h and avx512.h say the same in instructions. Kernels see nothing else of the machine.
+#pragma once
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(PYLLM_ISA_avx512) || defined(PYLLM_ISA_avx512vnni)
+#include "simd/avx512.h"
+#elif defined(PYLLM_ISA_avx2)
+#include "simd/avx2.h"
+#else
+#include "simd/scalar.h"
+#endif
