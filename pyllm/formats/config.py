@@ -30,15 +30,16 @@ class Field(NamedTuple):
 
 
 class Raw(NamedTuple):
-    """Unchecked values under Hugging Face's names, and how to name a field of them in an error."""
+    """Unchecked values under Hugging Face's names, and how an error names a field and the place where it stands."""
 
     file: str
     values: dict[str, Any]
     label: Callable[[str], str]
+    offset: Callable[[str], int | None] = lambda name: None
 
     def refuse(self, name: str, found: object, allowed: object) -> NoReturn:
         """Raise ModelFileError for one field."""
-        raise ModelFileError(self.file, self.label(name), None, found, allowed)
+        raise ModelFileError(self.file, self.label(name), self.offset(name), found, allowed)
 
 
 _SIZES = (1, 1 << 20)
@@ -174,6 +175,10 @@ def check_llama(raw: Raw) -> dict[str, Any]:
         config["head_dim"] = hidden // heads
     if config["head_dim"] % 2 or config["head_dim"] < 2:
         raw.refuse("head_dim", config["head_dim"], "an even number, because rotation takes pairs")
+    for name in ("value_dim", "rope_dim"):
+        found = raw.values.get(name, config["head_dim"])
+        if isinstance(found, bool) or (found is not None and found != config["head_dim"]):
+            raw.refuse(name, printable(repr(found), 100), f"{config['head_dim']}, the size of a head")
     del config["partial_rotary_factor"]
     config["rope_scaling"] = check_scaling(raw, config)
     config["rope_interleaved"] = bool(raw.values.get("rope_interleaved", False))
@@ -195,7 +200,12 @@ def check_scaling(raw: Raw, config: dict[str, Any]) -> dict[str, Any] | None:
         return _check_frequencies(raw, value, config["head_dim"] // 2)
     if not isinstance(kind, str) or kind not in SCALINGS:
         raw.refuse("rope_scaling", f"type {printable(repr(kind), 100)}", f"known are: default, {', '.join(SCALINGS)}")
-    inner = Raw(raw.file, value, lambda name: f"{raw.label('rope_scaling')}.{name}")
+    inner = Raw(
+        raw.file,
+        value,
+        lambda name: raw.label(f"rope_scaling.{name}"),
+        lambda name: raw.offset(f"rope_scaling.{name}"),
+    )
     found = {"type": kind} | {field.name: check_field(inner, field) for field in SCALINGS[kind]}
     if "original_max_position_embeddings" in found and found["original_max_position_embeddings"] is None:
         found["original_max_position_embeddings"] = config["max_position_embeddings"]

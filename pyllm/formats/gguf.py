@@ -43,10 +43,10 @@ _OTHER_MAGICS = {
 
 
 class GGUF:
-    """An open GGUF file: path, version, metadata (name -> value), tensors (name -> TensorInfo), alignment.
+    """An open GGUF file: path, version, metadata (key -> value), tensors (name -> TensorInfo), alignment.
 
-    Numeric arrays in the metadata are numpy arrays, string arrays are StringArray. Only the header has been read.
-    Raises ModelFileError naming file, field, offset, found and allowed.
+    key_offsets tells where in the file each key stands. Numeric arrays in the metadata are numpy arrays, string arrays
+    are StringArray. Only the header has been read. Raises ModelFileError naming file, field, offset, found, allowed.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -55,7 +55,7 @@ class GGUF:
         try:
             header = Header(self._disk)
             self.version = _check_start(header)
-            self.metadata, self.alignment, tensor_count = _read_metadata(header)
+            self.metadata, self.key_offsets, self.alignment, tensor_count = _read_metadata(header)
             entries = _read_tensor_entries(header, tensor_count, self.alignment)
             self.data_offset = _round_up(header.at, self.alignment)
             header.finish()
@@ -118,8 +118,10 @@ def _count(header: Header, what: str, smallest: int) -> int:
     return count
 
 
-def _read_metadata(header: Header) -> tuple[dict[str, Any], int, int]:
-    """(metadata, alignment, number of tensors)."""
+def _read_metadata(header: Header) -> tuple[dict[str, Any], dict[str, int], int, int]:
+    """(metadata, where each key stands, alignment, number of tensors)."""
+    header.field = "counts"
+    header.need(16, "the counts of tensors and metadata")
     tensor_count = _count(header, "tensor", SMALLEST_TENSOR)
     count = _count(header, "metadata", SMALLEST_METADATA)
     metadata: dict[str, Any] = {}
@@ -136,7 +138,7 @@ def _read_metadata(header: Header) -> tuple[dict[str, Any], int, int]:
         metadata[key] = header.value()
         if key == "general.alignment":
             alignment = _check_alignment(header, metadata[key], start + 8 + len(key))
-    return metadata, alignment, tensor_count
+    return metadata, offsets, alignment, tensor_count
 
 
 def _check_alignment(header: Header, value: Any, offset: int) -> int:

@@ -22,6 +22,8 @@ _LLAMA_KEYS = {
     "max_position_embeddings": "context_length",
     "rms_norm_eps": "attention.layer_norm_rms_epsilon",
     "rope_theta": "rope.freq_base",
+    "value_dim": "attention.value_length",
+    "rope_dim": "rope.dimension_count",
     "rope_scaling": "rope.scaling.type",
 }
 _GPT2_KEYS = {
@@ -36,6 +38,13 @@ _TOKENIZER_KEYS = {
     "bos_token_id": "tokenizer.ggml.bos_token_id",
     "eos_token_id": "tokenizer.ggml.eos_token_id",
 }
+_SCALING_KEYS = {
+    "factor": "llama.rope.scaling.factor",
+    "original_max_position_embeddings": "llama.rope.scaling.original_context_length",
+    "attention_factor": "llama.rope.scaling.attn_factor",
+    "beta_fast": "llama.rope.scaling.yarn_beta_fast",
+    "beta_slow": "llama.rope.scaling.yarn_beta_slow",
+}
 _KEYS = {"llama": _LLAMA_KEYS, "gpt2": _GPT2_KEYS}
 
 
@@ -49,7 +58,13 @@ def gguf_values(file: GGUF) -> tuple[Raw, str]:
     names = {name: f"{kind}.{key}" for name, key in _KEYS[kind].items()} | _TOKENIZER_KEYS
     names["vocab_size"] = f"{kind}.vocab_size"
     values = {name: _one(file, key) for name, key in names.items()}
-    raw = Raw(file.path, values, lambda name: f"metadata '{names.get(name, name)}'")
+    names |= {f"rope_scaling.{name}": key for name, key in _SCALING_KEYS.items()}
+    raw = Raw(
+        file.path,
+        values,
+        lambda name: f"metadata '{names.get(name, name)}'",
+        lambda name: file.key_offsets.get(names.get(name, name)),
+    )
     split = _one(file, "split.count")
     if split not in (None, 0, 1):
         raw.refuse("split.count", f"one of {printable(repr(split), 40)} files", "a model in one file: merge them first")
@@ -60,7 +75,7 @@ def gguf_values(file: GGUF) -> tuple[Raw, str]:
         values["mlp_bias"] = "blk.0.ffn_up.bias" in file.tensors
         values["rope_interleaved"] = True
         _check_llama_keys(file, raw)
-        values["rope_scaling"] = _scaling(file, raw)
+        values["rope_scaling"] = _scaling(file)
     return raw, kind
 
 
@@ -68,7 +83,9 @@ def _one(file: GGUF, key: str) -> Any:
     """A single value or None. Raises ModelFileError for an array, which some other architectures have per layer."""
     value = file.metadata.get(key)
     if isinstance(value, np.ndarray | StringArray):
-        raise ModelFileError(file.path, f"metadata '{key}'", None, f"an array of {len(value):,}", "one value")
+        raise ModelFileError(
+            file.path, f"metadata '{key}'", file.key_offsets[key], f"an array of {len(value):,}", "one value"
+        )
     return value
 
 
@@ -94,32 +111,20 @@ def _check_llama_keys(file: GGUF, raw: Raw) -> None:
     experts = _one(file, "llama.expert_count")
     if experts not in (None, 0):
         raw.refuse("llama.expert_count", printable(repr(experts), 100), "0: no mixture of experts")
-    heads, hidden = raw.values["num_attention_heads"], raw.values["hidden_size"]
-    size = raw.values["head_dim"]
-    if size is None and isinstance(heads, int) and isinstance(hidden, int) and heads > 0:
-        size = hidden // heads
-    for key in ("attention.value_length", "rope.dimension_count"):
-        value = _one(file, f"llama.{key}")
-        if value is not None and size is not None and (isinstance(value, bool) or value != size):
-            raw.refuse(f"llama.{key}", printable(repr(value), 100), f"{printable(repr(size), 100)}, the size of a head")
 
 
-def _scaling(file: GGUF, raw: Raw) -> dict[str, Any] | None:
+def _scaling(file: GGUF) -> dict[str, Any] | None:
     """The rotary scaling in Hugging Face's spelling; per-frequency factors come from the tensor rope_freqs."""
     if "rope_freqs.weight" in file.tensors:
         return {"type": "frequencies", "factors": _frequency_factors(file)}
     kind = _one(file, "llama.rope.scaling.type")
-    factor = _one(file, "llama.rope.scaling.factor")
-    if factor is None:
-        factor = _one(file, "llama.rope.scale_linear")
-    if kind == "none" or (kind is None and factor is None):
+    scaling = {name: _one(file, key) for name, key in _SCALING_KEYS.items()}
+    if scaling["factor"] is None:
+        scaling["factor"] = _one(file, "llama.rope.scale_linear")
+    if kind == "none" or (kind is None and scaling["factor"] is None):
         return None
-    scaling = {"type": "linear" if kind is None else kind, "factor": factor}
-    if kind == "yarn":
-        scaling["original_max_position_embeddings"] = _one(file, "llama.rope.scaling.original_context_length")
-        scaling["attention_factor"] = _attention_factor(_one(file, "llama.rope.scaling.attn_factor"), factor)
-        for name in ("beta_fast", "beta_slow"):
-            scaling[name] = _one(file, f"llama.rope.scaling.yarn_{name}")
+    scaling["type"] = "linear" if kind is None else kind
+    scaling["attention_factor"] = _attention_factor(scaling["attention_factor"], scaling["factor"])
     return scaling
 
 
