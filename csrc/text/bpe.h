@@ -1,0 +1,47 @@
+// Byte-level byte-pair encoding, the GGUF tokenizer model "gpt2".
+#pragma once
+#include <array>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text/cache.h"
+#include "text/merge.h"
+#include "text/split.h"
+#include "text/vocabulary.h"
+
+namespace text {
+
+class BytePairs {
+ public:
+  // merges: "left right" in order of rank. The vocabulary outlives this.
+  BytePairs(const Vocabulary& vocabulary, const Splitter& splitter, const StringList& merges);
+
+  // Ids of the text, appended. Malformed UTF-8 is read as repaired() says.
+  void encode(std::string_view text, bool allow_special, std::vector<int32_t>& out) const;
+
+  // Bytes that a token stands for.
+  std::string bytes(size_t id) const;
+
+ private:
+  void load(const StringList& merges);
+  uint32_t part(std::string_view text);
+  void add_pair(uint32_t left, uint32_t right, Pair pair);
+  Pair find_pair(uint32_t left, uint32_t right) const;
+  void encode_clean(std::string_view text, WordCache* cache, std::vector<int32_t>& out) const;
+  void encode_word(std::string_view word, std::vector<Symbol>& symbols, std::vector<int32_t>& out) const;
+
+  const Vocabulary& vocabulary_;
+  const Splitter& splitter_;
+  // Merges may pass through strings that are no token: they are numbered on from the vocabulary's size.
+  Strings others_;
+  struct Entry {
+    uint64_t key = ~uint64_t(0);
+    Pair pair;
+  };
+  std::vector<Entry> pairs_;
+  std::array<uint32_t, 256> byte_part_{};
+  mutable WordCache cache_;
+};
+
+}  // namespace text
