@@ -1,0 +1,27 @@
+"""Text to token ids and back, and chat templates; knows no model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pyllm.text.encoding import BatchEncoding
+from pyllm.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from pyllm.formats import GGUF
+
+__all__ = ["BatchEncoding", "Tokenizer", "from_folder", "from_gguf"]
+
+
+def from_gguf(gguf: GGUF) -> Tokenizer:
+    """The tokenizer that a GGUF file describes. Raises TokenizerError, naming the file and the field."""
+    from pyllm.text.gguf import load
+
+    return load(gguf)
+
+
+def from_folder(folder: Any) -> Tokenizer:
+    """The tokenizer of a Hugging Face folder (tokenizer.json). Raises TokenizerError, ImportError without `tokenizers`."""
+    from pyllm.text.hugging_face import load
+
+    return load(folder)

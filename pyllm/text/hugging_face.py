@@ -1,0 +1,140 @@
+"""Tokenizers from tokenizer.json, through PyPI's `tokenizers` (extra `hf`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from typing import Any
+
+from pyllm.errors import TokenizerError, printable
+from pyllm.text.gguf import ENDINGS
+from pyllm.text.tokenizer import Text, Tokenizer
+
+SPACE_MARK = "\u2581"
+
+
+def spelling() -> dict[str, int]:
+    """GPT-2's visible character for each byte -> the byte."""
+    plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+class HuggingFaceCoder:
+    """The Coder over a `tokenizers.Tokenizer`."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.lock = threading.Lock()  # encode_special_tokens is a setting of the object, not of the call
+        self.added = {i: (t.content, t.special) for i, t in tokenizer.get_added_tokens_decoder().items()}
+        self.vocab_size = max(tokenizer.get_vocab_size(with_added_tokens=True), max(self.added, default=-1) + 1)
+        decoder = describe(tokenizer.decoder)
+        self.byte_level = spelling() if any(d.get("type") == "ByteLevel" for d in decoder) else None
+        self.word_piece = next((d.get("prefix", "##") for d in decoder if d.get("type") == "WordPiece"), None)
+        stripped = any(d.get("type") == "Strip" and d.get("content") == " " and d.get("start") for d in decoder)
+        meta = next((d for d in decoder if d.get("type") == "Metaspace"), None)
+        lead = stripped or self.word_piece is not None or (meta and meta.get("prepend_scheme") != "never")
+        self.lead = b" " if lead else b""
+        self.before, self.after = self._around()
+
+    def _around(self) -> tuple[list[int], list[int]]:
+        """What the file's post-processor puts before and after a text."""
+        bare = self.tokenizer.encode("a", add_special_tokens=False).ids
+        full = self.tokenizer.encode("a", add_special_tokens=True).ids
+        for start in range(len(full) - len(bare) + 1):
+            if full[start : start + len(bare)] == bare:
+                return full[:start], full[start + len(bare) :]
+        return [], []
+
+    def encode(self, text: Text, allow_special: bool) -> list[int]:
+        """Ids of the text, nothing added; malformed UTF-8 and lone surrogates become U+FFFD."""
+        data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+        with self.lock:
+            self.tokenizer.encode_special_tokens = not allow_special
+            ids: list[int] = self.tokenizer.encode(data.decode("utf-8", "replace"), add_special_tokens=False).ids
+        return ids
+
+    def bytes(self, token_id: int) -> bytes:
+        """What the token stands for, by the kind of decoder that the file names."""
+        if token_id in self.added:
+            return self.added[token_id][0].encode("utf-8", "surrogatepass")
+        token = self.name(token_id)
+        if self.byte_level is not None:
+            if all(c in self.byte_level for c in token):
+                return bytes(self.byte_level[c] for c in token)
+            return token.encode("utf-8", "surrogatepass")
+        if self.word_piece is not None:
+            plain = token.removeprefix(self.word_piece)
+            return (plain if plain != token else " " + token).encode()
+        if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
+            return bytes.fromhex(token[3:5])
+        return token.replace(SPACE_MARK, " ").encode("utf-8", "surrogatepass")
+
+    def name(self, token_id: int) -> str:
+        """The token as the vocabulary spells it."""
+        found = self.tokenizer.id_to_token(token_id) if 0 <= token_id < self.vocab_size else None
+        if found is None:
+            raise TokenizerError(f"token id {token_id}; 0 to {self.vocab_size - 1}")
+        return str(found)
+
+    def find(self, name: str) -> int | None:
+        """The id of a spelling."""
+        found: int | None = self.tokenizer.token_to_id(name)
+        return found
+
+    def special(self, token_id: int) -> bool:
+        """Whether the file calls the token special."""
+        return token_id in self.added and bool(self.added[token_id][1])
+
+
+def describe(decoder: Any) -> list[dict[str, Any]]:
+    """The decoder's settings, a sequence as its parts."""
+    if decoder is None:
+        return []
+    state = json.loads(decoder.__getstate__())
+    parts: list[dict[str, Any]] = state.get("decoders", [state])
+    return parts
+
+
+def load(folder: Any) -> Tokenizer:
+    """The tokenizer of an open folder. Raises TokenizerError that names the file; ImportError without `tokenizers`."""
+    name = os.path.basename(os.path.normpath(os.fspath(folder.path)))
+    text = folder.tokenizer_json
+    if text is None:
+        raise TokenizerError(f"{printable(name)}: no tokenizer.json; pyllm reads no other tokenizer of a folder")
+    try:
+        import tokenizers
+    except ImportError:
+        raise ImportError("tokenizer.json needs the package `tokenizers`: pip install 'pyllm[hf]'") from None
+    try:
+        coder = HuggingFaceCoder(tokenizers.Tokenizer.from_str(text))
+    except BaseException as error:
+        # Rust panics arrive as PanicException, which is no Exception.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise TokenizerError(f"{printable(name)}: tokenizer.json: {printable(error)}") from None
+    return build(coder, folder, name)
+
+
+def build(coder: HuggingFaceCoder, folder: Any, name: str) -> Tokenizer:
+    """The tokenizer with the special tokens that tokenizer_config.json and generation_config.json name."""
+    config = folder.tokenizer_config
+    special = {short: token_id(coder, config, f"{short}_token") for short in ("bos", "eos", "pad", "unk")}
+    ends = {i for text in ENDINGS if (i := coder.find(text)) is not None and coder.special(i)}
+    ends |= {i for i in [special["eos"]] if i is not None}
+    given = folder.generation_config.get("eos_token_id")
+    ends |= {i for i in (given if isinstance(given, list) else [given]) if isinstance(i, int)}
+    found = Tokenizer(coder, **special, end_ids=ends, chat_template=folder.chat_template, name=name)
+    side = config.get("padding_side")
+    if side in ("left", "right"):
+        found.padding_side = side
+    return found
+
+
+def token_id(coder: HuggingFaceCoder, config: dict[str, Any], key: str) -> int | None:
+    """The id of a special token that the config names by its text or by an object with `content`."""
+    value = config.get(key)
+    if isinstance(value, dict):
+        value = value.get("content")
+    return coder.find(value) if isinstance(value, str) else None

@@ -1,0 +1,218 @@
+"""The tokenizer that users see, in Hugging Face's manner, over whatever turns bytes into ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from pyllm.errors import TokenizerError
+from pyllm.text.encoding import BatchEncoding, as_tensor, pad, truncate
+from pyllm.text.stream import TokenStream
+
+Text = str | bytes
+
+
+class Coder(Protocol):
+    """What a Tokenizer is made of."""
+
+    vocab_size: int
+    lead: bytes  # what the coder puts before a text and decoding takes off again
+    before: list[int]  # ids that add_special_tokens puts before a text
+    after: list[int]  # and after it
+
+    def encode(self, text: Text, allow_special: bool) -> list[int]: ...
+    def bytes(self, token_id: int) -> bytes: ...
+    def name(self, token_id: int) -> str: ...
+    def find(self, name: str) -> int | None: ...
+    def special(self, token_id: int) -> bool: ...
+
+
+class Tokenizer:
+    """Text to ids and back.
+
+    Special tokens (control tokens such as <|im_start|>) never come out of a text unless `allow_special` is given:
+    then their spelling in the text stands for them, which is what a rendered chat template needs. `str` with lone
+    surrogates is read as the three bytes of each; bytes are taken as they are, malformed UTF-8 included.
+    """
+
+    def __init__(
+        self,
+        coder: Coder,
+        *,
+        bos: int | None = None,
+        eos: int | None = None,
+        pad: int | None = None,
+        unk: int | None = None,
+        end_ids: Iterable[int] = (),
+        chat_template: str | None = None,
+        name: str = "tokenizer",
+    ) -> None:
+        self.coder = coder
+        self.bos_token_id = bos
+        self.eos_token_id = eos
+        self.pad_token_id = pad
+        self.unk_token_id = unk
+        self.end_ids = frozenset(end_ids)
+        self.chat_template = chat_template
+        self.name_or_path = name
+        self.padding_side = "right"
+        self.truncation_side = "right"
+        self.model_max_length: int | None = None
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens; ids are 0 to vocab_size - 1."""
+        return self.coder.vocab_size
+
+    def __len__(self) -> int:
+        return self.vocab_size
+
+    def __repr__(self) -> str:
+        return f"Tokenizer({self.name_or_path!r}, {self.vocab_size:,} tokens)"
+
+    def _name(self, token_id: int | None) -> str | None:
+        return None if token_id is None else self.coder.name(token_id)
+
+    @property
+    def bos_token(self) -> str | None:
+        """The text of the token that begins a sequence."""
+        return self._name(self.bos_token_id)
+
+    @property
+    def eos_token(self) -> str | None:
+        """The text of the token that ends a sequence."""
+        return self._name(self.eos_token_id)
+
+    @property
+    def pad_token(self) -> str | None:
+        """The text of the token that fills up a batch."""
+        return self._name(self.pad_token_id)
+
+    @property
+    def unk_token(self) -> str | None:
+        """The text of the token for what has no token."""
+        return self._name(self.unk_token_id)
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        """Ids that skip_special_tokens leaves out."""
+        return [i for i in range(self.vocab_size) if self.coder.special(i)]
+
+    def convert_tokens_to_ids(self, tokens: str | list[str]) -> int | None | list[int | None]:
+        """The id of a token's text, or of each; unk_token_id where there is none."""
+        if isinstance(tokens, list):
+            return [self._id(token) for token in tokens]
+        return self._id(tokens)
+
+    def _id(self, token: str) -> int | None:
+        found = self.coder.find(token)
+        return self.unk_token_id if found is None else found
+
+    def convert_ids_to_tokens(self, ids: int | Iterable[int]) -> str | list[str]:
+        """A token's text as the vocabulary spells it, or the list of them."""
+        if isinstance(ids, int):
+            return self.coder.name(ids)
+        return [self.coder.name(int(i)) for i in ids]
+
+    def encode(
+        self, text: Text, add_special_tokens: bool = True, allow_special: bool = False
+    ) -> list[int]:
+        """Ids of the text. Raises TokenizerError for anything but text."""
+        if not isinstance(text, str | bytes):
+            raise TokenizerError(f"encode: text is {type(text).__name__}; str or bytes")
+        ids = self.coder.encode(text, allow_special)
+        return [*self.coder.before, *ids, *self.coder.after] if add_special_tokens else ids
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for. Raises TokenizerError when there is no such id."""
+        return self.coder.bytes(token_id)
+
+    def decode(self, ids: Any, skip_special_tokens: bool = False) -> str:
+        """The text of the ids; bytes that are no UTF-8 become U+FFFD."""
+        stream = self.stream(skip_special_tokens)
+        return "".join([stream.put(i) for i in as_ids(ids)]) + stream.end()
+
+    def batch_decode(self, sequences: Iterable[Any], skip_special_tokens: bool = False) -> list[str]:
+        """decode() of each sequence."""
+        return [self.decode(ids, skip_special_tokens) for ids in sequences]
+
+    def stream(self, skip_special_tokens: bool = False) -> TokenStream:
+        """An object whose put(id) returns the text so far complete, and whose end() returns the rest."""
+        if not skip_special_tokens:
+            return TokenStream(self.coder.bytes, self.coder.lead)
+        return TokenStream(lambda i: b"" if self.coder.special(i) else self.coder.bytes(i), self.coder.lead)
+
+    def __call__(
+        self,
+        text: Text | Sequence[Text],
+        *,
+        add_special_tokens: bool = True,
+        padding: bool | str | None = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        return_tensors: str | None = None,
+        return_attention_mask: bool = True,
+        allow_special: bool = False,
+    ) -> BatchEncoding:
+        """input_ids and attention_mask of one text (flat lists) or of a list of texts (rows).
+
+        With return_tensors ("np", "pt") both are (batch, length), int64, also for one text.
+        """
+        single = isinstance(text, str | bytes)
+        texts = [text] if isinstance(text, str | bytes) else list(text)
+        rows = [self.coder.encode(t, allow_special) if not add_special_tokens else
+                self.encode(t, True, allow_special) for t in texts]
+        longest = max_length if max_length is not None else self.model_max_length
+        rows = truncate(rows, truncation, longest, self.truncation_side)
+        rows, masks = pad(rows, padding, max_length, self.pad_token_id, self.padding_side)
+        found = {"input_ids": rows, "attention_mask": masks}
+        if not return_attention_mask:
+            del found["attention_mask"]
+        flat = single and return_tensors is None
+        return BatchEncoding({k: v[0] if flat else as_tensor(v, return_tensors) for k, v in found.items()})
+
+    def apply_chat_template(
+        self,
+        conversation: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        return_tensors: str | None = None,
+        return_dict: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """A conversation ([{"role": ..., "content": ...}, ...]) as the model was trained to see it.
+
+        Returns the text (tokenize=False), ids, or a BatchEncoding (return_dict=True). The template decides which
+        special tokens stand there: none is added, and its spellings of them count, also inside message contents.
+        Raises TemplateError.
+        """
+        from pyllm.text.template import render
+
+        template = chat_template if chat_template is not None else self.chat_template
+        if template is None:
+            raise TokenizerError(f"{self.name_or_path}: no chat template in the model; pass chat_template")
+        names = {"bos_token": self.bos_token or "", "eos_token": self.eos_token or "",
+                 "pad_token": self.pad_token or "", "unk_token": self.unk_token or ""}
+        text = render(template, conversation, tools=tools, add_generation_prompt=add_generation_prompt,
+                      **{**names, **kwargs})
+        if not tokenize:
+            return text
+        if return_dict:
+            return self(text, add_special_tokens=False, allow_special=True, return_tensors=return_tensors)
+        ids = self.encode(text, add_special_tokens=False, allow_special=True)
+        return ids if return_tensors is None else as_tensor([ids], return_tensors)
+
+
+def as_ids(ids: Any) -> list[int]:
+    """A flat list of ids from a number, a list, or an array of one dimension. Raises TokenizerError."""
+    if hasattr(ids, "tolist"):
+        ids = ids.tolist()
+    if isinstance(ids, int):
+        return [ids]
+    flat = list(ids)
+    if any(isinstance(i, list | tuple) for i in flat):
+        raise TokenizerError("decode: ids of two dimensions; one sequence, or batch_decode")
+    return [int(i) for i in flat]
