@@ -98,7 +98,7 @@ class Tokenizer:
         """Ids that skip_special_tokens leaves out."""
         return [i for i in range(self.vocab_size) if self.coder.special(i)]
 
-    def convert_tokens_to_ids(self, tokens: str | list[str]) -> int | None | list[int | None]:
+    def convert_tokens_to_ids(self, tokens: str | list[str]) -> int | list[int | None] | None:
         """The id of a token's text, or of each; unk_token_id where there is none."""
         if isinstance(tokens, list):
             return [self._id(token) for token in tokens]
