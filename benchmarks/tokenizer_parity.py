@@ -21,11 +21,24 @@ from pathlib import Path
 from pyllm.formats import GGUF
 from pyllm.text import from_gguf
 
+Encoder = Callable[[bytes], list[int]]
+
 SCRIPTS = {
-    "Latin": (0xC0, 0x24F), "Greek": (0x370, 0x3FF), "Cyrillic": (0x400, 0x52F), "Hebrew": (0x590, 0x5FF),
-    "Arabic": (0x600, 0x6FF), "Devanagari": (0x900, 0x97F), "Bengali": (0x980, 0x9FF), "Thai": (0xE00, 0xE7F),
-    "Hiragana": (0x3040, 0x309F), "Han": (0x4E00, 0x9FFF), "Hangul": (0xAC00, 0xD7A3), "Georgian": (0x10A0, 0x10FF),
-    "Emoji": (0x1F300, 0x1FAFF), "Signs": (0x2000, 0x2BFF), "All": (0x20, 0x10FFFF),
+    "Latin": (0xC0, 0x24F),
+    "Greek": (0x370, 0x3FF),
+    "Cyrillic": (0x400, 0x52F),
+    "Hebrew": (0x590, 0x5FF),
+    "Arabic": (0x600, 0x6FF),
+    "Devanagari": (0x900, 0x97F),
+    "Bengali": (0x980, 0x9FF),
+    "Thai": (0xE00, 0xE7F),
+    "Hiragana": (0x3040, 0x309F),
+    "Han": (0x4E00, 0x9FFF),
+    "Hangul": (0xAC00, 0xD7A3),
+    "Georgian": (0x10A0, 0x10FF),
+    "Emoji": (0x1F300, 0x1FAFF),
+    "Signs": (0x2000, 0x2BFF),
+    "All": (0x20, 0x10FFFF),
 }
 SPACES = " \t\u00a0\u2003\u3000\r\x0b\x85\u2028"
 JOINERS = ["", " ", "  ", "\t", "'s ", ", ", "123", " 45,6", "\u200d", "\ufe0f", "\u0301", " \n", "_", "'LL"]
@@ -98,7 +111,7 @@ def corpus(sources: list[Path], megabytes: float) -> list[bytes]:
     return lines
 
 
-def llama_cpp_encoder(path: str) -> Callable[[bytes], list[int]]:
+def llama_cpp_encoder(path: str) -> Encoder:
     """llama.cpp's tokenizer of that file."""
     import llama_cpp
 
@@ -106,7 +119,7 @@ def llama_cpp_encoder(path: str) -> Callable[[bytes], list[int]]:
     return lambda line: model.tokenize(line, add_bos=False, special=False)
 
 
-def tokenizers_encoder(path: str) -> Callable[[bytes], list[int]]:
+def tokenizers_encoder(path: str) -> Encoder:
     """PyPI's tokenizers over the same vocabulary; only for byte-level files that split like smollm or gpt-2."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -124,7 +137,7 @@ def tokenizers_encoder(path: str) -> Callable[[bytes], list[int]]:
 PEERS = {"llama_cpp": llama_cpp_encoder, "tokenizers": tokenizers_encoder}
 
 
-def compare(lines: list[bytes], name: str, peer: Callable[[bytes], list[int]], ours: Callable[[bytes], list[int]]) -> int:
+def compare(lines: list[bytes], name: str, peer: Encoder, ours: Encoder) -> int:
     """Number of lines whose ids differ; prints the first few and both speeds."""
     size = sum(map(len, lines)) / 1e6
     start = time.perf_counter()
@@ -136,8 +149,10 @@ def compare(lines: list[bytes], name: str, peer: Callable[[bytes], list[int]], o
     bad = [i for i, (a, b) in enumerate(zip(mine, theirs, strict=True)) if a != b and valid[i]]
     for i in bad[:5]:
         print(f"  line {i}: {lines[i]!r}\n    pyllm {mine[i]}\n    {name} {theirs[i]}")
-    print(f"{name}: {len(lines):,} lines, {size:.1f} MB, {sum(map(len, mine)):,} ids; differing lines: {len(bad)}; "
-          f"pyllm {size / (middle - start):.1f} MB/s, {name} {size / (end - middle):.1f} MB/s")
+    print(
+        f"{name}: {len(lines):,} lines, {size:.1f} MB, {sum(map(len, mine)):,} ids; differing lines: {len(bad)}; "
+        f"pyllm {size / (middle - start):.1f} MB/s, {name} {size / (end - middle):.1f} MB/s"
+    )
     return len(bad)
 
 

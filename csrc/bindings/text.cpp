@@ -87,9 +87,8 @@ py::class_<Tokenizer<Model>> bind_model(py::module_& m, const char* name) {
   return py::class_<Self>(m, name)
       .def("encode", &encode<Model>, py::arg("data"), py::arg("allow_special"))
       .def("decode", &decode<Model>, py::arg("ids"), py::arg("skip_reserved"))
-      .def("bytes", [](const Self& self, int64_t id) {
-        return py::bytes(self.model->bytes(checked(*self.vocabulary, id)));
-      });
+      .def("bytes",
+           [](const Self& self, int64_t id) { return py::bytes(self.model->bytes(checked(*self.vocabulary, id))); });
 }
 
 Tokenizer<text::BytePairs> byte_pairs(std::shared_ptr<text::Vocabulary> vocabulary, const std::string& pre,
@@ -117,8 +116,8 @@ Tokenizer<text::ScorePairs> score_pairs(std::shared_ptr<text::Vocabulary> vocabu
   return {std::move(vocabulary), std::move(model)};
 }
 
-std::shared_ptr<text::Vocabulary> make_vocabulary(const py::buffer& data, const Numbers& starts,
-                                                  const Numbers& lengths, const std::optional<Kinds>& kinds) {
+std::shared_ptr<text::Vocabulary> make_vocabulary(const py::buffer& data, const Numbers& starts, const Numbers& lengths,
+                                                  const std::optional<Kinds>& kinds) {
   const Strings tokens(data, starts, lengths, "tokenizer.ggml.tokens");
   if (kinds) check_length(size_t(kinds->size()), size_t(starts.size()), "tokenizer.ggml.token_type");
   return std::make_shared<text::Vocabulary>(tokens.list(), kinds ? kinds->data() : nullptr);
@@ -130,9 +129,8 @@ std::vector<py::bytes> split_words(const std::string& pre, const py::bytes& data
   const auto view = std::string_view(data);
   const std::string repaired = text::clean(view) ? std::string(view) : text::repaired(view);
   std::vector<py::bytes> words;
-  text::split(*splitter, repaired.data(), 0, repaired.size(), [&](size_t begin, size_t end) {
-    words.emplace_back(repaired.substr(begin, end - begin));
-  });
+  text::split(*splitter, repaired.data(), 0, repaired.size(),
+              [&](size_t begin, size_t end) { words.emplace_back(repaired.substr(begin, end - begin)); });
   return words;
 }
 

@@ -21,7 +21,7 @@ def from_gguf(gguf: GGUF) -> Tokenizer:
 
 
 def from_folder(folder: Any) -> Tokenizer:
-    """The tokenizer of a Hugging Face folder (tokenizer.json). Raises TokenizerError, ImportError without `tokenizers`."""
+    """The tokenizer.json of a Hugging Face folder. Raises TokenizerError; ImportError without `tokenizers`."""
     from pyllm.text.hugging_face import load
 
     return load(folder)

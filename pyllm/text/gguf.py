@@ -22,18 +22,61 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 
 # Spellings that end an answer wherever a vocabulary has them; the list is llama.cpp's, as is the next one.
 ENDINGS = (
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
-    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
-    "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<|flush|>",
+    "<|calls|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "</s>",
+    "<|eom_id|>",
+    "<EOT>",
+    "_<EOT>",
+    "[EOT]",
+    "[EOS]",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+    "<eos>",
+    "<turn|>",
+    "<|tool_response>",
+    "<｜end▁of▁sentence｜>",
+    "[e~[",
 )
 # Tokens for filling in the middle are control tokens; these kinds also end an answer.
 FILL_IN = {
-    "fim_pre": ("<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>",
-                "<|code_prefix|>", "<|prefix|>"),
-    "fim_suf": ("<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>",
-                "<|code_suffix|>", "<|suffix|>"),
-    "fim_mid": ("<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>",
-                "<|code_middle|>", "<|middle|>"),
+    "fim_pre": (
+        "<|fim_prefix|>",
+        "<fim-prefix>",
+        "<fim_prefix>",
+        "<｜fim▁begin｜>",
+        "<PRE>",
+        "▁<PRE>",
+        "<|code_prefix|>",
+        "<|prefix|>",
+    ),
+    "fim_suf": (
+        "<|fim_suffix|>",
+        "<fim-suffix>",
+        "<fim_suffix>",
+        "<｜fim▁hole｜>",
+        "<SUF>",
+        "▁<SUF>",
+        "<|code_suffix|>",
+        "<|suffix|>",
+    ),
+    "fim_mid": (
+        "<|fim_middle|>",
+        "<fim-middle>",
+        "<fim_middle>",
+        "<｜fim▁end｜>",
+        "<MID>",
+        "▁<MID>",
+        "<|code_middle|>",
+        "<|middle|>",
+    ),
     "fim_pad": ("<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"),
     "fim_rep": ("<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"),
     "fim_sep": ("<|file_sep|>",),
@@ -41,8 +84,18 @@ FILL_IN = {
 OLD_NAMES = {"fim_pre": "prefix", "fim_suf": "suffix", "fim_mid": "middle"}
 ENDING_KINDS = ("fim_pad", "fim_rep", "fim_sep")
 ALWAYS_SHOWN = ("<|channel|>", "<|message|>", "<|start|>", "<|constrain|>")
-BEGIN_WITH_BOS = {"llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2",
-                  "jina-v5-nano", "tekken"}
+BEGIN_WITH_BOS = {
+    "llama-bpe",
+    "llama3",
+    "llama-v3",
+    "falcon3",
+    "falcon-h1",
+    "pixtral",
+    "midm-2.0",
+    "lfm2",
+    "jina-v5-nano",
+    "tekken",
+}
 
 
 class NativeCoder:
@@ -147,11 +200,17 @@ def build(meta: Metadata, name: str) -> Tokenizer:
     model = meta.text("ggml.model")
     size = len(vocabulary)
     if model == "llama":
-        special = {"bos": meta.token("bos_token_id", size, 1), "eos": meta.token("eos_token_id", size, 2),
-                   "unk": meta.token("unknown_token_id", size, 0)}
+        special = {
+            "bos": meta.token("bos_token_id", size, 1),
+            "eos": meta.token("eos_token_id", size, 2),
+            "unk": meta.token("unknown_token_id", size, 0),
+        }
     elif model == "gpt2":
-        special = {"bos": meta.token("bos_token_id", size, 11), "eos": meta.token("eos_token_id", size, 11),
-                   "unk": meta.token("unknown_token_id", size)}
+        special = {
+            "bos": meta.token("bos_token_id", size, 11),
+            "eos": meta.token("eos_token_id", size, 11),
+            "unk": meta.token("unknown_token_id", size),
+        }
     else:
         raise TokenizerError(f"tokenizer.ggml.model: {printable(repr(model))}; 'gpt2' or 'llama'")
     special["pad"] = meta.token("padding_token_id", size)

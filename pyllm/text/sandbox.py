@@ -22,10 +22,13 @@ from pyllm.text.template_tools import FILTERS, GLOBALS, TESTS, percent, str_form
 
 FORBIDDEN = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 CALLABLE = (Macro, BlockReference, LoopContext, Joiner, Undefined)  # the last one raises its own explanation
+TEXT_METHODS = (
+    "capitalize casefold count endswith find index isalnum isalpha isascii isdecimal isdigit islower isnumeric isspace "
+    "istitle isupper join lower lstrip partition removeprefix removesuffix replace rfind rindex rpartition rsplit "
+    "rstrip split splitlines startswith strip swapcase title upper format"
+)
 METHODS: dict[type, frozenset[str]] = {
-    str: frozenset(
-        ["capitalize", "casefold", "count", "endswith", "find", "index", "isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "islower", "isnumeric", "isspace", "istitle", "isupper", "join", "lower", "lstrip", "partition", "removeprefix", "removesuffix", "replace", "rfind", "rindex", "rpartition", "rsplit", "rstrip", "split", "splitlines", "startswith", "strip", "swapcase", "title", "upper", "format"]
-    ),
+    str: frozenset(TEXT_METHODS.split()),
     list: frozenset(("count", "index", "copy")),
     tuple: frozenset(("count", "index")),
     dict: frozenset(("get", "items", "keys", "values", "copy")),
@@ -161,8 +164,12 @@ class Environment(ImmutableSandboxedEnvironment):
 
     def __init__(self) -> None:
         super().__init__(
-            trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], optimized=False,
-            finalize=finalize, cache_size=0,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=[Generation, loopcontrols],
+            optimized=False,
+            finalize=finalize,
+            cache_size=0,
         )
         self.filters = dict(FILTERS)
         self.tests = dict(TESTS)
@@ -197,7 +204,7 @@ class Environment(ImmutableSandboxedEnvironment):
             return budget.made(str_format(owner, args, kwargs))
         for kind, names in METHODS.items():
             if isinstance(owner, kind) and name in names:
-                if kind is str:
+                if isinstance(owner, str):
                     text_method(budget, owner, name, args, kwargs)
                 return budget.made(__obj(*args, **kwargs))
         raise SecurityError(f"call of {name or type(__obj).__name__!r} is not allowed")

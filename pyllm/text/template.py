@@ -30,8 +30,13 @@ def render(
     Values are what JSON holds (None, bool, int, float, str, lists, mappings with str keys). A template may be 1 MiB
     long, run 1 s or 1,000,000 steps and print 8,388,608 characters. Raises TemplateError for anything else.
     """
-    given = {"messages": messages, "tools": tools, "documents": documents,
-             "add_generation_prompt": add_generation_prompt, **variables}
+    given = {
+        "messages": messages,
+        "tools": tools,
+        "documents": documents,
+        "add_generation_prompt": add_generation_prompt,
+        **variables,
+    }
     values = {name: plain(value, name) for name, value in given.items()}
     compiled = compiled_template(template)
     budget = Budget(0)
@@ -94,7 +99,7 @@ def environment() -> Any:
 
 
 def line_of(error: Exception) -> str:
-    """" (line 3)" when the traceback passes through a template."""
+    """ " (line 3)" when the traceback passes through a template."""
     trace, line = error.__traceback__, 0
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "<template>":
@@ -120,8 +125,10 @@ def plain(value: Any, name: str, depth: int = 0) -> Any:
         return [plain(each, f"{name}[{i}]", depth + 1) for i, each in enumerate(value)]
     if isinstance(value, str):
         return str(value)
-    raise TemplateError(f"chat template: {printable(name)}: {type(value).__name__}; None, bool, int, float, str, "
-                        "lists and mappings of them")
+    raise TemplateError(
+        f"chat template: {printable(name)}: {type(value).__name__}; None, bool, int, float, str, "
+        "lists and mappings of them"
+    )
 
 
 def size_of(value: Any) -> int:

@@ -104,10 +104,8 @@ def percent(budget: Budget, template: str, values: Any) -> Any:
         for width in match.groups():
             if width == "*" or (width and (len(width) > 4 or int(width) > WIDEST)):
                 raise refuse(f"%: width {width[:20]}; at most {WIDEST:,}")
-    if isinstance(values, tuple | Mapping | list):
-        longest = 6 * budget.size(values)
-    else:
-        longest = budget.as_text(values)
+    listed = isinstance(values, tuple | Mapping | list)
+    longest = 6 * budget.size(values) if listed else budget.as_text(values)
     markup = 5 if hasattr(template, "__html__") else 1
     budget.text(markup * (len(template) + fields * (longest + WIDEST)))
     return budget.made(template % values)
@@ -150,7 +148,11 @@ def text_method(budget: Budget, text: str, name: str, args: tuple[Any, ...], kwa
 
 
 def to_json(
-    budget: Budget, value: Any, ensure_ascii: Any = False, indent: Any = None, separators: Any = None,
+    budget: Budget,
+    value: Any,
+    ensure_ascii: Any = False,
+    indent: Any = None,
+    separators: Any = None,
     sort_keys: Any = False,
 ) -> str:
     """Hugging Face's tojson: no HTML escapes, an indentation if wanted."""
@@ -159,8 +161,9 @@ def to_json(
         raise refuse(f"tojson: indent of {len(indent):,} characters; at most {WIDEST:,}")
     budget.text(6 * budget.size(value))
     found, length = [], 0
-    encoder = json.JSONEncoder(ensure_ascii=bool(ensure_ascii), indent=indent, separators=separators,
-                               sort_keys=bool(sort_keys))
+    encoder = json.JSONEncoder(
+        ensure_ascii=bool(ensure_ascii), indent=indent, separators=separators, sort_keys=bool(sort_keys)
+    )
     for piece in encoder.iterencode(value):
         found.append(piece)
         length += len(piece)
@@ -220,20 +223,20 @@ def guarded(function: Callable[..., Any], guard: Guard) -> Callable[..., Any]:
     return call
 
 
-def tested(function: Callable[..., bool]) -> Callable[..., bool]:
+def tested(function: Callable[..., Any]) -> Callable[..., bool]:
     """The test, a step each time."""
 
     @pass_context
     def call(context: Any, value: Any, *args: Any) -> bool:
         current().tick()
-        return function(value, *args)
+        return bool(function(value, *args))
 
     return call
 
 
 GUARDS: dict[Guard, str] = {
     plain: "abs attr_ count d default dictsort first groupby items last length map max min reject rejectattr select "
-           "selectattr",
+    "selectattr",
     texts: "capitalize e escape float int lower safe string title trim upper wordcount",
     items: "list reverse sort unique",
     widths: "center indent truncate",
@@ -242,6 +245,10 @@ GUARDS: dict[Guard, str] = {
     replaced: "replace",
     numbers: "round sum",
 }
+TEST_NAMES = (
+    "boolean callable defined divisibleby eq equalto == even false float ge >= gt greaterthan > in integer iterable "
+    "le <= lower lt lessthan < mapping ne != none number odd sameas sequence string true undefined upper"
+)
 FILTERS = {
     name: guarded(filters.FILTERS[name], guard)
     for guard, names in GUARDS.items()
@@ -250,10 +257,10 @@ FILTERS = {
 }
 FILTERS["tojson"] = guarded(lambda value, *args, **kwargs: to_json(current(), value, *args, **kwargs), tojson)
 FILTERS["format"] = guarded(lambda value, *args, **kwargs: percent(current(), str(value), kwargs or args), texts)
-TESTS = {
-    name: tested(tests.TESTS[name])
-    for name in ["boolean", "callable", "defined", "divisibleby", "eq", "equalto", "==", "even", "false", "float", "ge", ">=", "gt", "greaterthan", ">", "in", "integer", "iterable", "le", "<=", "lower", "lt", "lessthan", "<", "mapping", "ne", "!=", "none", "number", "odd", "sameas", "sequence", "string", "true", "undefined", "upper"]
-}
+TESTS = {name: tested(tests.TESTS[name]) for name in TEST_NAMES.split()}
 GLOBALS: dict[str, Callable[..., Any]] = {
-    "range": range_of, "dict": dict_of, "raise_exception": raise_exception, "strftime_now": strftime_now,
+    "range": range_of,
+    "dict": dict_of,
+    "raise_exception": raise_exception,
+    "strftime_now": strftime_now,
 }

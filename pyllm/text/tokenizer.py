@@ -114,9 +114,7 @@ class Tokenizer:
             return self.coder.name(ids)
         return [self.coder.name(int(i)) for i in ids]
 
-    def encode(
-        self, text: Text, add_special_tokens: bool = True, allow_special: bool = False
-    ) -> list[int]:
+    def encode(self, text: Text, add_special_tokens: bool = True, allow_special: bool = False) -> list[int]:
         """Ids of the text. Raises TokenizerError for anything but text."""
         if not isinstance(text, str | bytes):
             raise TokenizerError(f"encode: text is {type(text).__name__}; str or bytes")
@@ -160,8 +158,10 @@ class Tokenizer:
         """
         single = isinstance(text, str | bytes)
         texts = [text] if isinstance(text, str | bytes) else list(text)
-        rows = [self.coder.encode(t, allow_special) if not add_special_tokens else
-                self.encode(t, True, allow_special) for t in texts]
+        rows = [
+            self.coder.encode(t, allow_special) if not add_special_tokens else self.encode(t, True, allow_special)
+            for t in texts
+        ]
         longest = max_length if max_length is not None else self.model_max_length
         rows = truncate(rows, truncation, longest, self.truncation_side)
         rows, masks = pad(rows, padding, max_length, self.pad_token_id, self.padding_side)
@@ -194,10 +194,15 @@ class Tokenizer:
         template = chat_template if chat_template is not None else self.chat_template
         if template is None:
             raise TokenizerError(f"{self.name_or_path}: no chat template in the model; pass chat_template")
-        names = {"bos_token": self.bos_token or "", "eos_token": self.eos_token or "",
-                 "pad_token": self.pad_token or "", "unk_token": self.unk_token or ""}
-        text = render(template, conversation, tools=tools, add_generation_prompt=add_generation_prompt,
-                      **{**names, **kwargs})
+        names = {
+            "bos_token": self.bos_token or "",
+            "eos_token": self.eos_token or "",
+            "pad_token": self.pad_token or "",
+            "unk_token": self.unk_token or "",
+        }
+        text = render(
+            template, conversation, tools=tools, add_generation_prompt=add_generation_prompt, **{**names, **kwargs}
+        )
         if not tokenize:
             return text
         if return_dict:
