@@ -1,3 +1,45 @@
-"""Run and train language models on CPUs."""
+"""Run and train language models on CPUs: Python assembles, C++ runs, a model is defined once.
+
+    tok = pyllm.AutoTokenizer.from_pretrained("smollm2")
+    model = pyllm.AutoModelForCausalLM.from_pretrained("smollm2")
+    ids = model.generate(tok("The capital of France is", return_tensors="np").input_ids, max_new_tokens=32)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from pyllm.errors import ContextError, ModelFileError, TemplateError, TokenizerError
 
 __version__ = "0.1.0"
+
+# Name -> module, imported at first use: `import pyllm` costs little, and a verb only what it needs.
+_LAZY = {
+    "AutoConfig": "pyllm.auto",
+    "AutoModelForCausalLM": "pyllm.auto",
+    "AutoTokenizer": "pyllm.auto",
+    "Chat": "pyllm.generate",
+    "GenerationConfig": "pyllm.generate",
+    "TextIteratorStreamer": "pyllm.generate",
+    "TextStreamer": "pyllm.generate",
+    "Weight": "pyllm._core",
+    "formats": "pyllm.formats",
+    "generate": "pyllm.generate",
+    "nn": "pyllm.nn",
+    "ops": "pyllm.ops",
+    "text": "pyllm.text",
+}
+
+__all__ = ["ContextError", "ModelFileError", "TemplateError", "TokenizerError", "__version__", *sorted(_LAZY)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'pyllm' has no attribute {name!r}")
+    module = import_module(_LAZY[name])
+    return module if _LAZY[name] == f"pyllm.{name}" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

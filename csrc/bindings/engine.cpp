@@ -57,13 +57,14 @@ struct Recorded {  // a program and the lock that makes its replays one at a tim
   template <class... A> explicit Recorded(A&&... a) : program(std::forward<A>(a)...) {}
 };
 
-FloatArray run(Recorded& self, const py::list& batch, bool all) {
+// batch: [(sequence, ids, which rows give logits: 0 none, 1 the last, 2 all), ...]
+FloatArray run(Recorded& self, const py::list& batch) {
   Program& p = self.program;
   std::vector<int32_t> tokens, wanted;
   std::vector<pyllm::Segment> segments;
   std::vector<std::shared_ptr<Sequence>> held;
   for (const py::handle& h : batch) {
-    auto [sequence, ids] = h.cast<std::pair<std::shared_ptr<Sequence>, Ids>>();
+    auto [sequence, ids, want] = h.cast<std::tuple<std::shared_ptr<Sequence>, Ids, int>>();
     for (py::ssize_t i = 0; i < ids.size(); ++i) {
       int32_t id = ids.data()[i];
       if (id < 0 || id >= self.tokens)
@@ -79,11 +80,10 @@ FloatArray run(Recorded& self, const py::list& batch, bool all) {
       if (other == sequence) throw std::invalid_argument("step: a sequence appears twice");
     segments.push_back({sequence.get(), (int64_t)ids.size()});
     held.push_back(sequence);
-    if (!all) wanted.push_back((int32_t)tokens.size() - 1);
+    int32_t end = (int32_t)tokens.size();
+    for (int32_t i = want == 2 ? end - (int32_t)ids.size() : want == 1 ? end - 1 : end; i < end; ++i) wanted.push_back(i);
   }
   if (segments.empty()) throw std::invalid_argument("step: no sequences");
-  if (all)
-    for (size_t i = 0; i < tokens.size(); ++i) wanted.push_back((int32_t)i);
   FloatArray out({(py::ssize_t)wanted.size(), (py::ssize_t)p.vocabulary()});
   float* to = out.mutable_data();
   without_gil([&] {
@@ -171,8 +171,8 @@ void bind_engine(py::module_& m) {
              r.program.logits(x, norm_of(norm), {std::move(w), floats(bias), Epilogue::Store});
            }, py::arg("x"), py::arg("norm"), py::arg("weight"), py::arg("bias") = py::none())
       .def("finish", [](Recorded& r) { r.program.finish(); })
-      .def("run", &run, py::arg("batch"), py::arg("all_logits") = false,
-           "Appends each (sequence, ids) and gives float32 logits of the last row of each, or of all rows")
+      .def("run", &run, py::arg("batch"),
+           "Appends each (sequence, ids, want); gives float32 logits of no rows (0), the last (1) or all (2) of each")
       .def("describe", [](const Recorded& r) { return r.program.describe(); })
       .def_property_readonly("max_rows", [](const Recorded&) { return Program::kMaxRows; });
 }

@@ -16,9 +16,11 @@ double now() {
 constexpr int kChains = 2 * kTileRows > 20 ? 20 : 10;  // enough to hide the latency of two units, few enough for registers
 constexpr int kSteps = 4000;
 
-template <class Acc, class F> double rate(double seconds, double per_product, Acc start, F product) {
+// start(i) differs by chain, or the compiler would compute one chain for all.
+template <class Start, class F> double rate(double seconds, double per_product, Start start, F product) {
+  using Acc = decltype(start(0));
   Acc acc[kChains];
-  unroll<kChains>([&](auto i) { acc[i] = start; });
+  unroll<kChains>([&](auto i) { acc[i] = start(i); });
   double begin = now(), done = 0, passed = 0;
   do {
     for (int s = 0; s < kSteps; ++s) unroll<kChains>([&](auto i) { acc[i] = product(acc[i]); });
@@ -42,10 +44,10 @@ double peak(int what, double seconds) {
   u8v w = load_u8(ones);
   if (what == 0) {
     f32v x = set1(0.999f), y = set1(1e-6f);
-    return rate(seconds, 32, set1(1), [&](f32v a) { return fma(a, x, y); });
+    return rate(seconds, 32, [](int i) { return set1((float)i); }, [&](f32v a) { return fma(a, x, y); });
   }
-  if (what == 1) return rate(seconds, 64, set1(0), [&](f32v a) { return dot_bf16(a, w, pair((const uint16_t*)ones)); });
-  return rate(seconds, 128, set1_i32(0), [&](i32v a) { return dot_u8s8<true>(a, w, quad((const int8_t*)ones)); });
+  if (what == 1) return rate(seconds, 64, [](int i) { return set1((float)i); }, [&](f32v a) { return dot_bf16(a, w, pair((const uint16_t*)ones)); });
+  return rate(seconds, 128, [](int i) { return set1_i32(i); }, [&](i32v a) { return dot_u8s8<true>(a, w, quad((const int8_t*)ones)); });
 }
 
 }  // namespace pyllm::PYLLM_ISA

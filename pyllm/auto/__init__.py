@@ -1,0 +1,89 @@
+"""Models and tokenizers from files: the only place where models and formats meet. Hugging Face's names."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from importlib import import_module
+from typing import Any
+
+from pyllm import _core
+from pyllm.auto.weights import load_weights
+from pyllm.formats import download, open_model, read_config
+from pyllm.models.causal import CausalLM
+
+FAMILIES = ("llama", "gpt2")
+PRECISIONS = ("default", "high")
+_IGNORED = {"revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "low_cpu_mem_usage", "device_map"}
+
+
+def _open(path: str | os.PathLike[str], gguf_file: str | None = None) -> Any:
+    """The model file or folder behind a path or a name."""
+    place = download.resolve(path)
+    return open_model(os.path.join(place, gguf_file) if gguf_file else place)
+
+
+def _config(source: Any) -> tuple[Any, dict[str, Any]]:
+    """(the family's Config, all normalised fields)."""
+    values = read_config(source)
+    config = import_module(f"pyllm.models.{values['model_type']}").Config
+    known = {field.name for field in fields(config)}
+    return config(**{name: value for name, value in values.items() if name in known}), values
+
+
+class AutoConfig:
+    """Configurations by path or name."""
+
+    @staticmethod
+    def from_pretrained(path: str | os.PathLike[str], *, gguf_file: str | None = None) -> Any:
+        """The checked configuration of a model, a frozen dataclass. Raises ModelFileError."""
+        with _open(path, gguf_file) as source:
+            return _config(source)[0]
+
+
+class AutoTokenizer:
+    """Tokenizers by path or name."""
+
+    @staticmethod
+    def from_pretrained(path: str | os.PathLike[str], *, gguf_file: str | None = None) -> Any:
+        """The tokenizer of a GGUF file or a Hugging Face folder. Raises ModelFileError, TokenizerError."""
+        from pyllm import text
+
+        with _open(path, gguf_file) as source:
+            return text.from_gguf(source) if hasattr(source, "metadata") else text.from_folder(source)
+
+
+class AutoModelForCausalLM:
+    """Models that predict the next token, by path or name."""
+
+    @staticmethod
+    def from_pretrained(
+        path: str | os.PathLike[str],
+        *,
+        dtype: Any = "auto",
+        torch_dtype: Any = None,
+        precision: str = "default",
+        threads: int | None = None,
+        gguf_file: str | None = None,
+        **others: Any,
+    ) -> CausalLM:
+        """Load a GGUF file, a Hugging Face folder, or a name such as "smollm2".
+
+        dtype: "auto" keeps each weight as it is stored, "float32" and "bfloat16" convert. precision "high" takes
+        activations in two int8 terms, attention and cache in float32. Raises ModelFileError for bad files and for
+        models larger than memory, TypeError for unknown arguments.
+        """
+        unknown = set(others) - _IGNORED
+        if unknown:
+            raise TypeError(f"from_pretrained: unknown arguments {', '.join(sorted(unknown))}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"from_pretrained: precision is {precision!r}, allowed are {', '.join(PRECISIONS)}")
+        if threads is not None:
+            _core.set_threads(threads)
+        with _open(path, gguf_file) as source:
+            config, values = _config(source)
+            family = import_module(f"pyllm.models.{values['model_type']}")
+            model: CausalLM = family.Model(config)
+            model.precision = precision
+            load_weights(model, family, source, values, dtype if torch_dtype is None else torch_dtype)
+        return model

@@ -1,0 +1,157 @@
+"""Fill a model's parameters from a file, slice by slice, each packed as it arrives."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm import _core
+from pyllm.formats import TensorInfo, check_weights
+from pyllm.formats.memory import check_fits
+from pyllm.nn.module import Module, Parameter
+
+SLICE = 16 << 20  # bytes read at a time: what loading needs beyond the model itself
+_DTYPES = {"float32": "F32", "bfloat16": "BF16"}
+
+
+class Place(NamedTuple):
+    """Where a parameter lies: the tensor's name, and which part of how many of its outputs."""
+
+    name: str
+    transposed: bool
+    part: int
+    parts: int
+
+    def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the whole tensor in the file, from the parameter's."""
+        whole = (shape[0] * self.parts, *shape[1:])
+        return whole[::-1] if self.transposed else whole
+
+
+def load_weights(model: Module, family: Any, source: Any, config: dict[str, Any], dtype: Any = "auto") -> None:
+    """Every parameter of the model from the open file. Raises ModelFileError for missing or misshaped tensors."""
+    wanted = _wanted_dtype(dtype)
+    places = _places(model, family, source)
+    expected = {place.name: place.stored_shape(parameter.shape) for _, place, parameter in places}
+    ignored = [name for name in source.tensors if any(re.fullmatch(each, name) for each in family.IGNORED)]
+    if config.get("tie_word_embeddings"):
+        ignored += [name for name in ("lm_head.weight", "output.weight") if name not in expected]
+    check_weights(source.path, expected, source.tensors, ignored)
+    check_fits(source.path, _bytes_needed([source.tensors[name] for name in expected], wanted))
+    head_dim = 0 if config.get("rope_interleaved") else config.get("head_dim", 0)
+    for path, place, parameter in places:
+        rotated = head_dim if any(each in path for each in family.ROTATED) else 0
+        _fill(parameter, place, source, rotated, wanted)
+
+
+def _wanted_dtype(dtype: Any) -> str | None:
+    """None for "auto", else a storage type; accepts "float32", numpy's and torch's dtypes."""
+    name = "auto" if dtype is None else getattr(dtype, "__name__", str(dtype)).replace("torch.", "")
+    if name != "auto" and name not in _DTYPES:
+        raise ValueError(f"from_pretrained: dtype is {name!r}, allowed are auto, {', '.join(_DTYPES)}")
+    return _DTYPES.get(name)
+
+
+def _places(model: Module, family: Any, source: Any) -> list[tuple[str, Place, Parameter]]:
+    """(path, place, parameter) of each parameter; a head that is the embedding is there once."""
+    column = 1 if hasattr(source, "metadata") else 0
+    found: dict[int, tuple[str, Place, Parameter]] = {}
+    for path, parameter in model.named_parameters():
+        template = re.sub(r"\.\d+\.", ".{}.", path)
+        base, _, kind = template.rpartition(".")
+        name = family.NAMES[template][column] if template in family.NAMES else f"{family.NAMES[base][column]}@{kind}"
+        layer = re.search(r"\.(\d+)\.", path)
+        place = _parse(name.format(layer.group(1) if layer else ""), parameter)
+        found.setdefault(id(parameter), (path, place, parameter))
+    places = list(found.values())
+    first = places[0][1].name
+    if first not in source.tensors and first.split(".", 1)[1] in source.tensors:  # saved without the head around it
+        places = [(path, place._replace(name=place.name.split(".", 1)[1]), each) for path, place, each in places]
+    return places
+
+
+def _parse(name: str, parameter: Parameter) -> Place:
+    """`^name#part/parts@kind`, as NAMES of a family says."""
+    name, _, kind = name.partition("@")
+    name, _, part = name.partition("#")
+    first, parts = (int(each) for each in part.split("/")) if part else (0, 1)
+    transposed = name.startswith("^") and len(parameter.shape) == 2
+    return Place(name.lstrip("^") + (f".{kind}" if kind else ""), transposed, first, parts)
+
+
+def _bytes_needed(infos: list[TensorInfo], wanted: str | None) -> int:
+    """About what the packed weights take, and a slice."""
+    if wanted is None:
+        return SLICE + sum(info.nbytes + info.nbytes // 32 for info in infos)
+    size = 4 if wanted == "F32" else 2
+    return SLICE + sum(size * int(np.prod(info.shape)) for info in infos)
+
+
+def _fill(parameter: Parameter, place: Place, source: Any, rotated: int, wanted: str | None) -> None:
+    info = source.tensors[place.name]
+    n, k = (1, *parameter.shape)[-2:]
+    if place.transposed or rotated or len(parameter.shape) == 1:
+        weight = _core.Weight(info.dtype, n, k)
+        weight.fill(0, n, _rearranged(info, source, place, n, rotated))
+    else:
+        weight = _packed(info, source, place.part * n, n, k)
+    if not parameter.packed:
+        parameter.value = weight.dequantise(0, n).reshape(parameter.shape)
+    elif wanted is not None and wanted != info.dtype:
+        parameter.value = _converted(weight, wanted)
+    else:
+        parameter.value = weight
+
+
+def _packed(info: TensorInfo, source: Any, first: int, n: int, k: int) -> _core.Weight:
+    """Rows first..first+n, read in slices of whole panels."""
+    weight = _core.Weight(info.dtype, n, k)
+    row_bytes = info.nbytes // info.rows
+    step = max(16, SLICE // row_bytes // 16 * 16)
+    buffer = np.empty(min(step, n) * row_bytes, np.uint8)
+    for row in range(0, n, step):
+        rows = min(step, n - row)
+        view = buffer[: rows * row_bytes]
+        source.read_into(info, first + row, rows, view)
+        weight.fill(row, rows, view)
+    return weight
+
+
+def _rearranged(info: TensorInfo, source: Any, place: Place, n: int, rotated: int) -> NDArray[np.uint8]:
+    """Bytes of n rows in the order that panels want them."""
+    raw = source.read(info, 0, info.rows)
+    if len(info.shape) == 1:  # a vector is one row; its numbers are the outputs
+        numbers = raw.reshape(info.shape[0], -1) if info.shape[0] and raw.size % info.shape[0] == 0 else raw[None]
+        rows = numbers[place.part * len(numbers) // place.parts : (place.part + 1) * len(numbers) // place.parts]
+    elif place.transposed:
+        inputs, outputs = info.shape
+        numbers = raw.view(np.uint32 if info.dtype == "F32" else np.uint16).reshape(inputs, outputs)
+        rows = np.ascontiguousarray(numbers[:, place.part * n : (place.part + 1) * n].T)
+    else:
+        rows = raw.reshape(info.rows, -1)[place.part * n : (place.part + 1) * n]
+    if rotated:  # halves (i, i + d/2) of each head become neighbours (2i, 2i+1)
+        rows = rows.reshape(-1, 2, rotated // 2, *rows.shape[1:]).swapaxes(1, 2)
+    return np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
+
+
+def _converted(weight: _core.Weight, dtype: str) -> _core.Weight:
+    """The same numbers as F32 or BF16."""
+    n, k = weight.shape
+    out = _core.Weight(dtype, n, k)
+    step = max(16, SLICE // (4 * k) // 16 * 16)
+    size = 4 if dtype == "F32" else 2
+    for row in range(0, n, step):
+        numbers = weight.dequantise(row, min(step, n - row))
+        raw = numbers.view(np.uint8) if size == 4 else _bf16(numbers)
+        out.fill(row, len(numbers), np.ascontiguousarray(raw).reshape(-1).view(np.uint8))
+    return out
+
+
+def _bf16(numbers: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Rounded to nearest, ties to even; NaN stays NaN."""
+    bits = numbers.view(np.uint32)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    return np.where(np.isnan(numbers), ((bits >> 16) | 0x40).astype(np.uint16), rounded)

@@ -1,0 +1,151 @@
+"""What language models that predict the next token have in common: states, steps, scores of whole sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm import _core, nn, ops
+from pyllm.errors import ContextError
+
+Logits = NDArray[np.float32]
+_WANT = {"none": 0, "last": 1, "all": 2}
+
+
+class CausalOutput(NamedTuple):
+    """logits (batch, length, vocabulary) float32; loss a float where labels were given."""
+
+    logits: Logits
+    loss: float | None = None
+
+
+class CausalLM(nn.Module):
+    """A family defines `forward(tokens)` and `cache` (layers, key heads, head width); the rest is here.
+
+    `config` is the family's dataclass; precision "default" or "high" (two int8 terms, float32 attention and cache).
+    """
+
+    config: Any
+    rotation: tuple[Sequence[float], float] | None = None
+    precision = "default"
+    _program: _core.Program | None = None
+    _pool: _core.Pool | None = None
+
+    @property
+    def cache(self) -> tuple[int, int, int]:
+        """(layers, key/value heads, head width)."""
+        raise NotImplementedError
+
+    def forward(self, tokens: Any) -> Any:
+        """Token ids of one sequence to logits; called with symbols to record, with ids to compute unfused."""
+        raise NotImplementedError
+
+    @property
+    def cache_type(self) -> str:
+        """Type of cached keys and values: float32 where the weights are, or precision is high; else bfloat16."""
+        exact = all(each.value.dtype == "F32" for _, each in self.named_parameters() if each.packed)
+        return "F32" if exact or self.precision == "high" else "BF16"
+
+    def program(self) -> _core.Program:
+        """The recorded forward; recorded at the first call."""
+        if self._program is None:
+            recorder = ops.Recorder(
+                (*self.cache, self.cache_type), self.rotation, self.config.context_length, self.precision == "high"
+            )
+            self.forward(recorder.tokens)
+            self._program = recorder.finish()
+            self._pool = _core.Pool(self._program)
+        return self._program
+
+    def new_state(self) -> nn.State:
+        """An empty state."""
+        self.program()
+        assert self._pool is not None
+        return nn.State(_core.Sequence(self._pool))
+
+    def step(self, batch: Sequence[tuple[nn.State, Any]], logits: str = "last") -> Logits:
+        """Append token ids to each state; gives float32 logits of each one's last token, or of all tokens.
+
+        batch: [(state, ids), ...], prompts and single tokens alike. Rows of the answer are in that order. An
+        interrupt or error leaves every state as it was. Raises ContextError when a state would pass the context,
+        ValueError for unknown ids.
+        """
+        if logits not in ("last", "all"):
+            raise ValueError(f"step: logits is {logits!r}, allowed are 'last', 'all'")
+        work = [(state, np.ascontiguousarray(ids, np.int32).reshape(-1)) for state, ids in batch]
+        before = [state.length for state, _ in work]
+        for length, (_, ids) in zip(before, work, strict=True):
+            if length + len(ids) > self.config.context_length:
+                raise ContextError(
+                    f"step: {length + len(ids):,} positions are wanted, the model's context has "
+                    f"{self.config.context_length:,}; start a new state or truncate this one"
+                )
+        try:
+            return self._run(work, logits)
+        except BaseException:
+            for (state, _), length in zip(work, before, strict=True):
+                state.truncate(min(length, state.length))
+            raise
+
+    def _run(self, work: list[tuple[nn.State, NDArray[np.int32]]], logits: str) -> Logits:
+        """Replays of at most max_rows rows; the pieces of a prompt follow one another."""
+        program = self.program()
+        room, piece, pieces = program.max_rows, [], []
+        for state, ids in work:
+            start = 0
+            while start < len(ids) or len(ids) == 0:
+                end = min(len(ids), start + room)
+                want = logits if logits == "all" or end == len(ids) else "none"
+                piece.append((state.sequence, ids[start:end], _WANT[want]))
+                room, start = room - (end - start), end
+                if room == 0 or len(ids) == 0:
+                    pieces.append(piece)
+                    room, piece = program.max_rows, []
+        found = [program.run(each) for each in [*pieces, piece] if each]
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def __call__(self, input_ids: Any, attention_mask: Any = None, labels: Any = None) -> CausalOutput:
+        """Scores of whole sequences. input_ids (batch, length); masked places get zero logits and are not seen.
+
+        labels (batch, length): loss is the mean cross-entropy in nats of labels[:, 1:], -100 left out.
+        """
+        ids = np.asarray(input_ids)
+        if ids.ndim == 1:
+            ids = ids[None]
+        if ids.ndim != 2 or ids.dtype.kind not in "iu" or 0 in ids.shape:
+            raise ValueError(f"model: input_ids {ids.shape} of {ids.dtype}, allowed is (batch, length) of integers")
+        seen = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask) != 0
+        if seen.shape != ids.shape or not seen.any(axis=1).all():
+            raise ValueError(f"model: attention_mask {seen.shape} for input_ids {ids.shape}, each row with a 1")
+        out = np.zeros((*ids.shape, self.config.vocab_size), np.float32)
+        for row, mask, target in zip(ids, seen, out, strict=True):
+            state = self.new_state()
+            target[mask] = self.step([(state, row[mask])], "all")
+            state.free()
+        return CausalOutput(out, None if labels is None else _cross_entropy(out, np.asarray(labels)))
+
+    def generate(self, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
+        """Continue prompts; see pyllm.generate.generate."""
+        from pyllm.generate import generate  # the one import upwards: Hugging Face has this name on the model
+
+        return generate(self, input_ids, *args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.num_parameters():,} parameters, {self.config})"
+
+
+def _cross_entropy(logits: Logits, labels: NDArray[Any]) -> float:
+    """-mean log softmax(logits[:, i])[labels[:, i + 1]] in float64, over labels other than -100."""
+    if labels.shape != logits.shape[:2]:
+        raise ValueError(f"model: labels {labels.shape} for input_ids {logits.shape[:2]}")
+    total, count = 0.0, 0
+    for row, targets in zip(logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1), strict=True):
+        if targets == -100:
+            continue
+        x = row.astype(np.float64)
+        total += np.log(np.exp(x - x.max()).sum()) + x.max() - x[targets]
+        count += 1
+    return total / count if count else float("nan")

@@ -1,0 +1,25 @@
+"""Parts of models: parameters and shapes, assembled by the families in pyllm.models."""
+
+from pyllm.nn.attention import SelfAttention
+from pyllm.nn.block import Block
+from pyllm.nn.embedding import Embedding
+from pyllm.nn.feedforward import FeedForward, GatedFeedForward
+from pyllm.nn.linear import Linear
+from pyllm.nn.module import Module
+from pyllm.nn.norm import LayerNorm, RMSNorm
+from pyllm.nn.position import rotary_frequencies
+from pyllm.nn.state import State
+
+__all__ = [
+    "Block",
+    "Embedding",
+    "FeedForward",
+    "GatedFeedForward",
+    "LayerNorm",
+    "Linear",
+    "Module",
+    "RMSNorm",
+    "SelfAttention",
+    "State",
+    "rotary_frequencies",
+]

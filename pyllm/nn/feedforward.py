@@ -1,0 +1,38 @@
+"""The position-wise half of a Transformer layer, with a residual."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyllm import ops
+from pyllm.nn.linear import Linear
+from pyllm.nn.module import Module
+
+
+class FeedForward(Module):
+    """x + W_down act(W_up norm(x))."""
+
+    def __init__(self, width: int, inner: int, act: str, bias: bool = True) -> None:
+        self.up = Linear(width, inner, bias)
+        self.down = Linear(inner, width, bias)
+        self.act = act
+
+    def __call__(self, x: Any, norm: ops.Norm | None) -> Any:
+        """(length, width) to the same."""
+        return ops.linear_add(x, ops.norm_linear(x, norm, *self.up.pair, act=self.act), *self.down.pair)
+
+
+class GatedFeedForward(Module):
+    """x + W_down (act(W_gate norm(x)) * W_up norm(x))."""
+
+    def __init__(self, width: int, inner: int, act: str, bias: bool = False) -> None:
+        self.gate = Linear(width, inner, bias)
+        self.up = Linear(width, inner, bias)
+        self.down = Linear(inner, width, bias)
+        self.act = act
+
+    def __call__(self, x: Any, norm: ops.Norm | None) -> Any:
+        """(length, width) to the same."""
+        (gate, gate_bias), (up, up_bias) = self.gate.pair, self.up.pair
+        h = ops.gated_linear(x, norm, gate, up, gate_bias, up_bias, self.act)
+        return ops.linear_add(x, h, *self.down.pair)

@@ -1,0 +1,65 @@
+"""Rotary frequencies, plain and stretched for longer contexts."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+
+def rotary_frequencies(dim: int, theta: float, scaling: dict[str, Any] | None) -> tuple[list[float], float]:
+    """(frequencies of the dim/2 pairs, magnitude of cosines and sines).
+
+    Plain: theta^(-2i/dim), magnitude 1 (arXiv:2104.09864). scaling["type"]: linear, llama3, yarn (arXiv:2309.00071),
+    frequencies (a divisor per pair). "dynamic" changes nothing within the context that a model was trained for, and
+    pyllm goes no further.
+    """
+    plain = [theta ** (-2 * i / dim) for i in range(dim // 2)]
+    kind = None if scaling is None else scaling["type"]
+    if scaling is None or kind == "dynamic":
+        return plain, 1.0
+    if kind == "linear":
+        return [f / scaling["factor"] for f in plain], 1.0
+    if kind == "frequencies":
+        return [f / divisor for f, divisor in zip(plain, scaling["factors"], strict=True)], 1.0
+    if kind == "llama3":
+        return [_llama3(f, scaling) for f in plain], 1.0
+    if kind == "yarn":
+        return _yarn(plain, dim, theta, scaling), _yarn_magnitude(scaling)
+    raise ValueError(f"rotary positions: scaling '{kind}' is not known; linear, dynamic, llama3, yarn, frequencies are")
+
+
+def _llama3(frequency: float, s: dict[str, Any]) -> float:
+    """Long waves are stretched by `factor`, short ones kept, those between blended."""
+    turns = s["original_max_position_embeddings"] * frequency / (2 * math.pi)  # within the original context
+    low, high = s["low_freq_factor"], s["high_freq_factor"]
+    keep = min(1.0, max(0.0, (turns - low) / (high - low)))
+    return frequency * (keep + (1 - keep) / s["factor"])
+
+
+def _yarn(plain: list[float], dim: int, theta: float, s: dict[str, Any]) -> list[float]:
+    """Between the pairs that turn beta_fast and beta_slow times in the original context, from kept to stretched."""
+    context = s["original_max_position_embeddings"]
+    low, high = (
+        dim * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(theta))
+        for turns in (s["beta_fast"], s["beta_slow"])
+    )
+    if s["truncate"]:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    if low == high:
+        high += 0.001  # as the reference does: a step, not a division by zero
+    stretch = [min(1.0, max(0.0, (i - low) / (high - low))) for i in range(dim // 2)]
+    return [f * (1 - part + part / s["factor"]) for f, part in zip(plain, stretch, strict=True)]
+
+
+def _yarn_magnitude(s: dict[str, Any]) -> float:
+    """Sharpens attention as the context grows: 0.1 ln(factor) + 1 unless the configuration says otherwise."""
+
+    def grown(weight: float) -> float:
+        return 0.1 * weight * math.log(s["factor"]) + 1 if s["factor"] > 1 else 1.0
+
+    if s["attention_factor"] is not None:
+        return float(s["attention_factor"])
+    if s["mscale"] and s["mscale_all_dim"]:
+        return grown(s["mscale"]) / grown(s["mscale_all_dim"])
+    return grown(1)

@@ -1,0 +1,45 @@
+"""Functions of single numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyllm import _core
+from pyllm.ops.arrays import Array, float32
+from pyllm.ops.record import Symbol
+
+_GELU = {"none": "gelu", "tanh": "gelu_tanh"}
+
+
+def silu(x: Any) -> Array:
+    """y = x / (1 + exp(-x)), also called swish. Any shape, float32. Elfwing et al. 2017, arXiv:1702.03118."""
+    return activate(x, "silu")
+
+
+def gelu(x: Any, approximate: str = "none") -> Array:
+    """y = x Phi(x), by erf; approximate="tanh": x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+
+    Any shape, float32. Raises ValueError for another approximation. Hendrycks, Gimpel 2016, arXiv:1606.08415.
+    """
+    if approximate not in _GELU:
+        raise ValueError(f"gelu: approximate is {approximate!r}, allowed are {', '.join(_GELU)}")
+    return activate(x, _GELU[approximate])
+
+
+def swiglu(gate: Any, up: Any) -> Array:
+    """y = silu(gate) * up. Equal shapes, float32. Raises ValueError. Shazeer 2020, arXiv:2002.05202."""
+    return activate(gate, "silu", up)
+
+
+def activate(x: Any, act: str, up: Any = None) -> Any:
+    """act(x), times `up` where given; act "none", "silu", "gelu" or "gelu_tanh"."""
+    if isinstance(x, Symbol):
+        return x.map(act, up)
+    if act == "none" and up is None:
+        return x
+    x = float32(x, act)
+    if up is not None:
+        up = float32(up, act, "up")
+        if up.shape != x.shape:
+            raise ValueError(f"{act}: gate {x.shape} and up {up.shape} differ")
+    return _core.map(x, up, act)

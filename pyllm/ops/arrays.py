@@ -1,0 +1,26 @@
+"""What every operation does with its arguments first: float32, C order, shapes that are said when they are wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+
+def float32(x: Any, op: str, name: str = "x") -> Array:
+    """x as a C-ordered float32 array; no copy where it is one. Raises TypeError for what holds no real numbers."""
+    array = np.asarray(x)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{op}: {name} holds {array.dtype}, allowed are real numbers")
+    return np.ascontiguousarray(array, np.float32)
+
+
+def vector(x: Any, size: int, op: str, name: str) -> Array:
+    """x as float32 of shape (size,). Raises ValueError."""
+    array = float32(x, op, name)
+    if array.shape != (size,):
+        raise ValueError(f"{op}: {name} has shape {array.shape}, allowed is ({size},)")
+    return array

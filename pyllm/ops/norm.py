@@ -1,0 +1,59 @@
+"""Normalisation of the last dimension."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from pyllm import _core
+from pyllm.ops.arrays import Array, float32, vector
+
+
+class Norm(NamedTuple):
+    """A normalisation as a value: kind "rms" or "layer", its weight (d,), bias (d,) or None, and epsilon."""
+
+    kind: str
+    weight: Array
+    bias: Array | None
+    eps: float
+
+
+def layer_norm(x: Any, weight: Any, bias: Any = None, eps: float = 1e-5) -> Array:
+    """y = (x - mean) / sqrt(var + eps) * weight + bias over the last dimension.
+
+    x (..., d), weight and bias (d,); float32. The mean is subtracted before squares are summed.
+    Raises ValueError for shapes. Ba, Kiros, Hinton 2016, arXiv:1607.06450.
+    """
+    x = _rows(x, "layer_norm")
+    weight = vector(weight, x.shape[-1], "layer_norm", "weight")
+    bias = None if bias is None else vector(bias, x.shape[-1], "layer_norm", "bias")
+    return _core.norm(x, weight, bias, eps, True)
+
+
+def rms_norm(x: Any, weight: Any, eps: float = 1e-6) -> Array:
+    """y = x / sqrt(mean(x^2) + eps) * weight over the last dimension.
+
+    x (..., d), weight (d,); float32. Raises ValueError for shapes. Zhang, Sennrich 2019, arXiv:1910.07467.
+    """
+    x = _rows(x, "rms_norm")
+    return _core.norm(x, vector(weight, x.shape[-1], "rms_norm", "weight"), None, eps, False)
+
+
+def normalise(x: Any, norm: Norm | None) -> Array:
+    """The norm applied, or x where there is none."""
+    if norm is None:
+        return x
+    if norm.kind == "layer":
+        return layer_norm(x, norm.weight, norm.bias, norm.eps)
+    return rms_norm(x, norm.weight, norm.eps)
+
+
+def softmax(x: Any) -> Array:
+    """y_i = exp(x_i - max x) / sum_j exp(x_j - max x) over the last dimension. x (..., d) float32."""
+    return _core.softmax(_rows(x, "softmax"))
+
+
+def _rows(x: Any, op: str) -> Array:
+    x = float32(x, op)
+    if x.ndim == 0 or x.shape[-1] == 0:
+        raise ValueError(f"{op}: x has shape {x.shape}, the last dimension must have a size")
+    return x
