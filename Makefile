@@ -44,7 +44,7 @@ wheel: .venv/tools
 	@$(PYTHON) -c "import glob, os; (w,) = glob.glob('dist/*.whl'); n = os.path.getsize(w); \
 	print(w, n, 'bytes'); raise SystemExit(n > 8_000_000)"
 
-old-cpus: .venv/installed
+old-cpus: .venv/tested
 	@$(BIN)/python python_tests/old_cpus.py
 
 clean:

@@ -39,7 +39,7 @@ class Model:
     def __init__(self, context=64):
         self.config = argparse.Namespace(vocab_size=len(WORDS), context_length=context)
         self.steps = []
-        self.arguments = None
+        self.arguments = None  # what `stream` was asked for
 
     def new_state(self):
         return State()
@@ -52,27 +52,6 @@ class Model:
         row[:3] = np.log([8, 4, 2]).astype(np.float32)
         return np.tile(row, (len(batch), 1))
 
-    def generate(self, ids, *, streamer, max_new_tokens, **kwargs):
-        self.arguments = {"max_new_tokens": max_new_tokens, **kwargs}
-        streamer.put(ids)
-        for token in range(min(max_new_tokens, 3)):
-            streamer.put(np.array([token]))
-        streamer.end()
-
-
-class Stream:
-    """Holds the last piece back, as a stream does that waits for whole characters."""
-
-    def __init__(self):
-        self.held = ""
-
-    def put(self, token):
-        out, self.held = self.held, WORDS[token]
-        return out
-
-    def end(self):
-        return self.held
-
 
 class Tokenizer:
     """One token per word of the text."""
@@ -83,14 +62,8 @@ class Tokenizer:
     def encode(self, text):
         return [0] * len(text.split())
 
-    def __call__(self, text, return_tensors):
-        return {"input_ids": np.zeros((1, len(text.split())), np.int64)}
-
     def decode(self, ids):
         return "".join(WORDS[i] for i in ids)
-
-    def stream(self):
-        return Stream()
 
 
 @pytest.fixture
@@ -98,6 +71,14 @@ def model(monkeypatch):
     """Stand-ins in the place of what `running.load` loads."""
     fake, fake.tokenizer = Model(), Tokenizer()
     monkeypatch.setattr(running, "load", lambda name, args: (fake, fake.tokenizer))
+
+    def stream(model, prompts, *, tokenizer, max_new_tokens, **kwargs):
+        model.arguments = {"max_new_tokens": max_new_tokens, **kwargs}
+        for token in range(min(max_new_tokens, 3)):
+            reason = "length" if token == 2 else None
+            yield argparse.Namespace(text=WORDS[token], finish_reason=reason)
+
+    monkeypatch.setattr("pyllm.generate.stream", stream)
     return fake
 
 
@@ -137,6 +118,7 @@ def test_generate_streams_prompt_and_answer(model, capsys):
     assert main.main(["generate", "-m", "fake", "-p", "one two", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)
     assert data["text"] == " Paris Rome the" and data["prompt_tokens"] == 2 and data["tokens"] == 3
+    assert data["finish_reason"] == "length"
 
 
 def test_generate_hands_the_flags_on(model, capsys):
@@ -192,14 +174,16 @@ def test_a_terminal_gets_no_control_characters():
 class Talk:
     """A Chat that says back what it heard."""
 
-    def __init__(self, model, tokenizer, **kwargs):
+    def __init__(self, model, tokenizer, system, **kwargs):
         self.heard = []
-        self.kwargs = kwargs
+        self.kwargs = {"system": system, **kwargs}
         tokenizer.chats.append(self)
 
-    def stream(self, text, **kwargs):
+    def reset(self):
+        self.heard.append("(forgot)")
+
+    def stream(self, text):
         self.heard.append(text)
-        self.kwargs.update(kwargs)
         yield from ("You said ", text)
 
 
@@ -216,10 +200,11 @@ def test_chat_answers_one_question(talk, capsys):
 
 
 def test_chat_answers_the_lines_of_a_pipe_in_one_conversation(talk, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n\ntwo\n"))
-    assert main.main(["chat", "-m", "fake"]) == 0
-    assert capsys.readouterr().out == "You said one\nYou said two\n"
-    assert talk[0].heard == ["one", "two"]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("one\n\ntwo\n/clear\nthree\n"))
+    assert main.main(["chat", "-m", "fake", "-sys", "Be short.", "-n", "9"]) == 0
+    assert capsys.readouterr().out == "You said one\nYou said two\nYou said three\n"
+    assert talk[0].heard == ["one", "two", "(forgot)", "three"]
+    assert talk[0].kwargs["system"] == "Be short." and talk[0].kwargs["max_new_tokens"] == 9
 
 
 def test_chat_without_standard_input_ends(talk, capsys, monkeypatch):
@@ -324,20 +309,3 @@ def test_pull_prints_the_path_alone_on_stdout(monkeypatch, capsys):
     assert said.out == "/cache/some.gguf\n" and "model some" in said.err
     assert main.main(["pull", "some", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["path"] == "/cache/some.gguf"
-
-
-@pytest.mark.parametrize(
-    ("asked", "affinity", "quota", "cores", "taken", "why"),
-    [
-        ("3", 8, None, 4, 3, "OMP_NUM_THREADS=3"),
-        (None, 2, None, 4, 2, "2 processors allowed"),
-        (None, 8, 1.5, 4, 1, "quota of 1.5 processors"),
-        (None, 8, None, 4, 4, "4 physical cores"),
-        (None, 2, None, 2, 2, "2 processors allowed and 2 physical cores"),
-    ],
-)
-def test_doctor_says_why_so_many_threads(monkeypatch, asked, affinity, quota, cores, taken, why):
-    monkeypatch.setattr(doctor, "affinity", lambda: list(range(affinity)))
-    monkeypatch.setattr(doctor, "quota", lambda: quota)
-    monkeypatch.setattr(doctor, "physical_cores", lambda: cores)
-    assert doctor.threads_why(taken, asked)[0] == why

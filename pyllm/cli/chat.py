@@ -66,10 +66,13 @@ def run(args: argparse.Namespace) -> int:
     clock = running.Clock()
     model, tokenizer = running.load(args.model, args)
     clock.load()
-    chat = pyllm.Chat(model, tokenizer, system=args.system_prompt, **running.sampling(args))
+    new = args.n_predict if args.n_predict >= 0 else None
+    chat = pyllm.Chat(
+        model, tokenizer, args.system_prompt, overflow="drop", max_new_tokens=new, **running.sampling(args)
+    )
     for question in questions(args):
         if question == "/clear":
-            chat.clear()
+            chat.reset()
             continue
         if args.prompt is not None and sys.stdout.isatty():
             output.note(output.paint("> " + printable(question), "1", sys.stderr))

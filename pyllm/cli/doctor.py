@@ -29,68 +29,21 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def quota() -> float | None:
-    """Processors that the control group grants, None without a limit."""
-    try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
-            share, period = file.read().split()
-    except (OSError, ValueError):
-        return None
-    return None if share == "max" else int(share) / int(period)
-
-
-def physical_cores() -> int | None:
-    """Cores counted without their second hardware threads, None where the system does not say."""
-    cores = set()
-    for cpu in affinity():
-        folder = f"/sys/devices/system/cpu/cpu{cpu}/topology"
-        try:
-            with open(f"{folder}/thread_siblings_list", encoding="ascii") as file:
-                cores.add(file.read().strip())
-        except OSError:
-            return None
-    return len(cores) or None
-
-
-def affinity() -> list[int]:
-    """Numbers of the processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
-
-
-def threads_why(taken: int, asked: str | None) -> tuple[str, dict[str, Any]]:
-    """Why `taken` worker threads: which of the limits is the smallest; and the limits themselves."""
-    limits = {"affinity": len(affinity()), "cgroup_quota": quota(), "physical_cores": physical_cores()}
-    if asked is not None:
-        return f"OMP_NUM_THREADS={printable(asked, 20)}", limits
-    named = {
-        "affinity": f"{limits['affinity']} processors allowed",
-        "cgroup_quota": f"quota of {limits['cgroup_quota']} processors",
-        "physical_cores": f"{limits['physical_cores']} physical cores",
-    }
-    why = [text for key, text in named.items() if limits[key] is not None and int(limits[key] or 0) <= taken]
-    return " and ".join(why) or "chosen by the core", limits
-
-
 def inspect() -> dict[str, Any]:
     """The facts behind `pyllm doctor`."""
-    import jinja2
-    import numpy
+    from pyllm import _core  # first: on a processor that is too old its sentence is the clearest
 
-    from pyllm import _core
+    import jinja2  # isort: skip
+    import numpy  # isort: skip
 
-    taken = _core.threads()
-    why, limits = threads_why(taken, os.environ.get("OMP_NUM_THREADS"))
     return {
         "processor": processor(),
         "features": {name: bool(have) for name, have in _core.cpu_features().items()},
         "isas": list(_core.isas()),
         "isa": _core.isa(),
         "isa_forced": os.environ.get("PYLLM_ISA"),
-        "threads": taken,
-        "threads_why": why,
-        "limits": limits,
+        "threads": _core.threads(),
+        "threads_why": _core.threads_reason(),
         "huge_pages": _core.huge_pages(),
         "memory": memory(),
         "versions": {

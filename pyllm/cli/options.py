@@ -102,8 +102,6 @@ def add_run(parser: argparse.ArgumentParser) -> None:
         "-m", "--model", default=DEFAULT_MODEL, metavar="MODEL", help=f"name, GGUF file or folder ({DEFAULT_MODEL})"
     )
     add_threads(parser)
-    parser.add_argument("-c", "--ctx-size", type=whole(1), metavar="N", help="tokens of context at most")
-    parser.add_argument("-b", "--batch-size", type=whole(1, 65536), default=512, metavar="N", help="prompt chunk (512)")
     parser.add_argument(
         "--precision", choices=("default", "high"), default="default", help="`high`: no 8-bit activations"
     )

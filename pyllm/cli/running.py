@@ -13,6 +13,7 @@ from pyllm.cli import output
 def load(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
     """The model and its tokenizer; typed errors of the loaders pass through."""
     import pyllm
+    import pyllm._core  # before numpy: on a processor that is too old its sentence is the clearest
     from pyllm.formats import download
 
     path = download.resolve(name)

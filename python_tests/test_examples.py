@@ -1,0 +1,49 @@
+"""Every script of examples/ runs and prints what it promises."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import tiny_models
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def run(name, *words, cwd):
+    """What a script prints, started in another folder."""
+    argv = [sys.executable, "-W", "error", str(EXAMPLES / name), *map(str, words)]
+    done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, encoding="utf-8", timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_example_is_tested():
+    text = Path(__file__).read_text()
+    assert [p.name for p in EXAMPLES.glob("*.py") if f'run("{p.name}"' not in text] == []
+
+
+def test_parameters(tmp_path):
+    lines = run("parameters.py", cwd=tmp_path).splitlines()
+    assert lines[0] == "5 x 4 = 20 weights + 4 biases = 24" and lines[-1] == "total 50"
+
+
+def test_self_attention(tmp_path):
+    out = run("self_attention.py", cwd=tmp_path)
+    assert float(out.split()[-1]) < 1e-5
+
+
+def test_llama(tmp_path, smollm2):
+    out = run("llama.py", smollm2, cwd=tmp_path)
+    assert out.startswith("The capital of France is") and "Paris" in out
+    assert 1 < float(out.split()[-1]) < 1000
+
+
+def test_assistant(tmp_path, smollm2):
+    out = run("assistant.py", cwd=tmp_path)
+    assert "<|im_start|>user" in out and "Paris" in out.split("what it answers:")[1]
+
+
+def test_gpt(tmp_path):
+    config = tiny_models.gpt2_config()
+    tiny_models.write_folder(tmp_path / "gpt2", config, tiny_models.random_weights(config))
+    assert run("gpt.py", tmp_path / "gpt2", "ab", cwd=tmp_path)
