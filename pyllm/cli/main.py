@@ -91,7 +91,7 @@ def failed(error: Exception) -> int:
         import traceback
 
         traceback.print_exception(error)
-    text = printable(" ".join(str(error).split()), 8000) or type(error).__name__
+    text = printable(" ".join(str(error).split()).removeprefix("pyllm: "), 8000) or type(error).__name__
     expected = isinstance(error, (ValueError, OSError, ImportError, MemoryError))
     where = "" if expected else f"{type(error).__name__}: "
     print(f"pyllm: {where}{text}", file=sys.stderr)
