@@ -35,7 +35,7 @@ BELOW = {
     "evaluate": {"generate", "auto", "models", "nn", "ops", "text", "formats"},
     "cli": {"evaluate", "generate", "auto", "models", "nn", "ops", "text", "formats"},
 }
-UPWARD = {("nn", "generate"): "model.generate is the name that Hugging Face's users call"}
+UPWARD = {("models", "generate"): "model.generate is the name that Hugging Face's users call"}
 
 # The same for C++: which folders a file's quoted includes may name.
 INCLUDES = {
