@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hostile import folder_cases, gguf_writer
@@ -182,3 +183,5 @@ def test_models_lists_every_family(capsys, tmp_path, monkeypatch):
 def test_only_families_that_exist_are_claimed():
     claimed = {family.name: family.file for family in FAMILIES if family.file != LATER}
     assert set(claimed) == {"GPT-2", "LLaMA", "Llama 2", "Llama 3"}
+    root = Path(__file__).parent.parent
+    assert all((root / file).is_file() for file in claimed.values())
