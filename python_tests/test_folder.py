@@ -197,8 +197,8 @@ def test_the_hubs_cache_links_into_its_blobs_and_nowhere_else(tmp_path):
     (tmp_path / "secret").write_text(json.dumps(folder_cases.LLAMA))
     (snapshot / "config.json").unlink()
     (snapshot / "config.json").symlink_to("../../../secret")
-    with pytest.raises(ModelFileError, match="leads out of the folder"):
-        Folder(snapshot)
+    with Folder(snapshot) as folder, pytest.raises(ModelFileError, match="leads out of the folder"):
+        read_config(folder)
 
 
 def test_links_within_the_folder_are_followed(tmp_path):
@@ -210,6 +210,15 @@ def test_links_within_the_folder_are_followed(tmp_path):
     (tmp_path / "link").symlink_to("m")
     with Folder(tmp_path / "link") as opened:
         assert list(opened.tensors) == ["w"]
+
+
+def test_a_folder_with_a_tokenizer_alone(tmp_path):
+    with open_model(put(tmp_path / "m", **{"tokenizer.json": {"a": 1}})) as folder:
+        assert json.loads(folder.tokenizer_json) == {"a": 1}
+        with pytest.raises(ModelFileError, match=r"config\.json: cannot be opened: No such file"):
+            read_config(folder)
+        with pytest.raises(ModelFileError, match="no weights"):
+            assert folder.tensors
 
 
 def test_a_file_is_no_folder(tmp_path):

@@ -32,7 +32,7 @@ def open_model(path: str | os.PathLike[str]) -> GGUF | Folder:
         if path.endswith(".safetensors"):
             raise ModelFileError(path, "", None, "weights without a configuration", "the folder that it lies in")
         return GGUF(path)
-    if not os.path.lexists(os.path.join(path, "config.json")):
+    if not any(os.path.lexists(os.path.join(path, name)) for name in ("config.json", "tokenizer.json")):
         files = sorted(name for name in os.listdir(path) if name.endswith(".gguf"))
         if len(files) != 1:
             raise ModelFileError(path, "", None, f"no config.json and {len(files)} GGUF files", "one or the other")

@@ -28,9 +28,10 @@ _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "mo
 
 
 class Folder:
-    """An open Hugging Face folder: path, config (normalised), tensors (name -> TensorInfo of the shard it lies in).
+    """A Hugging Face folder: path, config (normalised), tensors (name -> TensorInfo of the shard it lies in).
 
-    Only headers have been read; the tokenizer's files are read when asked for. Raises ModelFileError.
+    Every file is read when it is first asked for, so that a folder with a tokenizer alone is of use; of the weights
+    only headers. Raises ModelFileError, then.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -39,9 +40,17 @@ class Folder:
             raise ModelFileError(self.path, "", None, "is not a folder")
         self._shards: list[SafeTensors] = []
         self._source: dict[str, SafeTensors] = {}
-        self.config: dict[str, Any] = check_config(self._json("config.json", CONFIG_LIMIT), self._file("config.json"))
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The checked fields of config.json, as config.read_config lists them."""
+        return check_config(self._json("config.json", CONFIG_LIMIT), self._file("config.json"))
+
+    @cached_property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """What the weights' headers say; opens the file or the shards."""
         try:
-            self.tensors = self._open_weights()
+            return self._open_weights()
         except BaseException:
             self.close()
             raise
