@@ -26,8 +26,12 @@ run: .venv/installed
 test: .venv/tested
 	@PYTHONSAFEPATH=1 $(BIN)/pytest $(PYTEST)
 
-bench: .venv/installed
-	@$(BIN)/python benchmarks/native.py
+bench: .venv/tools
+	@$(STAGE) "build the native benchmarks" $(BIN)/cmake -S . -B build/bench -G Ninja -DPYLLM_BENCH=ON \
+	-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
+	-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
+	@$(STAGE) "compile" $(BIN)/cmake --build build/bench --target bench_kernels
+	@build/bench/bench_kernels
 
 lint: .venv/linted
 	@$(BIN)/ruff check .

@@ -68,10 +68,6 @@ const uint8_t* read_q6k(const uint8_t* p, Block& b) {
 // Legacy blocks of 32: f16 scale, f16 minimum where there is one, fifth bits, nibbles.
 const uint8_t* read_legacy(Type t, const uint8_t* p, Block& b) {
   const uint8_t* q = p + (info(t).minimum ? 4 : 2);
-  if (t == Type::Q8_0) {
-    for (int i = 0; i < 32; ++i) b.code[i] = q[i] ^ 0x80;
-    return p;
-  }
   uint32_t fifth = 0;
   if (t == Type::Q5_0 || t == Type::Q5_1) {
     std::memcpy(&fifth, q, 4);
@@ -114,6 +110,16 @@ void place_block(Type t, const uint8_t* file, int lane, uint8_t* out) {
     for (int j = 0; j < 4; ++j) std::memcpy(out + j * 64 + lane * 4, q + j * 4, 4);
     std::memcpy(out + l.scale + lane * 2, file, 2);
     if (l.minimum >= 0) std::memcpy(out + l.minimum + lane * 2, file + 2, 2);
+    return;
+  }
+  if (t == Type::Q8_0) {
+    for (int q = 0; q < 8; ++q) {
+      uint32_t word;
+      std::memcpy(&word, file + 2 + q * 4, 4);
+      word ^= 0x80808080u;
+      std::memcpy(out + q * 64 + lane * 4, &word, 4);
+    }
+    std::memcpy(out + l.scale + lane * 2, file, 2);
     return;
   }
   Block b;
@@ -188,7 +194,8 @@ void Weight::fill(int64_t row, int64_t rows, const uint8_t* bytes) {
     throw std::invalid_argument("weight: rows " + std::to_string(row) + " to " + std::to_string(row + rows) + " of " +
                                 std::to_string(n_) + "; whole groups of 16 are filled");
   FillArgs a = {type_, rows, k_, bytes, memory_.data() + row / 16 * panel_bytes(type_, k_)};
-  run_kernel<FillArgs>(fill_share, a, (double)rows * (double)k_);
+  // Below some megabytes waking the team costs more than the copying.
+  run_kernel<FillArgs>(fill_share, a, rows * k_ < (int64_t(4) << 20) ? 0 : (double)rows * (double)k_);
 }
 
 void Weight::fill_floats(const float* x, int64_t stride, bool transposed) {
