@@ -1,0 +1,190 @@
+"""Beam search: the `num_beams` best prefixes go on, each in its own fork of the state."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .. import _core
+from .config import GenerationConfig
+from .errors import GenerationError
+from .output import GenerateOutput, joined
+from .prompts import check_ids, check_length
+from .sampler import Processor, Sampler
+from .stopping import Criterion, StopRules
+
+
+@dataclass
+class Beam:
+    """A prefix: score is the sum of its processed log-probabilities; logprobs are those of the model alone."""
+
+    tokens: array[int]
+    score: float = 0.0
+    logprobs: list[float] = field(default_factory=list)
+    state: Any = None
+    parent: int = 0
+    reason: str | None = None
+
+    def grown(self, parent: int, token: int, score: float, logprob: float) -> Beam:
+        """This prefix and one token more."""
+        return Beam(self.tokens + array("q", [token]), score, [*self.logprobs, logprob], None, parent)
+
+
+class BeamSearch:
+    """The search over one prompt.
+
+    A finished beam is worth score / (new tokens ** length_penalty). early_stopping: True ends with num_beams finished
+    ones; False when the best running beam, at its present length, can no longer beat the worst finished one; "never"
+    when it cannot at any length. In every step the best (1 + end tokens) * num_beams continuations are looked at.
+    """
+
+    def __init__(
+        self, tokens: list[int], config: GenerationConfig, sampler: Sampler, rules: StopRules, tokenizer: Any
+    ) -> None:
+        self.config, self.sampler, self.rules, self.tokenizer = config, sampler, rules, tokenizer
+        self.prompt = len(tokens)
+        self.running = [Beam(array("q", tokens))]
+        self.finished: list[tuple[float, Beam]] = []  # the best first
+        self.done = False
+
+    def continuations(self, rows: Many[np.ndarray]) -> list[Beam]:
+        """The best continuations of all running beams, in descending order, from one row of logits per beam."""
+        most = max(2, 1 + len(self.config.end_ids)) * self.config.num_beams
+        found: list[Beam] = []
+        for parent, (beam, row) in enumerate(zip(self.running, rows, strict=True)):
+            plain = (row - _core.log_sum_exp(row)).astype(np.float32)
+            edited = self.sampler.edit(plain, beam.tokens, self.prompt)
+            for token, _ in _core.likeliest(edited, most):
+                score = beam.score + float(edited[token])
+                found.append(beam.grown(parent, token, score, float(plain[token])))
+        found.sort(key=lambda beam: -beam.score)
+        return found[:most]
+
+    def reason(self, beam: Beam) -> str | None:
+        """Why this continuation ends, or None."""
+        found = self.rules.reason(beam.tokens)
+        if found is None and self.rules.strings:
+            text = self.tokenizer.decode(list(beam.tokens[self.prompt :]))
+            found = "stop" if any(string in text for string in self.rules.strings) else None
+        return found
+
+    def advance(self, rows: Many[np.ndarray]) -> list[Beam]:
+        """One token further; the beams to go on with (their parents are indices into the old ones)."""
+        config = self.config
+        best = self.continuations(rows)
+        for beam in best:
+            beam.reason = self.reason(beam)
+        if not (config.early_stopping is True and len(self.finished) == config.num_beams):
+            for beam in best[: config.num_beams]:
+                if beam.reason is not None:
+                    worth = beam.score / len(beam.logprobs) ** config.length_penalty
+                    self.finished.append((worth, beam))
+            self.finished.sort(key=lambda pair: -pair[0])
+            del self.finished[config.num_beams :]
+        going = [beam for beam in best if beam.reason is None][: config.num_beams]
+        self.done = not going or self.settled(going[0])
+        return [] if self.done else going
+
+    def settled(self, leader: Beam) -> bool:
+        """True when going on cannot improve what is finished, by the rule of early_stopping."""
+        config = self.config
+        if len(self.finished) < config.num_beams:
+            return False
+        if config.early_stopping is True:
+            return True
+        farthest = config.early_stopping == "never" and config.length_penalty > 0
+        length = self.rules.most - self.prompt if farthest else len(leader.logprobs)
+        return leader.score / length**config.length_penalty <= self.finished[-1][0]
+
+    def fed(self) -> list[tuple[Any, list[int]]]:
+        """What the model is to be fed: of each running beam the tokens that its state has not seen."""
+        return [(beam.state, list(beam.tokens[beam.state.length :])) for beam in self.running]
+
+    def replace(self, beams: list[Beam]) -> None:
+        """Let `beams` run on: the first child of a beam takes its state over, others fork it, the rest is freed."""
+        old = self.running
+        self.running = old + beams  # so that free() reaches every state whatever fails here
+        heirs: dict[int, Beam] = {}
+        for beam in beams:
+            if beam.parent in heirs:
+                beam.state = heirs[beam.parent].state.fork()
+            else:
+                heirs[beam.parent] = beam
+                beam.state, old[beam.parent].state = old[beam.parent].state, None
+        for beam in old:
+            if beam.state is not None:
+                state, beam.state = beam.state, None
+                state.free()
+        self.running = beams
+
+    def free(self) -> None:
+        """Give all states back."""
+        for beam in self.running:
+            state, beam.state = beam.state, None
+            if state is not None:
+                state.free()
+
+
+def beam_search(
+    model: Any,
+    padded: np.ndarray,
+    prompts: list[list[int]],
+    config: GenerationConfig,
+    lengths: tuple[int, int],
+    tokenizer: Any = None,
+    processors: Many[Processor] = (),
+    criteria: Many[Criterion] = (),
+) -> np.ndarray | GenerateOutput:
+    """The num_return_sequences best finished beams of each prompt, best first; all prompts share the model's steps."""
+    for name in ("top_logprobs", "prompt_logprobs", "output_scores", "output_logits"):
+        if getattr(config, name):
+            raise GenerationError(name, getattr(config, name), "not with num_beams > 1")
+    context = model.config.context_length
+    least, most = lengths
+    sampler = Sampler(config.update(min_new_tokens=least), processors)
+    deadline = None if config.max_time is None else time.monotonic() + config.max_time
+    searches: list[BeamSearch] = []
+    for number, prompt in enumerate(prompts):
+        check_ids(prompt, model.config.vocab_size, number)
+        check_length(len(prompt), context)
+        ends, strings = frozenset(config.end_ids), config.stop_strings or ()
+        rules = StopRules(ends, min(len(prompt) + most, context), strings, criteria, deadline)
+        searches.append(BeamSearch(prompt, config, sampler, rules, tokenizer))
+    try:
+        for search in searches:
+            search.running[0].state = model.new_state()
+        while going := [search for search in searches if not search.done]:
+            step(model, going)
+    finally:
+        for search in searches:
+            search.free()
+    return result(padded, searches, config)
+
+
+def step(model: Any, searches: list[BeamSearch]) -> None:
+    """One step of the model for all beams of all searches."""
+    fed = [search.fed() for search in searches]
+    rows = model.step([pair for pairs in fed for pair in pairs], logits="last")
+    start = 0
+    for search, pairs in zip(searches, fed, strict=True):
+        search.replace(search.advance(rows[start : start + len(pairs)]))
+        start += len(pairs)
+
+
+def result(padded: np.ndarray, searches: list[BeamSearch], config: GenerationConfig) -> np.ndarray | GenerateOutput:
+    """What `generate` returns, from finished searches."""
+    best = [pair for search in searches for pair in search.finished[: config.num_return_sequences]]
+    new = [list(beam.tokens[len(beam.tokens) - len(beam.logprobs) :]) for _, beam in best]
+    whole = joined(padded, new, config.num_return_sequences, config)
+    if not config.return_dict_in_generate:
+        return whole
+    out = GenerateOutput(whole, new, [beam.reason for _, beam in best], [None] * len(best))
+    out.sequences_scores = np.array([worth for worth, _ in best])
+    if config.logprobs is not False:
+        out.logprobs = [np.array(beam.logprobs) for _, beam in best]
+    return out

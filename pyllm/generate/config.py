@@ -1,0 +1,256 @@
+"""The parameters of generation under Hugging Face's names and defaults, each checked before anything is computed."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import GenerationError
+
+DEFAULT_NEW_TOKENS = 20
+LARGEST = 2**31 - 1
+
+
+@dataclass
+class GenerationConfig:
+    """Everything that `generate` may be told; None means "not said".
+
+    Without max_new_tokens and max_length, 20 new tokens are made, as Hugging Face's default does.
+    temperature=0 is greedy also with do_sample=True; top_k=0 and top_p=1.0 cut nothing.
+    presence_penalty and frequency_penalty count generated tokens (OpenAI); repetition_penalty looks at the prompt too.
+    seed: one integer, or one per prompt; None draws a fresh one. See `generate` for what each field does.
+    Raises GenerationError naming the field, what was found and what is allowed.
+    """
+
+    max_length: int | None = None
+    max_new_tokens: int | None = None
+    min_length: int = 0
+    min_new_tokens: int = 0
+    max_time: float | None = None
+    stop_strings: str | Sequence[str] | None = None
+    do_sample: bool = False
+    num_beams: int = 1
+    early_stopping: bool | str = False
+    length_penalty: float = 1.0
+    use_cache: bool = True
+    temperature: float = 1.0
+    top_k: int | None = 50
+    top_p: float | None = 1.0
+    min_p: float | None = None
+    typical_p: float | None = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    no_repeat_ngram_size: int = 0
+    bad_words_ids: Sequence[Sequence[int]] | None = None
+    suppress_tokens: Sequence[int] | None = None
+    logit_bias: Mapping[int, float] | None = None
+    num_return_sequences: int = 1
+    return_dict_in_generate: bool = False
+    output_scores: bool = False
+    output_logits: bool = False
+    logprobs: bool | None = None
+    top_logprobs: int = 0
+    prompt_logprobs: bool = False
+    seed: int | Sequence[int] | None = None
+    pad_token_id: int | None = None
+    bos_token_id: int | None = None
+    eos_token_id: int | Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        for name, check in CHECKS.items():
+            setattr(self, name, check(name, getattr(self, name)))
+        if self.num_beams > 1 and self.do_sample and self.temperature > 0:
+            raise GenerationError("num_beams", self.num_beams, "beams do not sample: do_sample=False, or num_beams=1")
+        if self.num_beams > 1 and self.num_return_sequences > self.num_beams:
+            raise GenerationError(
+                "num_return_sequences", self.num_return_sequences, f"at most num_beams={self.num_beams}"
+            )
+
+    @property
+    def samples(self) -> bool:
+        """True when tokens are drawn, false when the likeliest is taken."""
+        return self.do_sample and self.temperature > 0
+
+    @property
+    def end_ids(self) -> list[int]:
+        """The ids that end a sequence."""
+        return [] if self.eos_token_id is None else list(self.eos_token_id)  # type: ignore[arg-type]
+
+    def update(self, **changes: Any) -> GenerationConfig:
+        """A copy with these fields changed; an unknown name is refused with the nearest known one."""
+        for name in changes:
+            if name not in FIELDS:
+                raise unknown(name, changes[name])
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> GenerationConfig:
+        """From a model's generation_config.json: fields that are not known here, or null, are passed over."""
+        return cls(**{name: value for name, value in values.items() if name in FIELDS and value is not None})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that differ from their defaults."""
+        plain = type(self)()
+        return {n: getattr(self, n) for n in FIELDS if getattr(self, n) != getattr(plain, n)}
+
+
+def unknown(name: str, value: object, also: Iterable[str] = ()) -> GenerationError:
+    """The error for a keyword nobody knows, with its nearest neighbour."""
+    near = difflib.get_close_matches(name, [*FIELDS, *also], 1, 0.5)
+    return GenerationError(name, value, f"no such parameter; did you mean {near[0]!r}?" if near else "no such parameter")
+
+
+def integer(name: str, value: object, least: int, most: int = LARGEST) -> int:
+    """value as an int in [least, most]; bools and fractions are refused."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool) or not least <= number <= most:
+        raise GenerationError(name, value, f"needs an integer from {least} to {most}")
+    return number
+
+
+def real(name: str, value: object, least: float, most: float, above: bool = False) -> float:
+    """value as a finite float in [least, most], or (least, most] with `above`."""
+    try:
+        number = math.nan if isinstance(value, bool | str | bytes) else float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not least <= number <= most or not math.isfinite(number) or (above and number == least):
+        edge = f"above {least:g}" if above else f"from {least:g}"
+        limit = "and finite" if most == math.inf else f"to {most:g}"
+        raise GenerationError(name, value, f"needs a number {edge} {limit}")
+    return number
+
+
+def ids(name: str, value: object) -> list[int]:
+    """value as a list of token ids."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise GenerationError(name, value, "needs a list of token ids")
+    return [integer(name, item, 0) for item in value]
+
+
+Check = Callable[[str, Any], Any]
+
+
+def whole(least: int, most: int = LARGEST) -> Check:
+    """A check for integers."""
+    return lambda name, value: integer(name, value, least, most)
+
+
+def number(least: float, most: float = math.inf, above: bool = False) -> Check:
+    """A check for finite reals."""
+    return lambda name, value: real(name, value, least, most, above)
+
+
+def optional(check: Check, otherwise: Any = None) -> Check:
+    """A check that lets None pass, as `otherwise`."""
+    return lambda name, value: otherwise if value is None else check(name, value)
+
+
+def flag(name: str, value: object) -> bool:
+    """A check for True and False."""
+    if not isinstance(value, bool) and type(value).__name__ not in ("bool_", "bool"):
+        raise GenerationError(name, value, "needs True or False")
+    return bool(value)
+
+
+def early(name: str, value: object) -> bool | str:
+    """A check for early_stopping."""
+    if not isinstance(value, bool) and value != "never":
+        raise GenerationError(name, value, "needs True, False or 'never'")
+    return value  # type: ignore[return-value]
+
+
+def strings(name: str, value: object) -> list[str]:
+    """A check for stop strings: one, or a list; an empty string would stop at once and is refused."""
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, Iterable) or isinstance(found, bytes | Mapping):
+        raise GenerationError(name, value, "needs a string or a list of strings")
+    found = list(found)
+    if any(not isinstance(item, str) or not item for item in found):
+        raise GenerationError(name, value, "needs strings of at least one character")
+    return found
+
+
+def words(name: str, value: object) -> list[list[int]]:
+    """A check for bad_words_ids: a list of lists of ids, none of them empty."""
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
+        raise GenerationError(name, value, "needs a list of lists of token ids")
+    found = [ids(name, item) for item in value]
+    if not all(found):
+        raise GenerationError(name, value, "an empty list bans nothing")
+    return found
+
+
+def bias(name: str, value: object) -> dict[int, float]:
+    """A check for logit_bias: id (also as a decimal string, as JSON has it) -> finite number, or -inf for "never"."""
+    if not isinstance(value, Mapping):
+        raise GenerationError(name, value, "needs a dict of token id -> number")
+    found: dict[int, float] = {}
+    for key, amount in value.items():
+        token = int(key) if isinstance(key, str) and key.isdecimal() and len(key) < 11 else key
+        if isinstance(amount, float) and amount == -math.inf:
+            found[integer(name, token, 0)] = amount
+        else:
+            found[integer(name, token, 0)] = real(f"{name}[{token}]", amount, -1e30, 1e30)
+    return found
+
+
+def seeds(name: str, value: object) -> int | list[int]:
+    """A check for seed: an integer of 64 bits, or one per prompt."""
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping):
+        return [integer(name, item, 0, 2**64 - 1) for item in value]
+    return integer(name, value, 0, 2**64 - 1)
+
+
+def end(name: str, value: object) -> list[int]:
+    """A check for eos_token_id: one id or several; transformers' -1 for "none" is understood."""
+    found = [value] if not isinstance(value, Iterable) or isinstance(value, str | bytes) else list(value)
+    return [integer(name, item, 0) for item in found if item != -1 or isinstance(item, bool)]
+
+
+CHECKS: dict[str, Check] = {
+    "max_length": optional(whole(1)),
+    "max_new_tokens": optional(whole(1)),
+    "min_length": optional(whole(0), 0),
+    "min_new_tokens": optional(whole(0), 0),
+    "max_time": optional(number(0)),
+    "stop_strings": optional(strings),
+    "do_sample": flag,
+    "num_beams": whole(1, 1024),
+    "early_stopping": early,
+    "length_penalty": number(-1e3, 1e3),
+    "use_cache": flag,
+    "temperature": number(0),
+    "top_k": optional(whole(0), 0),
+    "top_p": optional(number(0, 1), 1.0),
+    "min_p": optional(number(0, 1), 0.0),
+    "typical_p": optional(number(0, 1, above=True), 1.0),
+    "repetition_penalty": number(0, above=True),
+    "presence_penalty": number(-1e30, 1e30),
+    "frequency_penalty": number(-1e30, 1e30),
+    "no_repeat_ngram_size": optional(whole(0), 0),
+    "bad_words_ids": optional(words),
+    "suppress_tokens": optional(ids),
+    "logit_bias": optional(bias),
+    "num_return_sequences": whole(1, 65536),
+    "return_dict_in_generate": flag,
+    "output_scores": flag,
+    "output_logits": flag,
+    "logprobs": optional(flag),
+    "top_logprobs": whole(0, 1024),
+    "prompt_logprobs": flag,
+    "seed": optional(seeds),
+    "pad_token_id": optional(whole(0)),
+    "bos_token_id": optional(whole(0)),
+    "eos_token_id": optional(end),
+}
+FIELDS = tuple(field.name for field in dataclasses.fields(GenerationConfig))

@@ -1,0 +1,24 @@
+"""What can go wrong while generating, as typed errors."""
+
+from __future__ import annotations
+
+from .._core import LogitsError
+from ..errors import ContextError, printable
+
+__all__ = ["ContextError", "GenerationError", "LogitsError"]
+
+
+class GenerationError(ValueError):
+    """A parameter that generation cannot honour; the message reads `generate: name=found; allowed`.
+
+    name, found and allowed are kept as attributes.
+    """
+
+    def __init__(self, name: str, found: object, allowed: str) -> None:
+        self.name = name
+        self.found = printable(repr(found))
+        self.allowed = allowed
+        super().__init__(name, found, allowed)
+
+    def __str__(self) -> str:
+        return f"generate: {self.name}={self.found}; {self.allowed}"

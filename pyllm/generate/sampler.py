@@ -1,0 +1,91 @@
+"""From a row of logits to a token: a pure function of its parameters, the history, the seed and the position."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import _core
+from .config import GenerationConfig
+from .errors import GenerationError
+
+Processor = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """token, and its log-probability by the unprocessed logits (log-softmax in double), None where not asked for.
+
+    top: the likeliest alternatives [(id, logprob), ...] by the unprocessed logits.
+    scores: what was chosen from, float32 (vocabulary,), -inf where cut; None where not asked for.
+    """
+
+    token: int
+    logprob: float | None = None
+    top: list[tuple[int, float]] | None = None
+    scores: np.ndarray | None = None
+
+
+class Sampler:
+    """Chooses tokens as a GenerationConfig says.
+
+    The order of the steps: logit_bias, repetition_penalty, frequency_penalty and presence_penalty,
+    no_repeat_ngram_size, bad_words_ids, suppress_tokens, min_new_tokens, then the caller's processors, then (only when
+    sampling) temperature, top_k, top_p, min_p, typical_p. A draw is Philox4x32-10 of (seed, sequence, position).
+    """
+
+    def __init__(self, config: GenerationConfig, processors: Sequence[Processor] = ()) -> None:
+        self.config = config
+        self.processors = list(processors)
+        self.core = _core.Sampling()
+        self.core.sample = config.do_sample
+        for name in ("temperature", "top_k", "top_p", "min_p", "typical_p", "min_new_tokens"):
+            setattr(self.core, name, getattr(config, name))
+        for name in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
+            setattr(self.core, name, getattr(config, name))
+        self.core.no_repeat_ngram = config.no_repeat_ngram_size
+        self.core.ends = config.end_ids
+        self.core.bias = list((config.logit_bias or {}).items())
+        # An end id in bad_words_ids is passed over, as in transformers: min_new_tokens is the way to hold it back.
+        banned = [word for word in config.bad_words_ids or [] if word[1:] or word[0] not in config.end_ids]
+        self.core.banned = banned + [[token] for token in config.suppress_tokens or []]
+
+    def edit(self, logits: np.ndarray, tokens: array[int], prompt: int) -> np.ndarray:
+        """A copy of logits (vocabulary,) float32 after all that comes before temperature."""
+        edited = self.core.edit(logits, tokens, prompt)
+        for process in self.processors:
+            history = np.array(tokens, dtype=np.int64)[None]
+            given = np.asarray(process(history, edited[None]), dtype=np.float32)
+            if given.shape not in ((1, logits.size), (logits.size,)):
+                allowed = f"must return scores of shape (1, {logits.size})"
+                raise GenerationError("logits_processor", given.shape, allowed)
+            edited = np.ascontiguousarray(given.reshape(-1))
+        return edited
+
+    def __call__(
+        self,
+        logits: np.ndarray,
+        tokens: array[int],
+        prompt: int,
+        *,
+        seed: int = 0,
+        sequence: int = 0,
+        logprob: bool = False,
+        top: int = 0,
+        scores: bool = False,
+    ) -> Choice:
+        """The token after `tokens` (array of int64, the first `prompt` of them given) from logits (vocabulary,) float32.
+
+        Raises LogitsError for logits that hold NaN or inf or leave nothing to choose, ValueError for ids outside.
+        """
+        edited = self.edit(logits, tokens, prompt) if self.processors or scores else None
+        token, value, best = self.core.choose(logits, tokens, prompt, seed, sequence, top, logprob, edited)
+        return Choice(
+            token,
+            value if logprob or top else None,
+            best if top else None,
+            self.core.warp(edited) if scores else None,
+        )

@@ -1,0 +1,130 @@
+"""One running continuation of a prompt: its tokens, its state in the model, its text and why it ended."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence as Many
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .sampler import Sampler
+from .stopping import StopRules, StopText
+
+
+@dataclass
+class Event:
+    """One new token of one sequence.
+
+    text: what the token adds to the readable text ("" without a tokenizer, or while a character or a possible stop
+    string is incomplete). finish_reason: None, or stop, length, time, criteria, error. error: what was raised.
+    """
+
+    sequence: Sequence
+    index: int
+    token: int | None
+    text: str = ""
+    logprob: float | None = None
+    top: list[tuple[int, float]] | None = None
+    scores: np.ndarray | None = None
+    logits: np.ndarray | None = None
+    finish_reason: str | None = None
+    error: Exception | None = None
+
+
+@dataclass
+class Wants:
+    """What is to be reported with each token."""
+
+    logprob: bool = False
+    top: int = 0
+    scores: bool = False
+    logits: bool = False
+    prompt: bool = False  # the log-probabilities of the prompt
+
+
+@dataclass
+class Sequence:
+    """A prompt and what follows it.
+
+    The tokens after the first `state.length` are not in the state yet. With own=False the state belongs to somebody
+    else, who frees it. A draw depends on (seed, stream, number of tokens so far) only.
+    """
+
+    tokens: array[int]
+    sampler: Sampler
+    rules: StopRules
+    state: Any = None
+    index: int = 0
+    seed: int = 0
+    stream: int = 0
+    own: bool = True
+    tokenizer: Any = None
+    wants: Wants = field(default_factory=Wants)
+    prompt: int = 0
+    finish_reason: str | None = None
+    prompt_logprobs: np.ndarray | None = None
+    stopped_by: int | str | None = None
+
+    def __post_init__(self) -> None:
+        self.prompt = len(self.tokens)
+        self.decoder = self.tokenizer.stream() if self.tokenizer is not None else None
+        self.watch = StopText(self.rules.strings)
+
+    @property
+    def generated(self) -> list[int]:
+        """The tokens after the prompt."""
+        return list(self.tokens[self.prompt :])
+
+    def pending(self, most: int) -> Many[int]:
+        """Up to `most` tokens that the state has not seen."""
+        start = self.state.length
+        return list(self.tokens[start : start + most])
+
+    def advance(self, logits: np.ndarray) -> Event:
+        """Choose the next token from logits (vocabulary,) float32, and tell what it brings."""
+        wants = self.wants
+        choice = self.sampler(
+            logits,
+            self.tokens,
+            self.prompt,
+            seed=self.seed,
+            sequence=self.stream,
+            logprob=wants.logprob,
+            top=wants.top,
+            scores=wants.scores,
+        )
+        self.tokens.append(choice.token)
+        reason = self.rules.reason(self.tokens, choice.scores)
+        text = self.read(choice.token, reason)
+        if self.watch.matched is not None and self.stopped_by is None:
+            self.stopped_by = self.watch.matched
+            reason = "stop"
+        elif reason == "stop":
+            self.stopped_by = choice.token
+        self.finish_reason = reason
+        copy = logits.copy() if wants.logits else None
+        return Event(self, self.index, choice.token, text, choice.logprob, choice.top, choice.scores, copy, reason)
+
+    def read(self, token: int, reason: str | None) -> str:
+        """The text that becomes certain with this token; an end token has none."""
+        if self.decoder is None:
+            return ""
+        piece = "" if token in self.rules.end_ids else self.decoder.put(token)
+        text = self.watch.put(piece)
+        if reason is not None and self.watch.matched is None:
+            text += self.watch.put(self.decoder.end())
+            text += self.watch.end()
+        return text
+
+    def fail(self, error: Exception) -> Event:
+        """End with an error."""
+        self.finish_reason = "error"
+        return Event(self, self.index, None, finish_reason="error", error=error)
+
+    def free(self) -> None:
+        """Give the state back; may be called twice."""
+        state, self.state = self.state, None
+        if state is not None and self.own:
+            state.free()
