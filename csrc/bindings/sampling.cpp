@@ -48,7 +48,8 @@ py::tuple choose(const Sampling& how, const Row& logits, const Ids& tokens, int6
   Row other;
   if (!edited.is_none()) {
     other = py::cast<Row>(edited);
-    if (vocabulary(other) != vocab) throw py::value_error("sample: scores " + shape_of(other) + ", logits " + shape_of(logits));
+    if (vocabulary(other) != vocab)
+      throw py::value_error("sample: scores " + shape_of(other) + ", logits " + shape_of(logits));
     row = other.data();
   }
   pyllm::Choice choice;
@@ -92,7 +93,8 @@ py::array_t<double> log_softmax_at(const Row& rows, const Ids& ids) {
   for (py::ssize_t i = 0; i < rows.shape(0); ++i) {
     const int64_t id = ids.at(i);
     if (id < 0 || id >= vocab) {
-      throw py::value_error("log_softmax_at: id " + std::to_string(id) + ", the vocabulary has " + std::to_string(vocab));
+      throw py::value_error("log_softmax_at: id " + std::to_string(id) + ", the vocabulary has " +
+                            std::to_string(vocab));
     }
     out.mutable_at(i) = rows.at(i, id) - pyllm::log_sum_exp(rows.data(i, 0), static_cast<size_t>(vocab));
   }

@@ -179,12 +179,15 @@ void keep_top_p(std::vector<Candidate>& of, double top_p, double total) {
   of.resize(kept);
 }
 
-// Keep the tokens whose surprise is nearest to the entropy, until they hold typical_p of the mass (Meister et al. 2022).
+// Keep the tokens whose surprise is nearest to the entropy, until they hold typical_p of the mass (Meister et al.
+// 2022).
 void keep_typical(std::vector<Candidate>& of, double typical_p) {
   const double total = mass_of(of);
   double entropy = 0;
   for (const Candidate& c : of) entropy -= c.weight / total * std::log(std::max(c.weight / total, 1e-300));
-  const auto distance = [&](const Candidate& c) { return std::abs(-std::log(std::max(c.weight / total, 1e-300)) - entropy); };
+  const auto distance = [&](const Candidate& c) {
+    return std::abs(-std::log(std::max(c.weight / total, 1e-300)) - entropy);
+  };
   std::stable_sort(of.begin(), of.end(), [&](const auto& a, const auto& b) { return distance(a) < distance(b); });
   keep_top_p(of, typical_p, total);
   std::sort(of.begin(), of.end(), before);

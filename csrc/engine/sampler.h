@@ -24,7 +24,7 @@ struct Sampling {
   double presence_penalty = 0.0;
   double frequency_penalty = 0.0;
   int64_t no_repeat_ngram = 0;
-  int64_t min_new_tokens = 0;                   // until then no id of `ends` is chosen
+  int64_t min_new_tokens = 0;  // until then no id of `ends` is chosen
   std::vector<int64_t> ends;
   std::vector<std::pair<int64_t, float>> bias;  // added to the logits
   std::vector<std::vector<int64_t>> banned;     // the last id of each, when the ids before it have just been said

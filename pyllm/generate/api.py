@@ -5,14 +5,15 @@ from __future__ import annotations
 import secrets
 import time
 from array import array
-from collections.abc import Iterator, Mapping, Sequence as Many
+from collections.abc import Iterator, Mapping
+from collections.abc import Sequence as Many
 from typing import Any
 
 import numpy as np
 
 from .batch import Batch
 from .beam import beam_search
-from .config import DEFAULT_NEW_TOKENS, FIELDS, GenerationConfig, unknown
+from .config import DEFAULT_NEW_TOKENS, GenerationConfig
 from .errors import GenerationError
 from .output import Collected, GenerateOutput, joined, output_of
 from .prompts import check_ids, check_length, prompts_of
@@ -115,11 +116,10 @@ def sequences_of(
             frozenset(config.end_ids), min(len(prompt) + most, context), config.stop_strings or (), criteria, deadline
         )
         first = number * config.num_return_sequences
+        common = {"seed": seed, "tokenizer": tokenizer, "wants": wants}
         groups.append(
             [
-                Sequence(
-                    array("q", prompt), sampler, rules, None, first + i, seed, stream + i, True, tokenizer, wants
-                )
+                Sequence(array("q", prompt), sampler, rules, index=first + i, stream=stream + i, **common)
                 for i in range(config.num_return_sequences)
             ]
         )
@@ -195,9 +195,6 @@ def generate(
     Returns a GenerateOutput with return_dict_in_generate=True.
     Raises GenerationError for a parameter, ContextError for a prompt that is too long, LogitsError for NaN logits.
     """
-    for name in kwargs:
-        if name not in FIELDS:
-            raise unknown(name, kwargs[name], KEYWORDS)
     config = config_of(model, generation_config, tokenizer, **kwargs)
     check(config, model, tokenizer)
     padded, prompts = prompts_of(inputs if input_ids is None else input_ids, attention_mask, config)
@@ -209,17 +206,25 @@ def generate(
         return beam_search(model, padded, prompts, config, lengths, tokenizer, processors, criteria)
     seeds = seeds_of(config, len(prompts))
     groups = sequences_of(model, prompts, padded.shape[1], config, seeds, tokenizer, processors, criteria)
-    found = [Collected(sequence) for group in groups for sequence in group]
-    tell = listener(streamer, prompts, len(found))
-    for event in events(model, groups):
-        found[event.index].take(event)
-        tell(event)
-    if hasattr(streamer, "end"):
-        streamer.end()
+    found = collect(model, groups, prompts, streamer)
     if config.return_dict_in_generate:
         seed = config.seed if isinstance(config.seed, list) else seeds[0][0]
         return output_of(padded, found, config, seed)
     return joined(padded, [one.sequence.generated for one in found], config.num_return_sequences, config)
+
+
+def collect(model: Any, groups: list[list[Sequence]], prompts: list[list[int]], streamer: Any) -> list[Collected]:
+    """Run the sequences to their ends, telling the streamer."""
+    found = [Collected(sequence) for group in groups for sequence in group]
+    tell = listener(streamer, prompts, len(found))
+    try:
+        for event in events(model, groups):
+            found[event.index].take(event)
+            tell(event)
+    finally:  # a reader in another thread must not wait for ever
+        if hasattr(streamer, "put"):
+            streamer.end()
+    return found
 
 
 def listener(streamer: Any, prompts: list[list[int]], sequences: int) -> Any:
@@ -234,14 +239,3 @@ def listener(streamer: Any, prompts: list[list[int]], sequences: int) -> Any:
         raise GenerationError("streamer", type(streamer).__name__, f"follows one sequence, here are {sequences}")
     streamer.put(np.array(prompts[0], dtype=np.int64))
     return lambda event: streamer.put(np.array([event.token], dtype=np.int64))
-
-
-KEYWORDS = (
-    "attention_mask",
-    "tokenizer",
-    "streamer",
-    "logits_processor",
-    "stopping_criteria",
-    "generation_config",
-    "input_ids",
-)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence as Many
+from collections.abc import Iterator
+from collections.abc import Sequence as Many
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ class Batch:
 
 
 def score_prompt(model: Any, sequence: Sequence) -> None:
-    """Feed all but the last prompt token; prompt_logprobs (prompt,) float64, the first is NaN: nothing comes before it."""
+    """Feed all but the last prompt token; prompt_logprobs (prompt,) float64, NaN first: nothing comes before it."""
     tokens = np.array(sequence.tokens, dtype=np.int64)
     scores = np.full(tokens.size, np.nan)
     for start in range(0, tokens.size - 1, PROMPT_ROWS):

@@ -135,7 +135,14 @@ class Chat:
         rules = StopRules(frozenset(config.end_ids), most, config.stop_strings or (), (), deadline)
         seed = secrets.randbits(64) if config.seed is None else config.seed
         return Sequence(
-            array("q", prompt), Sampler(config), rules, self.state, 0, seed, 0, False, self.tokenizer  # type: ignore[arg-type]
+            array("q", prompt),
+            Sampler(config),
+            rules,
+            self.state,
+            seed=seed,  # type: ignore[arg-type]
+            own=False,
+            tokenizer=self.tokenizer,
+            skip_special_tokens=True,
         )
 
     def prompt(self) -> list[int]:
@@ -147,8 +154,8 @@ class Chat:
                 return ids
             if self.overflow == "error" or not self.drop():
                 raise ContextError(
-                    f"chat: the conversation has {len(ids):,} tokens, the context holds {context:,} and must leave room "
-                    "for an answer; send a shorter message, undo() or reset(), or use Chat(..., overflow='drop')"
+                    f"chat: the conversation has {len(ids):,} tokens, the context holds {context:,} and needs room for "
+                    "an answer; send a shorter message, undo() or reset(), or use Chat(..., overflow='drop')"
                 )
 
     def room(self) -> int:

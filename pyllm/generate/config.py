@@ -14,6 +14,8 @@ from .errors import GenerationError
 
 DEFAULT_NEW_TOKENS = 20
 LARGEST = 2**31 - 1
+# What `generate` takes beside the fields below; only needed to guess what a misspelt keyword meant.
+ARGUMENTS = ("input_ids", "attention_mask", "tokenizer", "streamer", "logits_processor", "stopping_criteria")
 
 
 @dataclass
@@ -100,10 +102,11 @@ class GenerationConfig:
         return {n: getattr(self, n) for n in FIELDS if getattr(self, n) != getattr(plain, n)}
 
 
-def unknown(name: str, value: object, also: Iterable[str] = ()) -> GenerationError:
+def unknown(name: str, value: object) -> GenerationError:
     """The error for a keyword nobody knows, with its nearest neighbour."""
-    near = difflib.get_close_matches(name, [*FIELDS, *also], 1, 0.5)
-    return GenerationError(name, value, f"no such parameter; did you mean {near[0]!r}?" if near else "no such parameter")
+    near = difflib.get_close_matches(name, [*FIELDS, *ARGUMENTS], 1, 0.5)
+    allowed = f"no such parameter; did you mean {near[0]!r}?" if near else "no such parameter"
+    return GenerationError(name, value, allowed)
 
 
 def integer(name: str, value: object, least: int, most: int = LARGEST) -> int:

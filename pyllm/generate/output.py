@@ -19,7 +19,7 @@ class GenerateOutput:
     logprobs: float64 (new tokens,) each, log-softmax of the model's own logits, before any penalty or temperature.
     top_logprobs: per new token [(id, logprob), ...]. prompt_logprobs: float64 (prompt,) each, NaN for the first.
     finish_reasons: stop, length, time, criteria. stopped_by: the end token or stop string, where there is one.
-    scores, logits: per step float32 (sequences, vocabulary), as chosen from and as computed; -inf after a sequence's end.
+    scores, logits: per step float32 (sequences, vocabulary), as chosen from and as computed; -inf after the end.
     sequences_scores: of beams. seed: repeats the call.
     """
 

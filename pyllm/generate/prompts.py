@@ -15,7 +15,7 @@ IDS = "a list of ids, a list of such lists, or an integer array (batch, length)"
 
 def rows_of(input_ids: Any) -> list[np.ndarray]:
     """input_ids as one int64 array per prompt."""
-    if isinstance(input_ids, Mapping) or isinstance(input_ids, str | bytes):
+    if isinstance(input_ids, Mapping | str | bytes):
         raise GenerationError("input_ids", type(input_ids).__name__, f"needs {IDS}")
     if isinstance(input_ids, list | tuple) and input_ids and all(isinstance(i, list | tuple) for i in input_ids):
         return [row_of(item) for item in input_ids]
@@ -102,13 +102,14 @@ def check_ids(prompt: Iterable[int], vocabulary: int, number: int) -> None:
     wrong = np.flatnonzero((row < 0) | (row >= vocabulary))
     if wrong.size:
         at = int(wrong[0])
-        raise GenerationError(f"input_ids[{number}][{at}]", int(row[at]), f"the vocabulary has ids 0 to {vocabulary - 1}")
+        allowed = f"the vocabulary has ids 0 to {vocabulary - 1}"
+        raise GenerationError(f"input_ids[{number}][{at}]", int(row[at]), allowed)
 
 
 def check_length(length: int, context: int) -> None:
     """Refuse a prompt that leaves no position for an answer."""
     if length >= context:
         raise ContextError(
-            f"generate: a prompt of {length:,} tokens, the context holds {context:,} with at least one to be generated; "
+            f"generate: a prompt of {length:,} tokens, the context holds {context:,} with one token to come at least; "
             "shorten the prompt or take a model with a longer context"
         )

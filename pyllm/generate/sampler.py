@@ -77,7 +77,7 @@ class Sampler:
         top: int = 0,
         scores: bool = False,
     ) -> Choice:
-        """The token after `tokens` (array of int64, the first `prompt` of them given) from logits (vocabulary,) float32.
+        """The token after `tokens` (int64, the first `prompt` of them given) from logits (vocabulary,) float32.
 
         Raises LogitsError for logits that hold NaN or inf or leave nothing to choose, ValueError for ids outside.
         """

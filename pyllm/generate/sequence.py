@@ -21,7 +21,7 @@ class Event:
     string is incomplete). finish_reason: None, or stop, length, time, criteria, error. error: what was raised.
     """
 
-    sequence: Sequence
+    sequence: Sequence = field(repr=False)
     index: int
     token: int | None
     text: str = ""
@@ -61,6 +61,7 @@ class Sequence:
     stream: int = 0
     own: bool = True
     tokenizer: Any = None
+    skip_special_tokens: bool = False
     wants: Wants = field(default_factory=Wants)
     prompt: int = 0
     finish_reason: str | None = None
@@ -69,7 +70,9 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.prompt = len(self.tokens)
-        self.decoder = self.tokenizer.stream() if self.tokenizer is not None else None
+        self.decoder = None
+        if self.tokenizer is not None:
+            self.decoder = self.tokenizer.stream(skip_special_tokens=self.skip_special_tokens)
         self.watch = StopText(self.rules.strings)
 
     @property

@@ -13,13 +13,13 @@ class TextStreamer:
     """Prints the text of one sequence to stdout as it grows.
 
     put(ids) takes the prompt first, then each new token; end() closes the line. skip_prompt leaves the prompt out.
-    Other keywords go to tokenizer.decode for the prompt; skip_special_tokens also keeps special tokens from the answer.
+    skip_special_tokens leaves special tokens out of both.
     """
 
-    def __init__(self, tokenizer: Any, skip_prompt: bool = False, **decode_kwargs: Any) -> None:
+    def __init__(self, tokenizer: Any, skip_prompt: bool = False, skip_special_tokens: bool = False) -> None:
         self.tokenizer = tokenizer
         self.skip_prompt = skip_prompt
-        self.decode_kwargs = decode_kwargs
+        self.skip_special_tokens = skip_special_tokens
         self.prompt_comes = True
         self.decoder: Any = None
 
@@ -31,21 +31,14 @@ class TextStreamer:
         given = [int(i) for i in ids.reshape(-1)]
         if self.prompt_comes:
             self.prompt_comes = False
-            self.decoder = self.tokenizer.stream()
+            self.decoder = self.tokenizer.stream(skip_special_tokens=self.skip_special_tokens)
             if not self.skip_prompt:
-                self.on_finalized_text(self.tokenizer.decode(given, **self.decode_kwargs))
+                self.on_finalized_text(self.tokenizer.decode(given, skip_special_tokens=self.skip_special_tokens))
             return
         for token in given:
-            if not self.hidden(token):
-                text = self.decoder.put(token)
-                if text:
-                    self.on_finalized_text(text)
-
-    def hidden(self, token: int) -> bool:
-        """True for special tokens when they are to be skipped."""
-        if not self.decode_kwargs.get("skip_special_tokens"):
-            return False
-        return not self.tokenizer.decode([token], skip_special_tokens=True) and bool(self.tokenizer.decode([token]))
+            text = self.decoder.put(token)
+            if text:
+                self.on_finalized_text(text)
 
     def end(self) -> None:
         """No more tokens."""
@@ -66,9 +59,9 @@ class TextIteratorStreamer(TextStreamer):
     """
 
     def __init__(
-        self, tokenizer: Any, skip_prompt: bool = False, timeout: float | None = None, **decode_kwargs: Any
+        self, tokenizer: Any, skip_prompt: bool = False, timeout: float | None = None, skip_special_tokens: bool = False
     ) -> None:
-        super().__init__(tokenizer, skip_prompt, **decode_kwargs)
+        super().__init__(tokenizer, skip_prompt, skip_special_tokens)
         self.timeout = timeout
         self.pieces: queue.Queue[str | None] = queue.Queue()
 
