@@ -93,18 +93,21 @@ class CausalLM(nn.Module):
     def _run(self, work: list[tuple[nn.State, NDArray[np.int32]]], logits: str) -> Logits:
         """Replays of at most max_rows rows; the pieces of a prompt follow one another."""
         program = self.program()
-        room, piece, pieces = program.max_rows, [], []
+        pieces: list[list[Any]] = [[]]
+        room = program.max_rows
         for state, ids in work:
+            if len(ids) == 0:
+                raise ValueError("step: a sequence has no tokens")
             start = 0
-            while start < len(ids) or len(ids) == 0:
+            while start < len(ids):
+                if room == 0:
+                    pieces.append([])
+                    room = program.max_rows
                 end = min(len(ids), start + room)
                 want = logits if logits == "all" or end == len(ids) else "none"
-                piece.append((state.sequence, ids[start:end], _WANT[want]))
+                pieces[-1].append((state.sequence, ids[start:end], _WANT[want]))
                 room, start = room - (end - start), end
-                if room == 0 or len(ids) == 0:
-                    pieces.append(piece)
-                    room, piece = program.max_rows, []
-        found = [program.run(each) for each in [*pieces, piece] if each]
+        found = [program.run(piece) for piece in pieces]
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def __call__(self, input_ids: Any, attention_mask: Any = None, labels: Any = None) -> CausalOutput:
