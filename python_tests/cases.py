@@ -16,7 +16,6 @@ LENGTHS = (1, 2, 3, 7, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97, 255, 256, 257)
 ROWS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 13, 64, 65)
 
 LOGITS_RELATIVE = 1e-4  # of float32 weights against transformers: max |difference| / max |reference| per row
-BF16_RELATIVE = 5e-2  # of bf16 weights and a bf16 cache: a report's alarm, not a bound
 QUALITY = {"default": 96.5, "high": 99.0}  # per cent of top tokens equal to float64's
 
 

@@ -68,9 +68,10 @@ def quantised_linear_bound(x: NDArray, name: str, raw: NDArray, terms: int = 1) 
 
 
 def activation_error(x: NDArray, name: str, raw: NDArray) -> NDArray:
-    """What rounding x to int8 codes may change: half a step of each group times its weights."""
+    """What rounding x to int8 codes may change: half a step of each group (a flushed group: all) times its weights."""
     _, scale = blocks.quantise_activations(x)
-    half = np.repeat(f64(scale) * 0.5 * (1 + 4 * U), 32, axis=-1)
+    half = np.repeat(f64(scale) * 0.5 * (1 + 2**-14), 32, axis=-1)  # the code's own product rounds by 127 * 2 u
+    half = np.where(half > 0, half, np.abs(f64(x)))
     return half @ np.abs(blocks.dequantise(name, raw, np.float64)).T
 
 

@@ -217,8 +217,9 @@ def quantise_activations(x: NDArray) -> tuple[NDArray, NDArray]:
     """
     group = np.asarray(x, np.float32).reshape(*x.shape[:-1], -1, 32)
     top = np.abs(group).max(axis=-1)
-    inverse = np.where(top > 0, np.float32(127) / np.where(top > 0, top, np.float32(1)), np.float32(0))
-    return np.rint(group * inverse[..., None]).astype(np.int8), top / np.float32(127)
+    safe = np.where(top > 4e-37, top, np.float32(np.inf))  # below, the reciprocal overflows: such a group is zero
+    inverse = np.float32(127) / safe
+    return np.rint(group * inverse[..., None]).astype(np.int8), np.where(top > 4e-37, top / np.float32(127), 0)
 
 
 def rounded_activations(x: NDArray, terms: int = 1) -> list[NDArray]:
