@@ -1,0 +1,20 @@
+"""float32 logits against Hugging Face transformers on the same random folders. Needs torch and transformers."""
+import numpy as np
+import pytest
+import tiny_models
+import torch
+import transformers
+from test_parity import VARIANTS, logits_of, relative, tokens
+
+LENGTH = 100
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_logits_are_within_1e4_of_transformers(tmp_path, name):
+    config = VARIANTS[name]
+    weights = tiny_models.random_weights(config, seed=6)
+    path = tiny_models.write_folder(tmp_path / "m", config, weights)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        expected = theirs(torch.tensor(tokens(LENGTH))[None]).logits[0].numpy()
+    assert relative(logits_of(path, tokens(LENGTH)), expected.astype(np.float64)) <= 1e-4
