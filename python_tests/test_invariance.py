@@ -1,0 +1,55 @@
+"""The bytes of greedy answers and of all log-probabilities do not depend on workers, prompt chunks or company."""
+import numpy as np
+import pytest
+import request_mixes
+import tiny_models
+
+import pyllm
+
+MODELS = {
+    "llama-F32": (tiny_models.llama_config(), "F32"),
+    "llama-BF16": (tiny_models.llama_config(head_dim=24), "BF16"),
+    "llama-Q4_1": (tiny_models.llama_config(), "Q4_1"),
+    "llama-Q6_K": (tiny_models.llama_config(hidden_size=256, intermediate_size=256), "Q6_K"),
+    "gpt2-F16": (tiny_models.gpt2_config(), "F16"),
+    "gpt2-Q8_0": (tiny_models.gpt2_config(), "Q8_0"),
+}
+
+
+def load(folder, name, precision="default"):
+    config, dtype = MODELS[name]
+    path = tiny_models.write_gguf(folder / "m.gguf", config, tiny_models.random_weights(config), dtype)
+    return pyllm.AutoModelForCausalLM.from_pretrained(str(path), precision=precision)
+
+
+@pytest.mark.parametrize("precision", ["default", "high"])
+@pytest.mark.parametrize("name", MODELS)
+def test_answers_do_not_depend_on_how_they_are_served(tmp_path, name, precision):
+    model, rng = load(tmp_path, name, precision), np.random.default_rng(1)
+    requests = request_mixes.random_requests(rng, 18, 317, longest=90, new=10)
+    alone = request_mixes.serve(model, requests, request_mixes.ALONE)
+    assert len({digest for _, digest in alone}) == len(requests)
+    for mix in request_mixes.mixes(rng, 16):
+        answers = request_mixes.serve(model, requests, mix)
+        wrong = [i for i, (a, b) in enumerate(zip(alone, answers, strict=True)) if a != b]
+        assert not wrong, f"{mix}: requests {wrong} differ, prompts of {[len(requests[i].prompt) for i in wrong]}"
+
+
+def test_long_prompts_do_not_depend_on_how_they_are_served(tmp_path):
+    """Past 256 positions attention merges several chunks; past 512 a prompt is several steps."""
+    model, rng = load(tmp_path, "llama-Q4_1"), np.random.default_rng(2)
+    requests = [
+        request_mixes.Request(tuple(int(t) for t in rng.integers(0, 317, n)), 4) for n in (600, 255, 256, 257, 511)
+    ]
+    alone = request_mixes.serve(model, requests, request_mixes.ALONE)
+    for mix in (request_mixes.Mix(2, 512, 5, 0), request_mixes.Mix(2, 64, 3, 7), request_mixes.Mix(1, 7, 5, 8)):
+        assert request_mixes.serve(model, requests, mix) == alone, str(mix)
+
+
+def test_the_same_request_twice_is_the_same_answer(tmp_path):
+    """A digest that never changes would pass everything: a changed token must change it."""
+    model = load(tmp_path, "llama-BF16")
+    one, other = request_mixes.Request((5, 6, 7), 5), request_mixes.Request((5, 6, 8), 5)
+    answers = request_mixes.serve(model, [one, one, other], request_mixes.Mix(2, 2, 3, 0))
+    assert answers[0] == answers[1]
+    assert answers[0][1] != answers[2][1]
