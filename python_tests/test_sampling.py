@@ -61,7 +61,7 @@ def test_philox_known_answers_of_random123(counter, key, expected):
 
 def test_uniform_numbers_are_uniform_and_depend_on_each_key():
     draws = np.array([_core.philox_uniform(3, s, p) for s in range(20) for p in range(1000)])
-    assert 0 <= draws.min() and draws.max() < 1 and len(set(draws)) == draws.size
+    assert draws.min() >= 0 and draws.max() < 1 and len(set(draws)) == draws.size
     counts = np.histogram(draws, 50, (0, 1))[0]
     assert ((counts - 400) ** 2 / 400).sum() < 90  # chi-square, 49 degrees of freedom: p = 0.0003
     assert len({_core.philox_uniform(*key) for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (2**32, 0, 0))}) == 5
