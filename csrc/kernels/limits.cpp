@@ -13,7 +13,7 @@ double now() {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-constexpr int kChains = 2 * kTileRows > 20 ? 20 : 10;  // enough to hide the latency of two units, few enough for registers
+constexpr int kChains = kTileRows >= 12 ? 20 : kTileRows >= 6 ? 6 : 3;  // enough to hide latency, few enough for registers
 constexpr int kSteps = 4000;
 
 // start(i) differs by chain, or the compiler would compute one chain for all.
@@ -29,8 +29,9 @@ template <class Start, class F> double rate(double seconds, double per_product, 
   } while (passed < seconds);
   volatile uint8_t sink[sizeof(Acc)];
   unroll<kChains>([&](auto i) {
+    const Acc last = acc[i];  // a copy: the sums themselves must never need an address, or they leave the registers
     uint8_t bytes[sizeof(Acc)];
-    memcpy(bytes, &acc[i], sizeof(Acc));
+    memcpy(bytes, &last, sizeof(Acc));
     for (size_t b = 0; b < sizeof(Acc); b += 64) sink[b] = bytes[b];
   });
   return done / passed;
@@ -39,8 +40,9 @@ template <class Start, class F> double rate(double seconds, double per_product, 
 }  // namespace
 
 double peak(int what, double seconds) {
+  volatile uint8_t one = 1;  // the compiler must not know the numbers, or it computes the sums itself
   alignas(64) uint8_t ones[64];
-  for (int i = 0; i < 64; ++i) ones[i] = 1;
+  for (int i = 0; i < 64; ++i) ones[i] = one;
   u8v w = load_u8(ones);
   if (what == 0) {
     f32v x = set1(0.999f), y = set1(1e-6f);
