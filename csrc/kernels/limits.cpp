@@ -23,7 +23,10 @@ template <class Start, class F> double rate(double seconds, double per_product, 
   unroll<kChains>([&](auto i) { acc[i] = start(i); });
   double begin = now(), done = 0, passed = 0;
   do {
-    for (int s = 0; s < kSteps; ++s) unroll<kChains>([&](auto i) { acc[i] = product(acc[i]); });
+    for (int s = 0; s < kSteps; ++s) {
+      __asm__ volatile("" ::: "memory");  // operands are read anew, or products that never change would leave the loop
+      unroll<kChains>([&](auto i) { acc[i] = product(acc[i], 4 * i); });
+    }
     done += (double)kSteps * kChains * per_product;
     passed = now() - begin;
   } while (passed < seconds);
@@ -41,15 +44,15 @@ template <class Start, class F> double rate(double seconds, double per_product, 
 
 double peak(int what, double seconds) {
   volatile uint8_t one = 1;  // the compiler must not know the numbers, or it computes the sums itself
-  alignas(64) uint8_t ones[64];
-  for (int i = 0; i < 64; ++i) ones[i] = one;
+  alignas(64) uint8_t ones[64 + 4 * kChains];
+  for (uint8_t& each : ones) each = one;
   u8v w = load_u8(ones);
   if (what == 0) {
     f32v x = set1(0.999f), y = set1(1e-6f);
-    return rate(seconds, 32, [](int i) { return set1((float)i); }, [&](f32v a) { return fma(a, x, y); });
+    return rate(seconds, 32, [](int i) { return set1((float)i); }, [&](f32v a, int) { return fma(a, x, y); });
   }
-  if (what == 1) return rate(seconds, 64, [](int i) { return set1((float)i); }, [&](f32v a) { return dot_bf16(a, w, pair((const uint16_t*)ones)); });
-  return rate(seconds, 128, [](int i) { return set1_i32(i); }, [&](i32v a) { return dot_u8s8<true>(a, w, quad((const int8_t*)ones)); });
+  if (what == 1) return rate(seconds, 64, [](int i) { return set1((float)i); }, [&](f32v a, int i) { return dot_bf16(a, w, pair((const uint16_t*)(ones + i))); });
+  return rate(seconds, 128, [](int i) { return set1_i32(i); }, [&](i32v a, int i) { return dot_u8s8<true>(a, w, quad((const int8_t*)ones + i)); });
 }
 
 }  // namespace pyllm::PYLLM_ISA
