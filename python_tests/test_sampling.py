@@ -105,6 +105,18 @@ def test_what_is_cut_equals_the_twin(size, settings):
         np.testing.assert_allclose(found[expected], wanted, rtol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [0.01, 1, 4])
+@pytest.mark.parametrize(
+    "settings", [{"top_p": 0.9}, {"top_p": 0.3, "temperature": 2.0}, {"top_k": 50, "top_p": 0.9}, {"min_p": 0.3}]
+)
+def test_what_is_cut_from_a_real_vocabulary(scale, settings):
+    row = (np.random.default_rng(8).standard_normal(49152) * scale).astype(np.float32)
+    found = np.isfinite(sampler(**settings).core.warp(row))
+    expected = np.zeros(row.size, dtype=bool)
+    expected[kept(row, **settings)] = True
+    assert (found != expected).sum() <= 1  # the last rounding of a sum of 49,152 terms
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_log_probabilities_in_double(size):
     row = (np.random.default_rng(size).standard_normal(size) * 8).astype(np.float32)

@@ -171,62 +171,85 @@ double mass_of(const std::vector<Candidate>& of) {
   return sum;
 }
 
-// Keep a token when those before it hold less than top_p of `total`; the first stays always.
-void keep_top_p(std::vector<Candidate>& of, double top_p, double total) {
+// Of candidates in descending order: keep one when those before it hold less than `need`; the first stays always.
+void keep_first(std::vector<Candidate>& of, double need) {
   double passed = 0;
   size_t kept = 0;
-  while (kept < of.size() && (kept == 0 || passed < top_p * total)) passed += of[kept++].weight;
+  while (kept < of.size() && (kept == 0 || passed < need)) passed += of[kept++].weight;
   of.resize(kept);
+}
+
+// The same of candidates in any order, sorting only where the limit falls: halves above it are kept as they are.
+std::vector<Candidate> heaviest(std::vector<Candidate> rest, double need) {
+  std::vector<Candidate> kept, upper, lower;
+  while (rest.size() > 64) {
+    Candidate a = rest.front(), pivot = rest[rest.size() / 2], c = rest.back();
+    if (before(c, a)) std::swap(a, c);
+    if (before(pivot, a)) pivot = a;
+    if (before(c, pivot)) pivot = c;  // the median of three: both halves hold something
+    upper.clear();
+    lower.clear();
+    for (const Candidate& each : rest) (before(each, pivot) ? upper : lower).push_back(each);
+    const double mass = mass_of(upper);
+    if (mass >= need) {
+      rest.swap(upper);
+    } else {
+      kept.insert(kept.end(), upper.begin(), upper.end());
+      need -= mass;
+      rest.swap(lower);
+    }
+  }
+  std::sort(rest.begin(), rest.end(), before);
+  keep_first(rest, need);
+  kept.insert(kept.end(), rest.begin(), rest.end());
+  return kept;
 }
 
 // Keep the tokens whose surprise is nearest to the entropy, until they hold typical_p of the mass (Meister et al.
 // 2022).
-void keep_typical(std::vector<Candidate>& of, double typical_p) {
+std::vector<Candidate> typical(const std::vector<Candidate>& of, double typical_p) {
   const double total = mass_of(of);
+  std::vector<double> surprise(of.size());
   double entropy = 0;
-  for (const Candidate& c : of) entropy -= c.weight / total * std::log(std::max(c.weight / total, 1e-300));
-  const auto distance = [&](const Candidate& c) {
-    return std::abs(-std::log(std::max(c.weight / total, 1e-300)) - entropy);
-  };
-  std::stable_sort(of.begin(), of.end(), [&](const auto& a, const auto& b) { return distance(a) < distance(b); });
-  keep_top_p(of, typical_p, total);
-  std::sort(of.begin(), of.end(), before);
-}
-
-// The nucleus without top-k: ask for 256 tokens, then for 16 times more until they hold top_p of the whole row.
-std::vector<Candidate> nucleus(const float* row, size_t vocab, const Survey& s, const Sampling& how, double rate) {
-  const double total = row_mass(row, vocab, s.largest, rate);
-  for (size_t k = 256;; k *= 16) {
-    std::vector<Candidate> found = k < vocab ? largest_of(row, vocab, s, k) : at_least(row, vocab, s, NEVER);
-    weigh(found, s.largest, rate);
-    if (k < vocab && mass_of(found) < how.top_p * total) continue;
-    if (k >= vocab) std::sort(found.begin(), found.end(), before);
-    keep_top_p(found, how.top_p, total);
-    return found;
+  for (size_t i = 0; i < of.size(); ++i) {
+    surprise[i] = -std::log(std::max(of[i].weight / total, 1e-300));
+    entropy += of[i].weight / total * surprise[i];
   }
+  std::vector<Candidate> near(of.size());  // ordered by nearness; id is the place in `of`
+  for (size_t i = 0; i < of.size(); ++i) {
+    near[i] = {static_cast<float>(-std::abs(surprise[i] - entropy)), static_cast<int32_t>(i), of[i].weight};
+  }
+  std::vector<Candidate> kept;
+  for (const Candidate& c : heaviest(std::move(near), typical_p * total)) kept.push_back(of[c.id]);
+  return kept;
 }
 
-// What top-k, top-p, min-p and typical-p leave, in descending order, with weights.
+// Every logit whose weight may reach `least`; a little below, because weights are what decides.
+std::vector<Candidate> weighing(const float* row, size_t vocab, const Survey& s, const Sampling& how, double least) {
+  const double reach = least > 0 ? how.temperature * (std::log(least) - 1e-6) : -INFINITY;
+  const double floor = s.largest + reach - 1e-6 * std::abs(s.largest);
+  auto found = at_least(row, vocab, s, floor > -std::numeric_limits<float>::max() ? static_cast<float>(floor) : NEVER);
+  weigh(found, s.largest, rate_of(how));
+  return found;
+}
+
+// What top-k, top-p, min-p and typical-p leave, with weights.
 std::vector<Candidate> survivors(const float* row, size_t vocab, const Survey& s, const Sampling& how) {
-  const double rate = rate_of(how);
-  const bool few = how.top_k > 0 && static_cast<uint64_t>(how.top_k) < vocab;
   std::vector<Candidate> kept;
-  if (!few && how.top_p < 1) {
-    kept = nucleus(row, vocab, s, how, rate);
-  } else if (few) {
+  if (how.top_k > 0 && static_cast<uint64_t>(how.top_k) < vocab) {
     kept = largest_of(row, vocab, s, static_cast<size_t>(how.top_k));
-    weigh(kept, s.largest, rate);
-    if (how.top_p < 1) keep_top_p(kept, how.top_p, mass_of(kept));
+    weigh(kept, s.largest, rate_of(how));
+    if (how.top_p < 1) keep_first(kept, how.top_p * mass_of(kept));
+  } else if (how.top_p < 1) {
+    // Tokens lighter than this hold less than 1 - top_p together, so none of them is in the nucleus.
+    const double total = row_mass(row, vocab, s.largest, rate_of(how));
+    const double least = (1 - how.top_p) * total / static_cast<double>(vocab);
+    kept = heaviest(weighing(row, vocab, s, how, std::min(least, 1.0)), how.top_p * total);
   } else {
-    // A little below the exact limit of min-p, which is applied to the weights further down.
-    const double reach = how.min_p > 0 ? how.temperature * (std::log(how.min_p) - 1e-6) : -INFINITY;
-    const double floor = s.largest + reach - 1e-6 * std::abs(s.largest);
-    kept = at_least(row, vocab, s, floor > -std::numeric_limits<float>::max() ? static_cast<float>(floor) : NEVER);
-    std::sort(kept.begin(), kept.end(), before);
-    weigh(kept, s.largest, rate);
+    kept = weighing(row, vocab, s, how, how.min_p);
   }
   if (how.min_p > 0) std::erase_if(kept, [&](const Candidate& c) { return c.weight < how.min_p; });
-  if (how.typical_p < 1) keep_typical(kept, how.typical_p);
+  if (how.typical_p < 1) kept = typical(kept, how.typical_p);
   return kept;
 }
 
