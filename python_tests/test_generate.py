@@ -176,8 +176,9 @@ def test_stream_gives_whole_characters_and_closing_it_frees():
     model.answered = 0
     cut = [event.text for event in stream(model, PROMPT, max_new_tokens=4, tokenizer=tok)]
     assert "".join(cut) == "é\ufffd"
+    assert next(stream(model, PROMPT, logprobs=True)).logprob < 0
     events = stream(model, PROMPT, max_new_tokens=9)
-    next(events)
+    assert next(events).logprob is None
     assert model.alive == 1
     steps = model.steps
     events.close()

@@ -139,11 +139,14 @@ def stream(
 ) -> Iterator[Event]:
     """An Event per new token, from all sequences as they come; closing the iterator stops at once.
 
-    Takes what `generate` takes; with a tokenizer the events carry text. An error of a sequence is raised.
+    Takes what `generate` takes; with a tokenizer the events carry text, with logprobs=True
+    log-probabilities. An error of a sequence is raised.
     """
     config = config_of(model, generation_config, tokenizer, **{"return_dict_in_generate": True, **kwargs})
     if config.num_beams > 1:
         raise GenerationError("num_beams", config.num_beams, "beams know their tokens only at the end; use generate()")
+    if config.logprobs is None:
+        config = config.update(logprobs=False)
     check(config, model, tokenizer)
     padded, prompts = prompts_of(input_ids, attention_mask, config)
     seeds = seeds_of(config, len(prompts))
