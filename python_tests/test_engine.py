@@ -172,7 +172,8 @@ def test_threads_are_checked():
 def test_omp_num_threads_is_honoured(value, expected):
     code = "from pyllm import _core; print(_core.threads(), _core.threads_reason())"
     environment = os.environ | {"OMP_NUM_THREADS": value}
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True).stdout
+    argv = [sys.executable, "-c", code]
+    out = subprocess.run(argv, capture_output=True, text=True, env=environment, check=True).stdout
     count, reason = out.split(maxsplit=1)
     assert (reason.strip() == "OMP_NUM_THREADS") == (expected is not None)
     assert expected is None or count == expected

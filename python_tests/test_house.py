@@ -20,7 +20,11 @@ SKIPPED = {"__pycache__", "build", ".venv"}
 
 # Over budget: (what, lines, why). The number is a ceiling of its own, so that the file does not grow further.
 LONG_FILES: dict[str, tuple[int, str]] = {}
-LONG_FUNCTIONS: dict[str, tuple[int, str]] = {}
+LONG_FUNCTIONS: dict[str, tuple[int, str]] = {
+    "csrc/bindings/engine.cpp:bind_engine": (110, "a table of contents: what each bound name calls"),
+    "csrc/text/split.cpp:table": (70, "a table: one row per pre-tokenizer"),
+    "python_tests/test_safetensors.py:mutated_header": (65, "a table: one row per way to break a header"),
+}
 
 # What a room may import; `_core` (the C++ core), `errors` and the room itself always. Lower rooms stand first.
 BELOW = {
@@ -70,7 +74,7 @@ def budget(path):
     where = name(path)
     if where in LONG_FILES:
         return LONG_FILES[where][0]
-    if re.fullmatch(r"pyllm/models/(?!__init__)\w+\.py", where):
+    if where.startswith("pyllm/models/") and re.search(r"^class \w+\(CausalLM\)", path.read_text(), re.M):
         return 150
     return 400 if path.suffix == ".py" else 500
 

@@ -1,4 +1,4 @@
-"""What the compiled objects hold: no symbol of a kernel without its instruction set's name, no wide registers elsewhere."""
+"""What the compiled objects hold: no kernel symbol without its instruction set's name, no wide registers elsewhere."""
 
 import re
 import subprocess

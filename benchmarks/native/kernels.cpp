@@ -1,5 +1,6 @@
-// Kernels against this machine's limits measured in the same minute: matmul, attention, layer norm, on every instruction
-// set that the CPU runs. Per cent of the limit: the larger of bytes / bandwidth and operations / peak, over the time.
+// Kernels against this machine's limits measured in the same minute: matmul, attention, layer norm, on every
+// instruction set that the CPU runs. Per cent of the limit: the larger of bytes / bandwidth and operations / peak, over
+// the time.
 //
 //   bench_kernels [--json] [--isa NAME] [--seconds PER_CASE]
 #include <algorithm>
@@ -94,8 +95,8 @@ Result matmul(Type t, int64_t rows, int64_t n, int64_t k, double budget) {
       kernel.linear(a, worker, workers);
     });
   });
-  std::string name = std::string("matmul ") + info(t).name + " " + std::to_string(rows) + "x" + std::to_string(k) + "x" +
-                     std::to_string(n);
+  std::string name = std::string("matmul ") + info(t).name + " " + std::to_string(rows) + "x" + std::to_string(k) +
+                     "x" + std::to_string(n);
   return {name, s, 2.0 * (double)rows * (double)n * (double)k, (double)copies[0]->bytes(),
           quantised(t) ? 2 : t == Type::BF16 ? 1 : 0};
 }
@@ -142,7 +143,8 @@ Result layer_norm(int64_t rows, int64_t k, double budget) {
   double s = median(budget, [&](int) {
     run_team(threads(), [&](int worker, int workers, Barrier&) { kernels().norm(a, worker, workers); });
   });
-  return {"layer_norm " + std::to_string(rows) + "x" + std::to_string(k), s, 8.0 * (double)x.size(), 8.0 * (double)x.size(), 0};
+  return {"layer_norm " + std::to_string(rows) + "x" + std::to_string(k), s, 8.0 * (double)x.size(),
+          8.0 * (double)x.size(), 0};
 }
 
 void report(const std::string& isa, const Result& r, const Limits& l, bool json) {
@@ -150,9 +152,11 @@ void report(const std::string& isa, const Result& r, const Limits& l, bool json)
   double percent = 100 * floor / r.seconds;
   const char* bound = r.bytes / l.read > r.flops / l.rate[r.peak] ? "read" : "compute";
   if (json)
-    std::printf("{\"isa\": \"%s\", \"case\": \"%s\", \"us\": %.1f, \"GFLOPs\": %.1f, \"GBs\": %.1f, \"bound\": \"%s\", "
-                "\"percent_of_limit\": %.1f}\n", isa.c_str(), r.name.c_str(), r.seconds * 1e6, r.flops / r.seconds * 1e-9,
-                r.bytes / r.seconds * 1e-9, bound, percent);
+    std::printf(
+        "{\"isa\": \"%s\", \"case\": \"%s\", \"us\": %.1f, \"GFLOPs\": %.1f, \"GBs\": %.1f, \"bound\": \"%s\", "
+        "\"percent_of_limit\": %.1f}\n",
+        isa.c_str(), r.name.c_str(), r.seconds * 1e6, r.flops / r.seconds * 1e-9, r.bytes / r.seconds * 1e-9, bound,
+        percent);
   else
     std::printf("%-11s %-30s %10.1f us %8.1f GFLOP/s %7.1f GB/s %8s %5.0f %%\n", isa.c_str(), r.name.c_str(),
                 r.seconds * 1e6, r.flops / r.seconds * 1e-9, r.bytes / r.seconds * 1e-9, bound, percent);
@@ -179,8 +183,8 @@ int main(int argc, char** argv) {
     choose(k->name);
     Limits l = {read_bandwidth(0.3), {compute_rate(0, 0.1), compute_rate(1, 0.1), compute_rate(2, 0.1)}};
     if (!json)
-      std::printf("%s, %d threads: read %.1f GB/s, fp32 %.0f GFLOP/s, bf16 %.0f GFLOP/s, int8 %.0f GOP/s\n", k->name, threads(),
-                  l.read * 1e-9, l.rate[0] * 1e-9, l.rate[1] * 1e-9, l.rate[2] * 1e-9);
+      std::printf("%s, %d threads: read %.1f GB/s, fp32 %.0f GFLOP/s, bf16 %.0f GFLOP/s, int8 %.0f GOP/s\n", k->name,
+                  threads(), l.read * 1e-9, l.rate[0] * 1e-9, l.rate[1] * 1e-9, l.rate[2] * 1e-9);
     for (Type t : {Type::Q4_1, Type::Q8_0, Type::Q4_K, Type::BF16, Type::F32}) {
       report(k->name, matmul(t, 1, 1536, t == Type::Q4_K ? 768 : 576, budget), l, json);
       report(k->name, matmul(t, 256, 1536, t == Type::Q4_K ? 768 : 576, budget), l, json);

@@ -15,10 +15,12 @@ py::dict measure_limits(double seconds) {
   {
     py::gil_scoped_release release;
     read = pyllm::read_bandwidth(seconds);
-    fp32 = pyllm::compute_rate(0, seconds), bf16 = pyllm::compute_rate(1, seconds), int8 = pyllm::compute_rate(2, seconds);
+    fp32 = pyllm::compute_rate(0, seconds), bf16 = pyllm::compute_rate(1, seconds),
+    int8 = pyllm::compute_rate(2, seconds);
   }
   py::dict d;
-  d["read_GBs"] = read * 1e-9, d["fp32_GFLOPs"] = fp32 * 1e-9, d["bf16_GFLOPs"] = bf16 * 1e-9, d["int8_GOPs"] = int8 * 1e-9;
+  d["read_GBs"] = read * 1e-9, d["fp32_GFLOPs"] = fp32 * 1e-9, d["bf16_GFLOPs"] = bf16 * 1e-9,
+  d["int8_GOPs"] = int8 * 1e-9;
   return d;
 }
 

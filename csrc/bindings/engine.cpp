@@ -16,7 +16,8 @@ pyllm::Floats floats(const std::optional<FloatArray>& a) {
   return a ? std::make_shared<std::vector<float>>(a->data(), a->data() + a->size()) : nullptr;
 }
 
-template <class E> E named(const char* what, const std::string& name, std::initializer_list<std::pair<const char*, E>> all) {
+template <class E>
+E named(const char* what, const std::string& name, std::initializer_list<std::pair<const char*, E>> all) {
   std::string known;
   for (const auto& [n, e] : all) {
     if (name == n) return e;
@@ -26,11 +27,17 @@ template <class E> E named(const char* what, const std::string& name, std::initi
 }
 
 Act act_named(const std::string& s) {
-  return named<Act>("activation", s, {{"none", Act::None}, {"silu", Act::SiLU}, {"gelu", Act::GELU}, {"gelu_tanh", Act::GELUTanh}});
+  return named<Act>("activation", s,
+                    {{"none", Act::None}, {"silu", Act::SiLU}, {"gelu", Act::GELU}, {"gelu_tanh", Act::GELUTanh}});
 }
 Epilogue epilogue_named(const std::string& s) {
-  return named<Epilogue>("epilogue", s, {{"store", Epilogue::Store}, {"add", Epilogue::Add}, {"activate", Epilogue::Activate},
-                                         {"rotary", Epilogue::Rotary}, {"key", Epilogue::Key}, {"value", Epilogue::Value}});
+  return named<Epilogue>("epilogue", s,
+                         {{"store", Epilogue::Store},
+                          {"add", Epilogue::Add},
+                          {"activate", Epilogue::Activate},
+                          {"rotary", Epilogue::Rotary},
+                          {"key", Epilogue::Key},
+                          {"value", Epilogue::Value}});
 }
 
 // (kind, weight, bias, eps), or None.
@@ -68,20 +75,21 @@ FloatArray run(Recorded& self, const py::list& batch) {
     for (py::ssize_t i = 0; i < ids.size(); ++i) {
       int32_t id = ids.data()[i];
       if (id < 0 || id >= self.tokens)
-        throw std::invalid_argument("tokens: id " + std::to_string(id) + " at " + std::to_string(i) + ", allowed are 0 to " +
-                                    std::to_string(self.tokens - 1));
+        throw std::invalid_argument("tokens: id " + std::to_string(id) + " at " + std::to_string(i) +
+                                    ", allowed are 0 to " + std::to_string(self.tokens - 1));
       tokens.push_back(id);
     }
     if (ids.size() == 0) throw std::invalid_argument("tokens: a sequence of the step has none");
     if (sequence->length() + ids.size() > p.context())
-      throw std::invalid_argument("context: " + std::to_string(sequence->length() + ids.size()) + " positions, the model has " +
-                                  std::to_string(p.context()));
+      throw std::invalid_argument("context: " + std::to_string(sequence->length() + ids.size()) +
+                                  " positions, the model has " + std::to_string(p.context()));
     for (const auto& other : held)
       if (other == sequence) throw std::invalid_argument("step: a sequence appears twice");
     segments.push_back({sequence.get(), (int64_t)ids.size()});
     held.push_back(sequence);
     int32_t end = (int32_t)tokens.size();
-    for (int32_t i = want == 2 ? end - (int32_t)ids.size() : want == 1 ? end - 1 : end; i < end; ++i) wanted.push_back(i);
+    for (int32_t i = want == 2 ? end - (int32_t)ids.size() : want == 1 ? end - 1 : end; i < end; ++i)
+      wanted.push_back(i);
   }
   if (segments.empty()) throw std::invalid_argument("step: no sequences");
   FloatArray out({(py::ssize_t)wanted.size(), (py::ssize_t)p.vocabulary()});
@@ -117,8 +125,8 @@ void bind_engine(py::module_& m) {
            }, py::arg("x"), py::arg("transposed") = false)
       .def("dequantise", [](const Weight& w, int64_t row, int64_t rows) {
              if (row < 0 || rows < 0 || rows > w.n() - row)
-               throw std::out_of_range("weight: rows " + std::to_string(row) + " to " + std::to_string(row + rows) + " of " +
-                                       std::to_string(w.n()));
+               throw std::out_of_range("weight: rows " + std::to_string(row) + " to " + std::to_string(row + rows) +
+                                       " of " + std::to_string(w.n()));
              FloatArray out({(py::ssize_t)rows, (py::ssize_t)w.k()});
              pyllm::UnpackArgs a = {w.panels(), out.mutable_data(), row, rows, w.k(), w.type()};
              without_gil([&] { pyllm::run_kernel(pyllm::kernels().unpack, a, (double)rows * (double)w.k()); });
@@ -129,7 +137,9 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("nbytes", &Weight::bytes);
 
   py::class_<pyllm::Pool, std::shared_ptr<pyllm::Pool>>(m, "Pool")
-      .def(py::init([](const Recorded& r, int64_t limit) { return std::make_shared<pyllm::Pool>(r.program.cache(), limit); }),
+      .def(py::init([](const Recorded& r, int64_t limit) {
+             return std::make_shared<pyllm::Pool>(r.program.cache(), limit);
+           }),
            py::arg("program"), py::arg("limit_bytes") = 0)
       .def_property_readonly("pages", &pyllm::Pool::pages)
       .def_property_readonly("free_pages", &pyllm::Pool::free_pages)
@@ -141,35 +151,51 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("pages", &Sequence::pages)
       .def("truncate", [](Sequence& s, int64_t n) {
              if (n < 0 || n > s.length())
-               throw std::invalid_argument("truncate: to " + std::to_string(n) + ", allowed are 0 to " + std::to_string(s.length()));
+               throw std::invalid_argument("truncate: to " + std::to_string(n) + ", allowed are 0 to " +
+                                           std::to_string(s.length()));
              s.truncate(n);
            }, py::arg("length"))
       .def("fork", &Sequence::fork);
 
   py::class_<Recorded>(m, "Program")
-      .def(py::init([](int layers, int heads, int dim, const std::string& cache, std::vector<double> frequency, double magnitude,
-                       int64_t context, bool high) {
+      .def(py::init([](int layers, int heads, int dim, const std::string& cache, std::vector<double> frequency,
+                       double magnitude, int64_t context, bool high) {
              return std::make_unique<Recorded>(layers, heads, dim, pyllm::type_named(cache),
                                                pyllm::Rotary{std::move(frequency), magnitude}, context, high);
-           }), py::arg("layers"), py::arg("heads"), py::arg("dim"), py::arg("cache"), py::arg("frequency"), py::arg("magnitude"),
-           py::arg("context"), py::arg("high_precision"))
-      .def("embedding", [](Recorded& r, std::shared_ptr<Weight> w, std::optional<FloatArray> positions) {
-             r.tokens = w->n();
-             return r.program.embedding(std::move(w), floats(positions));
-           }, py::arg("weight"), py::arg("positions") = py::none())
-      .def("linear", [](Recorded& r, int x, const py::object& norm, const py::list& parts, const std::string& act, bool gated,
-                        int residual, int layer) {
-             return r.program.linear(x, norm_of(norm), parts_of(parts), act_named(act), gated, residual, layer);
-           }, py::arg("x"), py::arg("norm"), py::arg("parts"), py::arg("act") = "none", py::arg("gated") = false,
-           py::arg("residual") = -1, py::arg("layer") = 0)
-      .def("attention", [](Recorded& r, int q, int layer, int heads, float scale, int64_t window) {
-             return r.program.attention(q, layer, heads, scale, window);
-           }, py::arg("q"), py::arg("layer"), py::arg("heads"), py::arg("scale"), py::arg("window") = 0)
-      .def("map", [](Recorded& r, int x, int up, const std::string& act) { return r.program.map(x, up, act_named(act)); },
-           py::arg("x"), py::arg("up") = -1, py::arg("act") = "none")
-      .def("logits", [](Recorded& r, int x, const py::object& norm, std::shared_ptr<Weight> w, std::optional<FloatArray> bias) {
-             r.program.logits(x, norm_of(norm), {std::move(w), floats(bias), Epilogue::Store});
-           }, py::arg("x"), py::arg("norm"), py::arg("weight"), py::arg("bias") = py::none())
+           }),
+           py::arg("layers"), py::arg("heads"), py::arg("dim"), py::arg("cache"), py::arg("frequency"),
+           py::arg("magnitude"), py::arg("context"), py::arg("high_precision"))
+      .def(
+          "embedding",
+          [](Recorded& r, std::shared_ptr<Weight> w, std::optional<FloatArray> positions) {
+            r.tokens = w->n();
+            return r.program.embedding(std::move(w), floats(positions));
+          },
+          py::arg("weight"), py::arg("positions") = py::none())
+      .def(
+          "linear",
+          [](Recorded& r, int x, const py::object& norm, const py::list& parts, const std::string& act, bool gated,
+             int residual, int layer) {
+            return r.program.linear(x, norm_of(norm), parts_of(parts), act_named(act), gated, residual, layer);
+          },
+          py::arg("x"), py::arg("norm"), py::arg("parts"), py::arg("act") = "none", py::arg("gated") = false,
+          py::arg("residual") = -1, py::arg("layer") = 0)
+      .def(
+          "attention",
+          [](Recorded& r, int q, int layer, int heads, float scale, int64_t window) {
+            return r.program.attention(q, layer, heads, scale, window);
+          },
+          py::arg("q"), py::arg("layer"), py::arg("heads"), py::arg("scale"), py::arg("window") = 0)
+      .def(
+          "map",
+          [](Recorded& r, int x, int up, const std::string& act) { return r.program.map(x, up, act_named(act)); },
+          py::arg("x"), py::arg("up") = -1, py::arg("act") = "none")
+      .def(
+          "logits",
+          [](Recorded& r, int x, const py::object& norm, std::shared_ptr<Weight> w, std::optional<FloatArray> bias) {
+            r.program.logits(x, norm_of(norm), {std::move(w), floats(bias), Epilogue::Store});
+          },
+          py::arg("x"), py::arg("norm"), py::arg("weight"), py::arg("bias") = py::none())
       .def("finish", [](Recorded& r) { r.program.finish(); })
       .def("run", &run, py::arg("batch"),
            "Appends each (sequence, ids, want); gives float32 logits of no rows (0), the last (1) or all (2) of each")

@@ -48,7 +48,8 @@ FloatArray linear(const FloatArray& x, const Weight& w, const std::optional<Floa
   return y;
 }
 
-FloatArray norm(const FloatArray& x, const FloatArray& weight, const std::optional<FloatArray>& bias, float eps, bool layer) {
+FloatArray norm(const FloatArray& x, const FloatArray& weight, const std::optional<FloatArray>& bias, float eps,
+                bool layer) {
   FloatArray y = like(x);
   const int64_t k = x.shape(x.ndim() - 1);
   pyllm::NormArgs a = {x.data(), weight.data(), data(bias), y.mutable_data(), k ? x.size() / k : 0, k, eps,
@@ -78,7 +79,8 @@ FloatArray softmax(const FloatArray& x) {
 }
 
 // x (rows, heads, dim), table (positions, 2, dim).
-FloatArray rotary(const FloatArray& x, const FloatArray& table, const py::array_t<int64_t, py::array::c_style>& position) {
+FloatArray rotary(const FloatArray& x, const FloatArray& table,
+                  const py::array_t<int64_t, py::array::c_style>& position) {
   FloatArray y = like(x);
   for (py::ssize_t i = 0; i < position.size(); ++i)
     if (position.data()[i] < 0 || position.data()[i] >= table.shape(0))
@@ -90,9 +92,10 @@ FloatArray rotary(const FloatArray& x, const FloatArray& table, const py::array_
   return y;
 }
 
-// One sequence: q (queries, heads * dim), k and v (keys, kv_heads * dim). Query i stands at position keys - queries + i.
-FloatArray attention(const FloatArray& q, const FloatArray& key, const FloatArray& value, int heads, int kv_heads, int dim,
-                     float scale, bool causal, int64_t window, const std::string& cache) {
+// One sequence: q (queries, heads * dim), k and v (keys, kv_heads * dim). Query i stands at position keys - queries +
+// i.
+FloatArray attention(const FloatArray& q, const FloatArray& key, const FloatArray& value, int heads, int kv_heads,
+                     int dim, float scale, bool causal, int64_t window, const std::string& cache) {
   const pyllm::Kernels& kernels = use();
   const int64_t rows = q.shape(0), keys = key.shape(0);
   FloatArray y = like(q);
@@ -111,7 +114,8 @@ FloatArray attention(const FloatArray& q, const FloatArray& key, const FloatArra
     const double flops = 4.0 * (double)rows * (double)keys * heads * dim;
     const int width = pyllm::team_width(flops);
     a.q = q.data(), a.out = out, a.row = query.data(), a.rows = rows, a.q_stride = a.out_stride = (int64_t)heads * dim;
-    a.cache = &layout, a.heads = heads, a.scale = scale, a.causal = causal, a.length = keys, a.window = window, a.chunks = 1;
+    a.cache = &layout, a.heads = heads, a.scale = scale, a.causal = causal, a.length = keys, a.window = window,
+    a.chunks = 1;
     a.segment = segment, a.segments = 1;
     pyllm::Buffer partial((size_t)(rows * heads * (16 + pyllm::panels(dim) * 16) * 4));
     a.partial = (float*)partial.data();
@@ -126,10 +130,11 @@ FloatArray attention(const FloatArray& q, const FloatArray& key, const FloatArra
 FloatArray embedding(const py::array_t<int32_t, py::array::c_style>& ids, const Weight& w) {
   for (py::ssize_t i = 0; i < ids.size(); ++i)
     if (ids.data()[i] < 0 || ids.data()[i] >= w.n())
-      throw std::out_of_range("embedding: id " + std::to_string(ids.data()[i]) + " at " + std::to_string(i) + ", allowed are 0 to " +
-                              std::to_string(w.n() - 1));
+      throw std::out_of_range("embedding: id " + std::to_string(ids.data()[i]) + " at " + std::to_string(i) +
+                              ", allowed are 0 to " + std::to_string(w.n() - 1));
   FloatArray y({ids.size(), (py::ssize_t)w.k()});
-  pyllm::EmbeddingArgs a = {ids.data(), nullptr, w.panels(), nullptr, y.mutable_data(), ids.size(), w.k(), w.k(), w.type()};
+  pyllm::EmbeddingArgs a = {ids.data(), nullptr, w.panels(), nullptr, y.mutable_data(),
+                            ids.size(), w.k(),   w.k(),      w.type()};
   const pyllm::Kernels& kernels = use();
   without_gil([&] { pyllm::run_kernel(kernels.embedding, a, 20.0 * (double)ids.size() * (double)w.k()); });
   return y;

@@ -17,7 +17,8 @@ namespace avx512vnni { extern const Kernels table; }
 namespace {
 
 struct Cpu {
-  bool ssse3 = false, sse41 = false, sse42 = false, popcnt = false, fma = false, f16c = false, avx = false, avx2 = false;
+  bool ssse3 = false, sse41 = false, sse42 = false, popcnt = false, fma = false, f16c = false, avx = false,
+       avx2 = false;
   bool bmi1 = false, bmi2 = false, avx512f = false, avx512bw = false, avx512dq = false, avx512vl = false;
   bool vnni = false, bf16 = false, os_avx = false, os_avx512 = false;
 };
@@ -52,7 +53,8 @@ std::vector<const Kernels*> find() {
 #if defined(__x86_64__)
   if (!(c.ssse3 && c.sse41 && c.sse42 && c.popcnt))
     throw std::runtime_error(
-        "pyllm: this CPU lacks SSE4.2 or POPCNT; the oldest supported level is x86-64-v2 (Intel from 2009, AMD from 2011)");
+        "pyllm: this CPU lacks SSE4.2 or POPCNT; the oldest supported level is x86-64-v2 (Intel from 2009, AMD from "
+        "2011)");
 #endif
   found.push_back(&base::table);
 #if defined(PYLLM_HAS_avx2)
@@ -71,7 +73,8 @@ const Kernels* by_name(const std::string& name) {
     if (name == k->name) return k;
     run += (run.empty() ? "" : ", ") + std::string(k->name);
   }
-  throw std::invalid_argument("PYLLM_ISA: '" + name + "' is not an instruction set that this CPU runs; it runs: " + run);
+  throw std::invalid_argument("PYLLM_ISA: '" + name +
+                              "' is not an instruction set that this CPU runs; it runs: " + run);
 }
 
 std::atomic<const Kernels*>& active() {

@@ -19,7 +19,12 @@ class Buffer {  // zeroed; std::bad_alloc when memory is short
   size_t size() const { return size_; }
 
  private:
-  void swap(Buffer& o) { std::swap(data_, o.data_); std::swap(size_, o.size_); std::swap(mapped_, o.mapped_); std::swap(base_, o.base_); }
+  void swap(Buffer& o) {
+    std::swap(data_, o.data_);
+    std::swap(size_, o.size_);
+    std::swap(mapped_, o.mapped_);
+    std::swap(base_, o.base_);
+  }
   uint8_t* data_ = nullptr;
   void* base_ = nullptr;
   size_t size_ = 0, mapped_ = 0;

@@ -1,4 +1,5 @@
-// Storage types, and how each lies in a panel. Plain C++ with C headers only: kernels of every instruction set include it.
+// Storage types, and how each lies in a panel. Plain C++ with C headers only: kernels of every instruction set include
+// it.
 //
 // A weight of N output features and K inputs is stored as ceil(N/16) panels. A panel holds 16 features side by side, so
 // that one vector lane is one output feature: no horizontal sums, contiguous stores, one layout for 1 row or 512.

@@ -33,7 +33,8 @@ bool poll_interrupt();           // rate-limited; for the calling worker only
 void run_team(int threads, const std::function<void(int, int, Barrier&)>& job);
 
 // Slice s of a worker's share: shares are numbered as if there were more workers, scratch stays the worker's own.
-template <class Args> void run_slice(Kernel<Args> kernel, const Args& args, int worker, int workers, int s, int slices) {
+template <class Args>
+void run_slice(Kernel<Args> kernel, const Args& args, int worker, int workers, int s, int slices) {
   int share = worker * slices + s;
   if constexpr (requires { args.scratch; }) {
     Args own = args;

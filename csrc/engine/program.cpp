@@ -162,7 +162,9 @@ struct Program::MapStep : Step {
   void bind(Context& c) override {
     a = {c.buffer[(size_t)x], up >= 0 ? c.buffer[(size_t)up] : nullptr, c.buffer[(size_t)out], c.rows * width, act};
   }
-  void run(const Kernels& k, int, int w, int n, int s, int slices) const override { run_slice(k.map, a, w, n, s, slices); }
+  void run(const Kernels& k, int, int w, int n, int s, int slices) const override {
+    run_slice(k.map, a, w, n, s, slices);
+  }
   std::string describe() const override { return "map"; }
 };
 
@@ -190,14 +192,15 @@ int Program::embedding(std::shared_ptr<Weight> tokens, Floats positions) {
   return s->out;
 }
 
-std::vector<int> Program::linear(int x, NormOf norm, std::vector<Part> parts, Act act, bool gated, int residual, int layer) {
+std::vector<int> Program::linear(int x, NormOf norm, std::vector<Part> parts, Act act, bool gated, int residual,
+                                 int layer) {
   if (parts.empty() || (int)parts.size() > kParts || (gated && parts.size() != 2))
     throw std::invalid_argument("linear: one to three weights share an input, a gate has two");
   const int64_t k = values_.at((size_t)x).width;
   for (const Part& p : parts)
     if (p.weight->k() != k)
-      throw std::invalid_argument("linear: x (rows, " + std::to_string(k) + ") @ W (" + std::to_string(p.weight->n()) + ", " +
-                                  std::to_string(p.weight->k()) + "): " + std::to_string(k) + " and " +
+      throw std::invalid_argument("linear: x (rows, " + std::to_string(k) + ") @ W (" + std::to_string(p.weight->n()) +
+                                  ", " + std::to_string(p.weight->k()) + "): " + std::to_string(k) + " and " +
                                   std::to_string(p.weight->k()) + " differ");
   auto s = std::make_shared<LinearStep>(*this);
   use(x);
@@ -217,7 +220,8 @@ std::vector<int> Program::linear(int x, NormOf norm, std::vector<Part> parts, Ac
 }
 
 int Program::attention(int q, int layer, int heads, float scale, int64_t window) {
-  if (!cache_.heads || heads % cache_.heads) throw std::invalid_argument("attention: query heads must be a multiple of key heads");
+  if (!cache_.heads || heads % cache_.heads)
+    throw std::invalid_argument("attention: query heads must be a multiple of key heads");
   auto s = std::make_shared<AttentionStep>(*this);
   use(q);
   s->q = q, s->layer = layer, s->heads = heads, s->scale = scale, s->window = window;

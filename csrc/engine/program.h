@@ -1,7 +1,7 @@
 // A model's forward, recorded once as a flat list of kernel calls and replayed without Python.
 //
-// Values are matrices of (rows of the step, width). A replay's input is rows grouped in segments (a sequence and how many
-// of its tokens come next); one row, a prompt chunk, or many users' rows are the same replay.
+// Values are matrices of (rows of the step, width). A replay's input is rows grouped in segments (a sequence and how
+// many of its tokens come next); one row, a prompt chunk, or many users' rows are the same replay.
 #pragma once
 #include <functional>
 #include <memory>

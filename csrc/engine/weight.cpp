@@ -182,7 +182,8 @@ Type type_named(const std::string& name) {
 Weight::Weight(Type type, int64_t n, int64_t k) : type_(type), n_(n), k_(k) {
   const TypeInfo& t = info(type);
   if (n < 1 || k < 1 || n > (int64_t(1) << 40) / k)
-    throw std::invalid_argument("weight: shape (" + std::to_string(n) + ", " + std::to_string(k) + ") is empty or too large");
+    throw std::invalid_argument("weight: shape (" + std::to_string(n) + ", " + std::to_string(k) +
+                                ") is empty or too large");
   if (quantised(type) && k % t.block)
     throw std::invalid_argument("weight: " + std::string(t.name) + " needs rows of a multiple of " +
                                 std::to_string(t.block) + " inputs, found " + std::to_string(k));

@@ -182,7 +182,8 @@ float* partial(const AttentionArgs& a, int64_t row, int64_t head, int64_t chunk)
   return a.partial + ((row * a.heads + head) * a.chunks + chunk) * slot(*a.cache);
 }
 
-Queries make_tile(const AttentionArgs& a, uint8_t* scratch, int64_t first_row, int64_t first, int64_t vectors, int64_t head) {
+Queries make_tile(const AttentionArgs& a, uint8_t* scratch, int64_t first_row, int64_t first, int64_t vectors,
+                  int64_t head) {
   const CacheLayout& c = *a.cache;
   const int64_t group = a.heads / c.heads;
   Queries t = {a, head, 0, {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr};

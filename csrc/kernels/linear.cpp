@@ -84,13 +84,17 @@ void multiply(const Job& j, const Group& g, int64_t first, int operands, bool ex
   Form form = form_of(g.type);
   for (int r = 0; r < operands;) {
     for (int p = 0; p < g.size;) {
-      TileSize limit = form != kInt8 ? float_limit(operands - r) : expand_panels ? kExpandedLimit : direct_limit(operands - r);
+      TileSize limit = form != kInt8   ? float_limit(operands - r)
+                       : expand_panels ? kExpandedLimit
+                                       : direct_limit(operands - r);
       TileSize s = tile_size(operands - r, g.size - p, limit);
       const uint8_t *row[kMaxRows], *panel[kMaxPanels];
       for (int i = 0; i < s.rows; ++i) row[i] = operand(j, form, first + r + i);
       for (int i = 0; i < s.panels; ++i)
         panel[i] = expand_panels ? j.expanded + (p + i) * expanded_bytes(g.type, j.a.k) : g.panel[p + i];
-      Tile tile = form != kInt8 ? float_tile(g.type, s) : expand_panels ? expanded_tile(g.type, s) : direct_tile(g.type, s);
+      Tile tile = form != kInt8   ? float_tile(g.type, s)
+                  : expand_panels ? expanded_tile(g.type, s)
+                                  : direct_tile(g.type, s);
       alignas(64) float local[kMaxRows * kMaxPanels * 16];
       int64_t ahead = g.bytes[0] * g.size < 32768 ? g.bytes[0] * g.size : 4096;
       tile(row, panel, j.a.k, ahead, local);

@@ -31,7 +31,9 @@ void unpack_row(const uint8_t* panels, Type t, int64_t row, int64_t k, float* ou
   const int lane = (int)(row % 16);
   switch (t) {
     case Type::F32: for (int64_t i = 0; i < k; ++i) out[i] = ((const float*)panel)[i * 16 + lane]; return;
-    case Type::F16: for (int64_t i = 0; i < k; ++i) out[i] = f16_to_f32(((const uint16_t*)panel)[i * 16 + lane]); return;
+    case Type::F16:
+      for (int64_t i = 0; i < k; ++i) out[i] = f16_to_f32(((const uint16_t*)panel)[i * 16 + lane]);
+      return;
     case Type::BF16:
       for (int64_t i = 0; i < k; ++i) out[i] = bf16_to_f32(((const uint16_t*)panel)[(i / 2 * 16 + lane) * 2 + i % 2]);
       return;

@@ -35,8 +35,14 @@ void expand(Type t, const uint8_t* panel, int64_t k, uint8_t* out);
 
 namespace {
 
-template <class Group> PYLLM_INLINE const int32_t* sums(const Int8Row& r) { return Group::kSub == 32 ? r.sum32 : r.sum16; }
-template <class Group> PYLLM_INLINE const float* lows(const Int8Row& r) { return Group::kSub == 32 ? r.low32 : r.low16; }
+template <class Group>
+PYLLM_INLINE const int32_t* sums(const Int8Row& r) {
+  return Group::kSub == 32 ? r.sum32 : r.sum16;
+}
+template <class Group>
+PYLLM_INLINE const float* lows(const Int8Row& r) {
+  return Group::kSub == 32 ? r.low32 : r.low16;
+}
 
 // One group of 32 inputs: integer sums first, exact; then acc + float(sum) * (weight scale * activation scale), and for
 // types with a minimum acc + minimum * (activation scale * sum of codes). An offset starts the integer sum.

@@ -99,7 +99,8 @@ template <bool HIGH> PYLLM_INLINE f32v load_u4(const uint8_t* p) {
   return {u4_half<HIGH>(b), u4_half<HIGH>(_mm_srli_si128(b, 8))};
 }
 PYLLM_INLINE f32v load_f16(const uint16_t* p) {
-  return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
+  return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)),
+          _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)(p + 8)))};
 }
 PYLLM_INLINE __m256 bf16_half(const uint16_t* p) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));
@@ -152,8 +153,10 @@ template <bool NARROW> PYLLM_INLINE i32v dot_u8s8(i32v acc, u8v w, s8v a) {
 PYLLM_INLINE pairv pair(const uint16_t* p) { int32_t q; memcpy(&q, p, 4); return {_mm256_set1_epi32(q)}; }
 PYLLM_INLINE __m256 dot_bf16_half(__m256 acc, __m256i w, __m256i a) {
   __m256i top = _mm256_set1_epi32((int)0xffff0000);
-  acc = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(w, 16)), _mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), acc);
-  return _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(w, top)), _mm256_castsi256_ps(_mm256_and_si256(a, top)), acc);
+  acc = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(w, 16)),
+                        _mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), acc);
+  return _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(w, top)),
+                         _mm256_castsi256_ps(_mm256_and_si256(a, top)), acc);
 }
 PYLLM_INLINE f32v dot_bf16(f32v acc, u8v w, pairv a) {
   return {dot_bf16_half(acc.lo, w.lo, a.v), dot_bf16_half(acc.hi, w.hi, a.v)};

@@ -14,7 +14,9 @@ from pyllm.models.causal import CausalLM
 
 FAMILIES = ("llama", "gpt2")
 PRECISIONS = ("default", "high")
-_IGNORED = {"revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "low_cpu_mem_usage", "device_map"}
+_IGNORED = {
+    *("revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "low_cpu_mem_usage", "device_map")
+}
 
 
 def _open(path: str | os.PathLike[str], gguf_file: str | None = None) -> Any:

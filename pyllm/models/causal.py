@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ class CausalOutput(NamedTuple):
     loss: float | None = None
 
 
-class CausalLM(nn.Module):
+class CausalLM(nn.Module, ABC):
     """A family defines `forward(tokens)` and `cache` (layers, key heads, head width); the rest is here.
 
     `config` is the family's dataclass; precision "default" or "high" (two int8 terms, float32 attention and cache).
@@ -35,13 +36,13 @@ class CausalLM(nn.Module):
     _pool: _core.Pool | None = None
 
     @property
+    @abstractmethod
     def cache(self) -> tuple[int, int, int]:
         """(layers, key/value heads, head width)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, tokens: Any) -> Any:
         """Token ids of one sequence to logits; called with symbols to record, with ids to compute unfused."""
-        raise NotImplementedError
 
     @property
     def cache_type(self) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 from pyllm import nn, ops
 from pyllm.models.causal import CausalLM
 
-# Parameter path -> name in Hugging Face folders, name in GGUF files. {} is the layer. #i/n: the i-th of n equal parts of
-# the outputs; a leading ^: stored as (inputs, outputs) in Hugging Face folders.
+# Parameter path -> name in Hugging Face folders, name in GGUF files. {} is the layer. #i/n: the i-th of n equal parts
+# of the outputs; a leading ^: stored as (inputs, outputs) in Hugging Face folders.
 NAMES = {
     "embedding": ("transformer.wte", "token_embd"),
     "embedding.positions": ("transformer.wpe.weight", "position_embd.weight"),

@@ -65,7 +65,7 @@ def rotary(
 ) -> Array:
     """Turn pairs of features by position * frequency. Su et al. 2021, arXiv:2104.09864.
 
-    x (..., length, heads, d) float32, positions (length,); pairs are (2i, 2i+1), or with interleaved=False (i, i + d/2).
+    x (..., length, heads, d) float32, positions (length,); pairs are (2i, 2i+1), or (i, i + d/2) if not interleaved.
     frequencies default to theta^(-2i/d). Raises ValueError for an odd d or positions that do not fit.
     """
     x = float32(x, "rotary")
