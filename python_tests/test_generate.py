@@ -65,6 +65,18 @@ def test_end_token_stops_and_rows_are_padded():
     assert out.tolist() == [[*PROMPT, 5, 6]]
 
 
+def test_end_tokens_come_from_the_model_and_the_tokenizer_unless_named():
+    class Tokenizer(FakeTokenizer):
+        end_ids = frozenset({7})
+
+    def new(**settings):
+        return generate(FakeModel(script=[5, 7, END, 6]), PROMPT, max_new_tokens=4, **settings)[0, 3:].tolist()
+
+    assert new() == [5, 7, END]
+    assert new(tokenizer=Tokenizer()) == [5, 7]
+    assert new(tokenizer=Tokenizer(), eos_token_id=6) == new(eos_token_id=None) == [5, 7, END, 6]
+
+
 def test_min_new_tokens_holds_the_end_back(model):
     assert len(model.greedy(PROMPT, 40)) < 43  # the fake model would stop
     out = generate(model, PROMPT, max_new_tokens=40, min_new_tokens=40)

@@ -13,7 +13,7 @@ import numpy as np
 
 from .batch import Batch
 from .beam import beam_search
-from .config import DEFAULT_NEW_TOKENS, GenerationConfig
+from .config import DEFAULT_NEW_TOKENS, GenerationConfig, end
 from .errors import GenerationError
 from .output import Collected, GenerateOutput, joined, output_of
 from .prompts import check_ids, check_length, prompts_of
@@ -25,7 +25,7 @@ from .stopping import Criterion, StopRules
 def config_of(model: Any, generation_config: Any = None, tokenizer: Any = None, **changes: Any) -> GenerationConfig:
     """What is asked for: the given configuration, else the model's own, with the keywords on top.
 
-    End, pad and beginning tokens that nobody named come from model.config, then from the tokenizer.
+    Pad and beginning tokens that nobody named come from model.config, else from the tokenizer; end tokens from both.
     """
     base = generation_config if generation_config is not None else getattr(model, "generation_config", None)
     if base is None:
@@ -35,14 +35,20 @@ def config_of(model: Any, generation_config: Any = None, tokenizer: Any = None, 
     elif not isinstance(base, GenerationConfig):
         raise GenerationError("generation_config", type(base).__name__, "needs a GenerationConfig or a dict")
     config = base.update(**changes)
-    for name in ("eos_token_id", "pad_token_id", "bos_token_id"):
+    found: dict[str, Any] = {}
+    if config.eos_token_id is None and "eos_token_id" not in changes:
+        ends = {*end("eos_token_id", none_as(model.config, "eos_token_id", -1)), *getattr(tokenizer, "end_ids", ())}
+        found["eos_token_id"] = sorted(ends) or None
+    for name in ("pad_token_id", "bos_token_id"):
         if getattr(config, name) is None and name not in changes:
-            value = getattr(model.config, name, None)
-            if value is None and tokenizer is not None:
-                ends = sorted(getattr(tokenizer, "end_ids", ())) if name == "eos_token_id" else None
-                value = ends or getattr(tokenizer, name, None)
-            config = config.update(**{name: value})
-    return config
+            found[name] = none_as(model.config, name, getattr(tokenizer, name, None))
+    return config.update(**found)
+
+
+def none_as(config: Any, name: str, otherwise: Any) -> Any:
+    """An attribute, or something else where it is missing or None."""
+    value = getattr(config, name, None)
+    return otherwise if value is None else value
 
 
 def check(config: GenerationConfig, model: Any, tokenizer: Any) -> None:
