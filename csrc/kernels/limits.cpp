@@ -13,7 +13,9 @@ double now() {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-constexpr int kChains = kTileRows >= 12 ? 20 : kTileRows >= 6 ? 6 : 3;  // enough to hide latency, few enough for registers
+constexpr int kChains = kTileRows >= 12  ? 20
+                        : kTileRows >= 6 ? 6
+                                         : 3;  // enough to hide latency, few enough for registers
 constexpr int kSteps = 4000;
 
 // start(i) differs by chain, or the compiler would compute one chain for all.
@@ -51,8 +53,13 @@ double peak(int what, double seconds) {
     f32v x = set1(0.999f), y = set1(1e-6f);
     return rate(seconds, 32, [](int i) { return set1((float)i); }, [&](f32v a, int) { return fma(a, x, y); });
   }
-  if (what == 1) return rate(seconds, 64, [](int i) { return set1((float)i); }, [&](f32v a, int i) { return dot_bf16(a, w, pair((const uint16_t*)(ones + i))); });
-  return rate(seconds, 128, [](int i) { return set1_i32(i); }, [&](i32v a, int i) { return dot_u8s8<true>(a, w, quad((const int8_t*)ones + i)); });
+  if (what == 1)
+    return rate(
+        seconds, 64, [](int i) { return set1((float)i); },
+        [&](f32v a, int i) { return dot_bf16(a, w, pair((const uint16_t*)(ones + i))); });
+  return rate(
+      seconds, 128, [](int i) { return set1_i32(i); },
+      [&](i32v a, int i) { return dot_u8s8<true>(a, w, quad((const int8_t*)ones + i)); });
 }
 
 }  // namespace pyllm::PYLLM_ISA

@@ -104,7 +104,9 @@ template <bool HIGH> PYLLM_INLINE f32v load_u4(const uint8_t* p) {
 }
 PYLLM_INLINE f32v load_f16(const uint16_t* p) { return lanes([=](int i) { return f16_to_f32(p[i]); }); }
 PYLLM_INLINE f32v load_bf16(const uint16_t* p) { return lanes([=](int i) { return bf16_to_f32(p[i]); }); }
-PYLLM_INLINE void store_bf16(uint16_t* p, f32v a) { for (int i = 0; i < 16; ++i) p[i] = f32_to_bf16(a.q[i / 4][i % 4]); }
+PYLLM_INLINE void store_bf16(uint16_t* p, f32v a) {
+  for (int i = 0; i < 16; ++i) p[i] = f32_to_bf16(a.q[i / 4][i % 4]);
+}
 
 PYLLM_INLINE u8v load_u8(const uint8_t* p) { u8v r; memcpy(r.q, p, 64); return r; }
 PYLLM_INLINE void store_u8(uint8_t* p, u8v a) { memcpy(p, a.q, 64); }

@@ -115,5 +115,6 @@ def self_attention(
     )
     if rotation is not None:
         q, k = (rotary(each, np.arange(len(x)), 0, True, *rotation) for each in (q, k))
-    y = attention(*(each.transpose(1, 0, 2)[None] for each in (q, k, v)), True, scale, window or None)
+    q, k, v = (each.transpose(1, 0, 2)[None] for each in (q, k, v))
+    y = attention(q, k, v, True, scale, window or None)
     return np.ascontiguousarray(y[0].transpose(1, 0, 2)).reshape(len(x), -1)
