@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -65,7 +68,7 @@ def test_next_shows_ten_words_of_49152(tmp_path, smollm2):
 def test_chat_answers_one_question_and_the_lines_of_a_pipe(tmp_path, smollm2):
     assert "Paris" in run("chat", "-m", smollm2, "-p", QUESTION, cwd=tmp_path)[0]
     out, err = run("chat", "-m", smollm2, "-n", "24", cwd=tmp_path, text=f"{QUESTION}\nAnd of Italy?\n")
-    assert "Paris" in out and "Rome" in out and "tokens" in err
+    assert "Paris" in out and "Rome" in out and "pieces" in err
 
 
 def test_info_of_the_default_model(tmp_path, smollm2):
@@ -138,3 +141,53 @@ def test_loading_takes_little_memory(tmp_path, smollm2):
     done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) * 1024 < 98_362_432 * 1.3 + 100e6  # ru_maxrss counts kilobytes on Linux
+
+
+def test_the_lecture_shows_what_the_commands_print(tmp_path):
+    """Every `$ pyllm ...` or `$ python examples/...` of docs/lecture.md: its lines stand in the output, in order."""
+    root = Path(__file__).resolve().parent.parent
+    text = (root / "docs" / "lecture.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\$ (.+)\n((?:(?!\$ |```).*\n)*)", text, re.M)
+    assert len(shown) >= 6
+    for line, expected in shown:
+        words = shlex.split(line)
+        argv = [sys.executable, "-m", "pyllm", *words[1:]] if words[0] == "pyllm" else [sys.executable, root / words[1]]
+        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", timeout=300)
+        assert done.returncode == 0, done.stderr
+        printed = iter(re.sub(r"\d+\.\d\d %  [█-▏]*", "%", done.stdout).splitlines())
+        for wanted in re.sub(r"\d+\.\d\d %  [█-▏]*", "%", expected).splitlines():
+            assert wanted == "..." or wanted in printed, f"{line}: {wanted}"
+
+
+def read_until(terminal, wanted, seconds=60):
+    """What a terminal shows up to and with `wanted`."""
+    shown, end = "", time.monotonic() + seconds
+    while wanted not in shown:
+        assert select.select([terminal], [], [], max(end - time.monotonic(), 0))[0], shown
+        shown += os.read(terminal, 4096).decode(errors="replace")
+    return shown
+
+
+def test_a_typed_conversation(tmp_path, smollm2):
+    """On a terminal: an answer, Ctrl-C ends the next one only, the conversation goes on, /exit leaves."""
+    terminal, end = os.openpty()
+    argv = [sys.executable, "-m", "pyllm", "chat", "-m", str(smollm2)]
+    environ = {**os.environ, "NO_COLOR": "1"}
+    process = subprocess.Popen(argv, cwd=tmp_path, env=environ, stdin=end, stdout=end, stderr=end)
+    os.close(end)
+    try:
+        assert "/exit" in read_until(terminal, "> ")
+        os.write(terminal, f"{QUESTION}\n".encode())
+        assert "Paris" in read_until(terminal, "\n> ")
+        os.write(terminal, b"Write a long story about a fox.\n")
+        read_until(terminal, " the ")
+        process.send_signal(signal.SIGINT)
+        assert "Traceback" not in read_until(terminal, "\n> ")
+        os.write(terminal, b"And what is the capital of Italy?\n")
+        assert "Rome" in read_until(terminal, "\n> ")
+        os.write(terminal, b"/exit\n")
+        assert process.wait(timeout=30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(terminal)

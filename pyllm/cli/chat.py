@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pyllm.cli import options, output, running
-from pyllm.errors import printable
+from pyllm.errors import ContextError, printable
 
 HELP = "/clear forgets the conversation, /exit or Ctrl-D leaves, Ctrl-C stops an answer"
 
@@ -48,7 +48,7 @@ def questions(args: argparse.Namespace) -> Iterator[str]:
 
 
 def answer(chat: Any, question: str, clock: running.Clock, again: bool) -> None:
-    """Stream one answer; where another question can follow, Ctrl-C ends only the answer."""
+    """Stream one answer; where another question can follow, Ctrl-C or too long a message ends only the answer."""
     try:
         for piece in chat.stream(question):
             clock.tick()
@@ -56,6 +56,10 @@ def answer(chat: Any, question: str, clock: running.Clock, again: bool) -> None:
     except KeyboardInterrupt:
         if not again:
             raise
+    except ContextError as error:
+        if not again:
+            raise
+        output.note(f"pyllm: {printable(error)}")
     running.write("\n")
 
 
@@ -63,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     """Load, then answer until there are no more questions."""
     import pyllm
 
-    clock = running.Clock()
+    clock = running.Clock("pieces")
     model, tokenizer = running.load(args.model, args)
     clock.load()
     new = args.n_predict if args.n_predict >= 0 else None
@@ -76,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
             continue
         if args.prompt is not None and sys.stdout.isatty():
             output.note(output.paint("> " + printable(question), "1", sys.stderr))
-        clock.pieces = 0
+        clock.ask()
         answer(chat, question, clock, again=args.prompt is None and sys.stdin.isatty())
-    clock.tell()
+        clock.tell()
     return 0

@@ -63,39 +63,48 @@ def write(text: str) -> None:
 
 
 class Clock:
-    """Times of a run: loading, first piece, pieces per second; told on stderr."""
+    """Times of an answer: loading, first token, tokens per second; told on stderr.
 
-    def __init__(self) -> None:
+    unit: what is counted; a chat yields pieces of text, most of them one token.
+    """
+
+    def __init__(self, unit: str = "tokens") -> None:
+        self.unit = unit
         self.start = time.perf_counter()
-        self.loaded = self.first = 0.0
-        self.pieces = 0
+        self.loaded = self.asked = self.first = self.last = self.start
+        self.tokens = 0
 
     def load(self) -> None:
-        """The model is ready."""
+        """The model is ready, and asked at once."""
         self.loaded = time.perf_counter()
+        self.ask()
 
-    def tick(self, count: int = 1) -> None:
-        """`count` more tokens have come."""
-        if not self.pieces:
-            self.first = time.perf_counter()
-        self.pieces += count
+    def ask(self) -> None:
+        """A question has come."""
+        self.asked = self.first = self.last = time.perf_counter()
+        self.tokens = 0
+
+    def tick(self) -> None:
+        """A token has come."""
+        self.last = time.perf_counter()
+        if not self.tokens:
+            self.first = self.last
+        self.tokens += 1
 
     def facts(self) -> dict[str, float]:
-        """Seconds to load, from there to the first token, tokens per second after it."""
-        now = time.perf_counter()
-        rate = (self.pieces - 1) / (now - self.first) if self.pieces > 1 else 0.0
-        first = self.first - self.loaded if self.pieces else 0.0
+        """Seconds to load, from the question to the first token, tokens per second after it."""
+        rate = (self.tokens - 1) / (self.last - self.first) if self.last > self.first else 0.0
         return {
             "load_s": round(self.loaded - self.start, 3),
-            "first_token_s": round(first, 3),
-            "tokens": self.pieces,
+            "first_token_s": round(self.first - self.asked, 3),
+            "tokens": self.tokens,
             "tok_s": round(rate, 1),
         }
 
     def tell(self) -> None:
         """The facts as one line on stderr."""
         f = self.facts()
-        text = f"{f['load_s']:.2f} s to load, {f['first_token_s']:.2f} s to the first of {f['tokens']} tokens"
+        text = f"{f['load_s']:.2f} s to load, {f['first_token_s']:.2f} s to the first of {f['tokens']} {self.unit}"
         if f["tok_s"]:
-            text += f", then {f['tok_s']:.1f} tokens/s"
+            text += f", then {f['tok_s']:.1f} {self.unit}/s"
         output.note(output.paint(text, "2", sys.stderr))
