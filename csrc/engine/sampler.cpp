@@ -10,7 +10,7 @@
 
 // The two loops that read the whole row are compiled for wider vectors too, where the tool chain picks among copies by
 // itself. The sums keep their order and nothing is contracted, so all copies give the same bits.
-#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__)
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && !defined(__clang__)
 #define PYLLM_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define PYLLM_CLONES
