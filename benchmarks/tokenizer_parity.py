@@ -3,7 +3,8 @@
     python benchmarks/tokenizer_parity.py MODEL.gguf DATA... [--peers llama_cpp,tokenizers] [--megabytes 6]
 
 DATA are text files (.txt, .py, .jsonl, .tsv, ..., also .gz and .xz) or folders of them. Generated lines are added:
-ten scripts, emoji, numbers, white space and malformed UTF-8. Exits 1 when a line differs.
+ten scripts, emoji, numbers, white space and malformed UTF-8; and all lines once more in blocks of several.
+Exits 1 when a line differs.
 """
 
 from __future__ import annotations
@@ -59,6 +60,17 @@ def generated(lines: int, seed: int = 1) -> Iterator[bytes]:
         if draw.random() < 0.3:
             line = damaged(line, draw)
         yield line.replace(b"\n", b" ")
+
+
+def blocks(lines: list[bytes], seed: int = 2) -> Iterator[bytes]:
+    """Every line again, in blocks of several joined by line ends of all kinds, some with spaces around them."""
+    draw = random.Random(seed)
+    ends = [b"\n", b"\n\n", b"\r\n", b" \n", b"\n  ", b"\t\n\n \t", b"\r", b"\n\r \n", b"  ", b"/\n/", b"!\n"]
+    start = 0
+    while start < len(lines):
+        stop = start + draw.randrange(2, 9)
+        yield b"".join(line + draw.choice(ends) * draw.randrange(1, 3) for line in lines[start:stop])
+        start = stop
 
 
 def damaged(line: bytes, draw: random.Random) -> bytes:
@@ -172,7 +184,8 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=6.0)
     args = parser.parse_args()
     tokenizer = from_gguf(GGUF(args.model))
-    lines = corpus(args.data, args.megabytes) if args.data else list(generated(100_000))
+    lines = corpus(args.data, args.megabytes) if args.data else list(generated(20_000))
+    lines += list(blocks(lines))
     bad = 0
     for name in args.peers.split(","):
         bad += compare(lines, name, PEERS[name](args.model), lambda line: tokenizer.encode(line, False))

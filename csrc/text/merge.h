@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <queue>
+#include <unordered_map>
 #include <vector>
 
 #include "text/strings.h"
@@ -42,9 +44,43 @@ void merge_few(std::vector<Symbol>& symbols, const Pairs& pairs) {
   symbols.resize(count);
 }
 
-// Any number of symbols: a heap of rank << 32 | left. An entry is stale unless `left` still stands and its pair with
-// its present neighbour has that rank; an entry that is right by accident asks for the same merge as the one that
-// was pushed for it.
+// The places where a pair of one rank may stand, handed out from the left. Most come in ascending order.
+class Places {
+ public:
+  bool listed = false;  // whether the rank awaits its turn
+
+  bool empty() const { return next_ == run_.size() && early_.empty(); }
+
+  void add(uint32_t place) {
+    if (next_ == run_.size()) {
+      run_.clear();
+      next_ = 0;
+    }
+    if (run_.empty() || place >= run_.back()) {
+      run_.push_back(place);
+    } else {
+      early_.push_back(place);
+      std::push_heap(early_.begin(), early_.end(), std::greater<uint32_t>());
+    }
+  }
+
+  uint32_t take() {
+    if (early_.empty() || (next_ < run_.size() && run_[next_] <= early_.front())) return run_[next_++];
+    std::pop_heap(early_.begin(), early_.end(), std::greater<uint32_t>());
+    const uint32_t place = early_.back();
+    early_.pop_back();
+    return place;
+  }
+
+ private:
+  std::vector<uint32_t> run_;    // ascending; taken up to next_
+  std::vector<uint32_t> early_;  // a heap of those that came too late for the run
+  size_t next_ = 0;
+};
+
+// Any number of symbols, in nearly linear time: the places of each rank, and a heap of the few ranks there are.
+// A place is stale unless its symbol still stands and its pair with its present neighbour has that rank; one that is
+// right by accident asks for the same merge as the one that was added for it.
 template <class Pairs>
 void merge_many(std::vector<Symbol>& symbols, const Pairs& pairs) {
   const auto count = uint32_t(symbols.size());
@@ -53,34 +89,37 @@ void merge_many(std::vector<Symbol>& symbols, const Pairs& pairs) {
     Pair pair;  // with next
   };
   std::vector<Link> links(count);
-  std::vector<uint64_t> heap;
-  heap.reserve(count);
-  const auto refresh = [&](uint32_t left) {
-    const uint32_t right = links[left].next;
-    links[left].pair = right < count ? pairs(symbols[left], symbols[right]) : Pair{};
-    if (links[left].pair.rank == NONE) return false;
-    heap.push_back(uint64_t(links[left].pair.rank) << 32 | left);
-    return true;
+  std::unordered_map<uint32_t, Places> places;
+  std::priority_queue<uint32_t, std::vector<uint32_t>, std::greater<uint32_t>> ranks;
+  const auto look = [&](uint32_t left) {
+    Link& link = links[left];
+    link.pair = link.next < count ? pairs(symbols[left], symbols[link.next]) : Pair{};
+    if (link.pair.rank == NONE) return;
+    Places& here = places[link.pair.rank];
+    here.add(left);
+    if (!here.listed) ranks.push(link.pair.rank);
+    here.listed = true;
   };
   for (uint32_t i = 0; i < count; ++i) links[i] = {i - 1, i + 1, Pair{}};
-  for (uint32_t i = 0; i < count; ++i) refresh(i);
-  const auto later = std::greater<uint64_t>();
-  std::make_heap(heap.begin(), heap.end(), later);
-  while (!heap.empty()) {
-    std::pop_heap(heap.begin(), heap.end(), later);
-    const uint64_t entry = heap.back();
-    heap.pop_back();
-    const auto left = uint32_t(entry);
-    if (symbols[left].size == 0 || links[left].pair.rank != uint32_t(entry >> 32)) continue;
+  for (uint32_t i = 0; i < count; ++i) look(i);
+  while (!ranks.empty()) {
+    const uint32_t rank = ranks.top();
+    Places& here = places[rank];
+    if (here.empty()) {
+      here.listed = false;
+      ranks.pop();
+      continue;
+    }
+    const uint32_t left = here.take();
+    if (symbols[left].size == 0 || links[left].pair.rank != rank) continue;
     const uint32_t right = links[left].next;
     symbols[left].id = links[left].pair.id;
     symbols[left].size += symbols[right].size;
     symbols[right].size = 0;
     links[left].next = links[right].next;
     if (links[left].next < count) links[links[left].next].previous = left;
-    if (refresh(left)) std::push_heap(heap.begin(), heap.end(), later);
-    const uint32_t previous = links[left].previous;
-    if (previous != NONE && refresh(previous)) std::push_heap(heap.begin(), heap.end(), later);
+    look(left);
+    if (links[left].previous != NONE) look(links[left].previous);
   }
   symbols.erase(std::remove_if(symbols.begin(), symbols.end(), [](const Symbol& s) { return s.size == 0; }),
                 symbols.end());
