@@ -48,32 +48,52 @@ BytePairs::BytePairs(const Vocabulary& vocabulary, const Splitter& splitter, con
 }
 
 // Number of a symbol's text: a token that text may reach, or one of the others.
-uint32_t BytePairs::part(std::string_view text) {
-  const uint32_t id = vocabulary_.find(text);
+uint32_t BytePairs::part(std::string_view text) { return part(text, hash_bytes(text)); }
+
+uint32_t BytePairs::part(std::string_view text, uint64_t hash) {
+  const uint32_t id = vocabulary_.names().find(text, hash);
   if (id != NONE && !vocabulary_.reserved(id)) return id;
   return uint32_t(vocabulary_.size()) + others_.add(text);
 }
 
-void BytePairs::load(const StringList& merges) {
+BytePairs::Merge BytePairs::parse(const StringList& merges, size_t rank) const {
   constexpr const char* FIELD = "tokenizer.ggml.merges";
+  const std::string_view merge = merges.get(rank, FIELD);
+  const size_t space = merge.find(' ', 1);
+  if (space == std::string_view::npos || space + 1 == merge.size()) {
+    throw Error(std::string(FIELD) + "[" + std::to_string(rank) + "]: " + quoted(merge) +
+                " is not two parts with a space between them");
+  }
+  Merge found{merge.substr(0, space), merge.substr(space + 1), 0, 0};
+  found.left_hash = hash_bytes(found.left);
+  found.right_hash = hash_bytes(found.right);
+  vocabulary_.names().expect(found.left_hash);
+  vocabulary_.names().expect(found.right_hash);
+  return found;
+}
+
+// Merges are read some places ahead, since looking up their parts waits for memory most of the time.
+void BytePairs::load(const StringList& merges) {
+  constexpr size_t AHEAD = 16;
   size_t slots = 16;
   while (slots < merges.count * 3 / 2) slots *= 2;
   pairs_.assign(slots, Entry{});
+  Merge next[AHEAD];
+  for (size_t rank = 0; rank < std::min(AHEAD, merges.count); ++rank) next[rank] = parse(merges, rank);
   std::string joined;
+  uint32_t guess = 0;  // vocabularies list their merged tokens in the order of the merges
   for (size_t rank = 0; rank < merges.count; ++rank) {
-    const std::string_view merge = merges.get(rank, FIELD);
-    const size_t space = merge.find(' ', 1);
-    if (space == std::string_view::npos || space + 1 == merge.size()) {
-      throw Error(std::string(FIELD) + "[" + std::to_string(rank) + "]: " + quoted(merge) +
-                  " is not two parts with a space between them");
-    }
-    const std::string_view left = merge.substr(0, space);
-    const std::string_view right = merge.substr(space + 1);
-    joined.assign(left);
-    joined += right;
-    const uint32_t id = vocabulary_.find(joined);
+    const Merge merge = next[rank % AHEAD];
+    if (rank + AHEAD < merges.count) next[rank % AHEAD] = parse(merges, rank + AHEAD);
+    joined.assign(merge.left);
+    joined += merge.right;
+    const bool guessed = guess < vocabulary_.size() && vocabulary_.text(guess) == joined;
+    const uint32_t id = guessed ? guess : vocabulary_.find(joined);
+    guess = id + 1;
     if (id != NONE && vocabulary_.reserved(id)) continue;  // text must not grow into a control token
-    add_pair(part(left), part(right), {uint32_t(rank), id != NONE ? id : part(joined)});
+    const uint32_t left = part(merge.left, merge.left_hash);
+    const uint32_t right = part(merge.right, merge.right_hash);
+    add_pair(left, right, {uint32_t(rank), id != NONE ? id : part(joined)});
   }
 }
 

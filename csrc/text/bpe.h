@@ -24,8 +24,15 @@ class BytePairs {
   std::string bytes(size_t id) const;
 
  private:
+  struct Merge {
+    std::string_view left, right;
+    uint64_t left_hash, right_hash;
+  };
+
   void load(const StringList& merges);
   uint32_t part(std::string_view text);
+  uint32_t part(std::string_view text, uint64_t hash);
+  Merge parse(const StringList& merges, size_t rank) const;
   void add_pair(uint32_t left, uint32_t right, Pair pair);
   Pair find_pair(uint32_t left, uint32_t right) const;
   void encode_clean(std::string_view text, WordCache* cache, std::vector<int32_t>& out) const;

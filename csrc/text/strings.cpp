@@ -99,6 +99,4 @@ uint32_t Strings::add(std::string_view bytes) {
   return uint32_t(size() - 1);
 }
 
-uint32_t Strings::find(std::string_view bytes) const { return slots_[probe(bytes, hash_bytes(bytes))].number; }
-
 }  // namespace text

@@ -22,7 +22,11 @@ class Strings {
   uint32_t add(std::string_view bytes);
 
   // Number of the string or NONE.
-  uint32_t find(std::string_view bytes) const;
+  uint32_t find(std::string_view bytes) const { return find(bytes, hash_bytes(bytes)); }
+
+  // The same with the hash in hand; expect() fetches what the search for it will touch first.
+  uint32_t find(std::string_view bytes, uint64_t hash) const { return slots_[probe(bytes, hash)].number; }
+  void expect(uint64_t hash) const { __builtin_prefetch(&slots_[hash & (slots_.size() - 1)]); }
 
   std::string_view operator[](size_t number) const {
     return std::string_view(bytes_).substr(starts_[number], starts_[number + 1] - starts_[number]);
