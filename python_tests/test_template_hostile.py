@@ -45,15 +45,21 @@ ESCAPES = {
     "{% import 'secret' as s %}": "import is not allowed",
     "{% from 'secret' import s %}": "fromimport is not allowed",
     "{% extends 'secret' %}": "extends is not allowed",
-    "{% for x in loop.__class__ %}{% endfor %}": "'loop' is undefined",
+    "{% for x in loop.__class__ %}{% endfor %}": "attribute '__class__' of Undefined",
     "{% for x in [1] %}{{ loop._iterator }}{% endfor %}": "attribute '_iterator' of LoopContext",
     "{% macro m() %}{% endmacro %}{{ m._func }}": "attribute '_func' of Macro",
 }
 
+
+def growing(start: str, step: str) -> str:
+    """A template that sets n.s to `start`, then 99 times to `step`."""
+    return "{% set n = namespace(s=" + start + ") %}{% for i in range(99) %}{% set n.s = " + step + " %}{% endfor %}"
+
+
 BOMBS = {
     "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}": "steps|longer",
-    "{% for a in range(999) %}{% for b in range(999) %}{% for c in range(999) %}x{% endfor %}{% endfor %}{% endfor %}":
-        "steps|longer",
+    "{% for a in range(999) %}{% for b in range(999) %}{% for c in range(999) %}"
+    "x{% endfor %}{% endfor %}{% endfor %}": "steps|longer",
     "{% for a in messages %}{% for b in messages %}{% for c in messages %}{% for d in messages %}{{ a.role }}"
     "{% endfor %}{% endfor %}{% endfor %}{% endfor %}": "steps|longer",
     "{% for a in range(10**9) %}{% endfor %}": "range: more than 100,000",
@@ -78,20 +84,18 @@ BOMBS = {
     "{{ messages | tojson(indent=999999999) }}": "tojson: 999,999,999",
     "{{ 5 | round(-999999999) }}": "precision -999,999,999",
     "{{ 5 | round(999999999, 'ceil') }}": "precision 999,999,999",
-    "{% set n = namespace(s='xy') %}{% for i in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}": "text of 16,777,216",
-    "{% set n = namespace(s='xy') %}{% for i in range(99) %}{% set n.s = n.s + n.s %}{% endfor %}": "text of 16,777,216",
-    "{% set n = namespace(s='x') %}{% for i in range(99) %}{% set n.s = n.s.replace('x', 'xxxxxxxx') %}{% endfor %}":
-        "text of",
-    "{% set n = namespace(s='x') %}{% for i in range(99) %}{% set n.s = n.s | replace('x', 'xxxxxxxx') %}{% endfor %}":
-        "text of",
-    "{% set n = namespace(s='xxxxxxxx') %}{% for i in range(99) %}{% set n.s = n.s.join(n.s) %}{% endfor %}": "text of",
-    "{% set n = namespace(s='x') %}{% for i in range(99) %}{% set n.s = [n.s, n.s] | join %}{% endfor %}": "text of",
-    "{% set n = namespace(s='%s%s') %}{% for i in range(99) %}{% set n.s = n.s % (n.s, n.s) %}{% endfor %}": "text of",
-    "{% set n = namespace(l=[1]) %}{% for i in range(99) %}{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l }}":
-        "list or mapping of more",
-    "{% set n = namespace(l={}) %}{% for i in range(99) %}{% set n.l = {'a': n.l, 'b': n.l} %}{% endfor %}{{ n.l }}":
-        "list or mapping of more",
-    "{% set n = namespace(l=[1]) %}{% for i in range(99) %}{% set n.l = n.l + n.l %}{% endfor %}": "at most|more than",
+    growing("'xy'", "n.s ~ n.s"): "text of 16,777,216",
+    growing("'xy'", "n.s + n.s"): "text of 16,777,216",
+    growing("'x'", "n.s.replace('x', 'xxxxxxxx')"): "text of",
+    growing("'x'", "n.s | replace('x', 'xxxxxxxx')"): "text of",
+    growing("'xxxxxxxx'", "n.s.join(n.s)"): "text of",
+    growing("'x'", "[n.s, n.s] | join"): "text of",
+    growing("'%(a)s%(a)s'", "n.s % {'a': n.s}"): "text of",
+    "{% set n = namespace(l=[1]) %}{% for i in range(99) %}"
+    "{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l }}": "list or mapping of more",
+    "{% set n = namespace(l={}) %}{% for i in range(99) %}"
+    "{% set n.l = {'a': n.l, 'b': n.l} %}{% endfor %}{{ n.l }}": "list or mapping of more",
+    "{% set n = namespace(l=[1]) %}{% for i in range(99) %}{% set n.l = n.l + n.l %}{% endfor %}": "at most|more than|longer",
     "{% set n = namespace() %}{% set n.l = [n, n] %}{{ n.l }}": "a namespace can be neither printed",
     "{% set n = namespace() %}{% set n.n = n %}{{ n }}": "a namespace can be neither printed",
     "{% set n = namespace() %}{% set n.n = n %}{{ 'a' ~ n }}": "a namespace can be neither printed",
@@ -107,12 +111,12 @@ BOMBS = {
     "{% endfor %}": "more than",
     "{% set s = 'ab' * 4000000 %}{{ s.split('a') | length }}": "more than",
     "{% set s = 'ab' * 4000000 %}{{ s | list | length }}": "more than",
-    "{% set s = 'ab' * 4000000 %}{% for i in range(99999) %}{% if s ~ 'c' == s ~ 'd' %}{% endif %}{% endfor %}":
-        "more than",
-    "{% set s = 'ab' * 4000000 %}{% for i in range(99999) %}{% if 'ba' * 99 + 'x' in s %}{% endif %}{% endfor %}":
-        "more than|longer",
+    "{% set s = 'ab' * 4000000 %}{% for i in range(99999) %}"
+    "{% if s ~ 'c' == s ~ 'd' %}{% endif %}{% endfor %}": "more than",
+    "{% set s = 'ab' * 4000000 %}{% for i in range(99999) %}"
+    "{% if 'ba' * 99 + 'x' in s %}{% endif %}{% endfor %}": "more than|longer",
     "{{ strftime_now('%c' * 999999) }}": "at most 200 characters",
-    "{{ '1' * 5000 | int }}": "text of|int|characters",
+    "{{ ('1' * 1300) | int }}": "bits; at most 4,096",
     "{{ " + "(" * 2000 + "1" + ")" * 2000 + " }}": "nested too deeply",
     "{{ " + "-" * 3000 + "1 }}": "nested too deeply",
     "{{ 1" + "+1" * 5000 + " }}": "nested too deeply",
@@ -131,7 +135,7 @@ BOMBS = {
 @pytest.mark.parametrize("template", ESCAPES, ids=range(len(ESCAPES)))
 def test_escapes_are_refused(template: str) -> None:
     """No attribute that begins with an underscore, no foreign method, no other file."""
-    with pytest.raises(TemplateError, match="^chat template: ") as caught:
+    with pytest.raises(TemplateError, match=r"^chat template: ") as caught:
         render(template, MESSAGES)
     assert ESCAPES[template] in str(caught.value)
 

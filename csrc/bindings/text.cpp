@@ -58,7 +58,8 @@ struct Tokenizer {
 };
 
 template <class Model>
-Ids encode(const Tokenizer<Model>& self, const py::bytes& data, bool allow_special) {
+Ids encode(const Tokenizer<Model>& self, const py::bytes& data, bool allow_special,
+           const std::vector<uint32_t>& breaks) {
   const auto view = std::string_view(data);
   if (view.size() >= LONGEST_TEXT) {
     throw text::Error("text: " + std::to_string(view.size()) + " bytes; fewer than " + std::to_string(LONGEST_TEXT));
@@ -66,7 +67,7 @@ Ids encode(const Tokenizer<Model>& self, const py::bytes& data, bool allow_speci
   std::vector<int32_t> ids;
   {
     py::gil_scoped_release release;
-    self.model->encode(view, allow_special, ids);
+    self.model->encode(view, allow_special, breaks, ids);
   }
   return Ids(py::ssize_t(ids.size()), ids.data());
 }
@@ -85,7 +86,8 @@ template <class Model>
 py::class_<Tokenizer<Model>> bind_model(py::module_& m, const char* name) {
   using Self = Tokenizer<Model>;
   return py::class_<Self>(m, name)
-      .def("encode", &encode<Model>, py::arg("data"), py::arg("allow_special"))
+      .def("encode", &encode<Model>, py::arg("data"), py::arg("allow_special"),
+           py::arg("breaks") = std::vector<uint32_t>())
       .def("decode", &decode<Model>, py::arg("ids"), py::arg("skip_reserved"))
       .def("bytes",
            [](const Self& self, int64_t id) { return py::bytes(self.model->bytes(checked(*self.vocabulary, id))); });
@@ -152,6 +154,8 @@ void bind_text(py::module_& m) {
       .def("text", [](const text::Vocabulary& self, int64_t id) { return py::bytes(self.text(checked(self, id))); })
       .def("kind", [](const text::Vocabulary& self, int64_t id) { return int(self.kind(checked(self, id))); })
       .def("mark", [](text::Vocabulary& self, int64_t id, int kind) { self.mark(checked(self, id), text::Kind(kind)); })
+      .def("reserved_starts", [](const text::Vocabulary& self,
+                                 const py::bytes& data) { return self.reserved_starts(std::string_view(data)); })
       .def("find", [](const text::Vocabulary& self, const py::bytes& name) -> std::optional<uint32_t> {
         const uint32_t id = self.find(std::string_view(name));
         return id == text::NONE ? std::nullopt : std::optional<uint32_t>(id);

@@ -113,10 +113,11 @@ Pair BytePairs::find_pair(uint32_t left, uint32_t right) const {
   return pairs_[i].pair;
 }
 
-void BytePairs::encode(std::string_view text, bool allow_special, std::vector<int32_t>& out) const {
+void BytePairs::encode(std::string_view text, bool allow_special, const std::vector<uint32_t>& breaks,
+                       std::vector<int32_t>& out) const {
   const auto lock = cache_.use();
   WordCache* const cache = lock ? &cache_ : nullptr;
-  for (const Fragment& fragment : vocabulary_.fragments(text, allow_special)) {
+  for (const Fragment& fragment : vocabulary_.fragments(text, allow_special, breaks)) {
     const std::string_view part = text.substr(fragment.begin, fragment.end - fragment.begin);
     if (fragment.token != NONE) {
       out.push_back(int32_t(fragment.token));

@@ -17,8 +17,10 @@ class BytePairs {
   // merges: "left right" in order of rank. The vocabulary outlives this.
   BytePairs(const Vocabulary& vocabulary, const Splitter& splitter, const StringList& merges);
 
-  // Ids of the text, appended. Malformed UTF-8 is read as repaired() says.
-  void encode(std::string_view text, bool allow_special, std::vector<int32_t>& out) const;
+  // Ids of the text, appended; special tokens and breaks as for Vocabulary::fragments. Malformed UTF-8 is read as
+  // repaired() says.
+  void encode(std::string_view text, bool allow_special, const std::vector<uint32_t>& breaks,
+              std::vector<int32_t>& out) const;
 
   // Bytes that a token stands for.
   std::string bytes(size_t id) const;

@@ -83,12 +83,13 @@ void ScorePairs::note_neighbours() {
   }
 }
 
-void ScorePairs::encode(std::string_view text, bool allow_special, std::vector<int32_t>& out) const {
+void ScorePairs::encode(std::string_view text, bool allow_special, const std::vector<uint32_t>& breaks,
+                        std::vector<int32_t>& out) const {
   const auto lock = cache_.use();
   WordCache* const cache = lock ? &cache_ : nullptr;
   bool after_special = true;
   std::string escaped;
-  for (const Fragment& fragment : vocabulary_.fragments(text, allow_special)) {
+  for (const Fragment& fragment : vocabulary_.fragments(text, allow_special, breaks)) {
     if (fragment.token != NONE) {
       out.push_back(int32_t(fragment.token));
       after_special = true;

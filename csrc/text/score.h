@@ -16,8 +16,10 @@ class ScorePairs {
   // scores: one per token, higher merges first. unknown: the token for bytes that have none, or NONE.
   ScorePairs(const Vocabulary& vocabulary, const float* scores, uint32_t unknown, bool add_space_prefix);
 
-  // Ids of the text, appended. Bytes that are no token become byte tokens.
-  void encode(std::string_view text, bool allow_special, std::vector<int32_t>& out) const;
+  // Ids of the text, appended; special tokens and breaks as for Vocabulary::fragments. Bytes that are no token become
+  // byte tokens.
+  void encode(std::string_view text, bool allow_special, const std::vector<uint32_t>& breaks,
+              std::vector<int32_t>& out) const;
 
   // Bytes that a token stands for; U+2581 is a space.
   std::string bytes(size_t id) const;

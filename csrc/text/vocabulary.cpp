@@ -72,6 +72,7 @@ Vocabulary::Vocabulary(const StringList& tokens, const int32_t* kinds) {
 
 void Vocabulary::finish() {
   token_at_.assign(1, NONE);
+  reserved_below_.assign(1, false);
   size_t nodes = 1;
   std::vector<uint32_t> special;
   for (size_t id = 0; id < size(); ++id) {
@@ -101,8 +102,10 @@ void Vocabulary::insert(uint32_t token) {
     if (edges_[i].node == NONE) {
       edges_[i] = {key, uint32_t(token_at_.size())};
       token_at_.push_back(NONE);
+      reserved_below_.push_back(false);
     }
     node = edges_[i].node;
+    if (reserved(token)) reserved_below_[node] = true;
   }
   token_at_[node] = token;
 }
@@ -115,16 +118,20 @@ uint32_t Vocabulary::child(uint32_t node, uint8_t byte) const {
   return edges_[i].node;
 }
 
-std::vector<Vocabulary::Match> Vocabulary::matches(std::string_view text, bool allow_special) const {
+std::vector<Vocabulary::Match> Vocabulary::matches(std::string_view text, bool allow_special,
+                                                   const std::vector<uint32_t>& breaks) const {
   std::vector<Match> found;
+  auto next_break = breaks.begin();
   for (size_t begin = 0; begin < text.size(); ++begin) {
     if (!first_byte_[uint8_t(text[begin])]) continue;
+    while (next_break != breaks.end() && *next_break <= begin) ++next_break;
+    const size_t limit = next_break == breaks.end() ? text.size() : *next_break;
     uint32_t node = 0;
     for (size_t i = begin; i < text.size(); ++i) {
       node = child(node, uint8_t(text[i]));
       if (node == NONE) break;
       const uint32_t token = token_at_[node];
-      if (token == NONE || (reserved(token) && !allow_special)) continue;
+      if (token == NONE || (reserved(token) && (!allow_special || i >= limit))) continue;
       found.push_back({uint32_t(begin), uint32_t(i + 1 - begin), token});
     }
     if (found.size() > MOST_MATCHES) {
@@ -134,8 +141,26 @@ std::vector<Vocabulary::Match> Vocabulary::matches(std::string_view text, bool a
   return found;
 }
 
-std::vector<Fragment> Vocabulary::fragments(std::string_view text, bool allow_special) const {
-  std::vector<Match> found = matches(text, allow_special);
+std::vector<uint32_t> Vocabulary::reserved_starts(std::string_view text) const {
+  std::vector<uint32_t> starts;
+  for (size_t begin = 0; begin < text.size(); ++begin) {
+    if (!first_byte_[uint8_t(text[begin])]) continue;
+    uint32_t node = 0;
+    size_t i = begin;
+    bool found = false;
+    for (; i < text.size() && !found; ++i) {
+      node = child(node, uint8_t(text[i]));
+      if (node == NONE || !reserved_below_[node]) break;
+      found = token_at_[node] != NONE && reserved(token_at_[node]);
+    }
+    if (found || i == text.size()) starts.push_back(uint32_t(begin));
+  }
+  return starts;
+}
+
+std::vector<Fragment> Vocabulary::fragments(std::string_view text, bool allow_special,
+                                            const std::vector<uint32_t>& breaks) const {
+  std::vector<Match> found = matches(text, allow_special, breaks);
   std::stable_sort(found.begin(), found.end(), [](const Match& a, const Match& b) {
     return a.size != b.size ? a.size > b.size : a.token != b.token ? a.token < b.token : a.begin < b.begin;
   });

@@ -53,7 +53,11 @@ class Vocabulary {
 
   // Cuts text at special tokens: longer ones first wherever they stand, equal ones from the left.
   // Reserved tokens are looked for only when allowed; user-defined ones always.
-  std::vector<Fragment> fragments(std::string_view text, bool allow_special) const;
+  // No reserved token is found across one of the breaks (offsets, ascending).
+  std::vector<Fragment> fragments(std::string_view text, bool allow_special, const std::vector<uint32_t>& breaks) const;
+
+  // Where the spelling of a reserved token begins, or could begin if more text followed.
+  std::vector<uint32_t> reserved_starts(std::string_view text) const;
 
  private:
   struct Match {
@@ -62,7 +66,7 @@ class Vocabulary {
 
   void insert(uint32_t token);
   uint32_t child(uint32_t node, uint8_t byte) const;
-  std::vector<Match> matches(std::string_view text, bool allow_special) const;
+  std::vector<Match> matches(std::string_view text, bool allow_special, const std::vector<uint32_t>& breaks) const;
 
   Strings names_;
   std::vector<Kind> kinds_;
@@ -73,6 +77,7 @@ class Vocabulary {
   };
   std::vector<Edge> edges_;
   std::vector<uint32_t> token_at_;
+  std::vector<bool> reserved_below_;  // per node: whether a reserved token's spelling passes through it
   bool first_byte_[256] = {};
 };
 

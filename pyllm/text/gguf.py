@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,11 +110,22 @@ class NativeCoder:
         self.lead = lead
         self.vocab_size = len(vocabulary)
 
-    def encode(self, text: Text, allow_special: bool) -> list[int]:
-        """Ids of the text, nothing added."""
+    def encode(self, text: Text, allow_special: bool, breaks: Sequence[int] = ()) -> list[int]:
+        """Ids of the text, nothing added; no control token is found across one of the breaks (byte offsets)."""
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-        ids: list[int] = self.model.encode(data, allow_special).tolist()
+        ids: list[int] = self.model.encode(data, allow_special, breaks).tolist()
         return ids
+
+    def shield(self, text: str, mark: str) -> str:
+        """The text with a mark inside every spelling of a control token, and of what could become one at its end."""
+        data = text.encode("utf-8", "surrogatepass")
+        found: list[int] = self.vocabulary.reserved_starts(data)
+        if not found:
+            return text
+        first = [len(data[i : i + 4].decode("utf-8", "ignore")[:1].encode()) or 1 for i in found]
+        places = [0, *(i + size for i, size in zip(found, first, strict=True)), len(data)]
+        pieces = [data[i:j] for i, j in itertools.pairwise(places)]
+        return mark.encode().join(pieces).decode("utf-8", "surrogatepass")
 
     def bytes(self, token_id: int) -> bytes:
         """What the token stands for."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 from pyllm.errors import TokenizerError, printable
@@ -12,6 +15,7 @@ from pyllm.text.gguf import ENDINGS
 from pyllm.text.tokenizer import Text, Tokenizer
 
 SPACE_MARK = "\u2581"
+bytes_ = bytes  # the class below has a method of that name
 
 
 def spelling() -> dict[str, int]:
@@ -36,6 +40,10 @@ class HuggingFaceCoder:
         meta = next((d for d in decoder if d.get("type") == "Metaspace"), None)
         lead = stripped or self.word_piece is not None or (meta and meta.get("prepend_scheme") != "never")
         self.lead = b" " if lead else b""
+        special = sorted((text for text, special in self.added.values() if special and text), key=len, reverse=True)
+        either = "|".join(map(re.escape, special))
+        self.spellings = re.compile(either.encode()) if special else None
+        self.overlapping = re.compile(f"(?={either})")
         self.before, self.after = self._around()
 
     def _around(self) -> tuple[list[int], list[int]]:
@@ -47,13 +55,46 @@ class HuggingFaceCoder:
                 return full[:start], full[start + len(bare) :]
         return [], []
 
-    def encode(self, text: Text, allow_special: bool) -> list[int]:
-        """Ids of the text, nothing added; malformed UTF-8 and lone surrogates become U+FFFD."""
+    def encode(self, text: Text, allow_special: bool, breaks: Sequence[int] = ()) -> list[int]:
+        """Ids of the text, nothing added; malformed UTF-8 and lone surrogates become U+FFFD.
+
+        No special token is found across one of the breaks (byte offsets).
+        """
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+        if allow_special and breaks and self.spellings is not None:
+            return self._encode_parts(data, breaks, self.spellings)
+        return self._encode(data, allow_special)
+
+    def _encode(self, data: bytes_, allow_special: bool) -> list[int]:
         with self.lock:
             self.tokenizer.encode_special_tokens = not allow_special
             ids: list[int] = self.tokenizer.encode(data.decode("utf-8", "replace"), add_special_tokens=False).ids
         return ids
+
+    def _encode_parts(self, data: bytes_, breaks: Sequence[int], spellings: re.Pattern[bytes_]) -> list[int]:
+        """Special tokens are cut out here, and what lies between them is encoded as plain text."""
+        ids: list[int] = []
+        begin = search = 0
+        while (match := spellings.search(data, search)) is not None:
+            if any(match.start() < place < match.end() for place in breaks):
+                search = match.start() + 1
+                continue
+            if match.start() > begin:
+                ids += self._encode(data[begin : match.start()], False)
+            ids.append(self.tokenizer.token_to_id(match.group().decode()))
+            begin = search = match.end()
+        return ids + self._encode(data[begin:], False) if begin < len(data) else ids
+
+    def shield(self, text: str, mark: str) -> str:
+        """The text with a mark inside every spelling of a special token, and of what could become one at its end."""
+        if self.spellings is None:
+            return text
+        starts = {match.start() for match in self.overlapping.finditer(text)}
+        for content, special in self.added.values():
+            ends = (size for size in range(1, len(content)) if special and text.endswith(content[:size]))
+            starts |= {len(text) - size for size in ends}
+        places = [0, *(i + 1 for i in sorted(starts)), len(text)]
+        return mark.join(text[i:j] for i, j in itertools.pairwise(places)) if starts else text
 
     def bytes(self, token_id: int) -> bytes:
         """What the token stands for, by the kind of decoder that the file names."""

@@ -257,7 +257,8 @@ FILTERS = {
 }
 FILTERS["tojson"] = guarded(lambda value, *args, **kwargs: to_json(current(), value, *args, **kwargs), tojson)
 FILTERS["format"] = guarded(lambda value, *args, **kwargs: percent(current(), str(value), kwargs or args), texts)
-TESTS = {name: tested(tests.TESTS[name]) for name in TEST_NAMES.split()}
+known: dict[str, Any] = dict(tests.TESTS)
+TESTS = {name: tested(known[name]) for name in TEST_NAMES.split()}
 GLOBALS: dict[str, Callable[..., Any]] = {
     "range": range_of,
     "dict": dict_of,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from pyllm.errors import TokenizerError
@@ -20,7 +22,8 @@ class Coder(Protocol):
     before: list[int]  # ids that add_special_tokens puts before a text
     after: list[int]  # and after it
 
-    def encode(self, text: Text, allow_special: bool) -> list[int]: ...
+    def encode(self, text: Text, allow_special: bool, breaks: Sequence[int] = ()) -> list[int]: ...
+    def shield(self, text: str, mark: str) -> str: ...
     def bytes(self, token_id: int) -> bytes: ...
     def name(self, token_id: int) -> str: ...
     def find(self, name: str) -> int | None: ...
@@ -181,34 +184,70 @@ class Tokenizer:
         tokenize: bool = True,
         return_tensors: str | None = None,
         return_dict: bool = False,
+        allow_special: bool = False,
         **kwargs: Any,
     ) -> Any:
         """A conversation ([{"role": ..., "content": ...}, ...]) as the model was trained to see it.
 
-        Returns the text (tokenize=False), ids, or a BatchEncoding (return_dict=True). The template decides which
-        special tokens stand there: none is added, and its spellings of them count, also inside message contents.
-        Raises TemplateError.
+        Returns the text (tokenize=False), ids, or a BatchEncoding (return_dict=True). Only the template puts special
+        tokens there: their spellings in messages, tools and other arguments stay text unless `allow_special` is
+        given. Raises TemplateError.
         """
         from pyllm.text.template import render
 
         template = chat_template if chat_template is not None else self.chat_template
         if template is None:
             raise TokenizerError(f"{self.name_or_path}: no chat template in the model; pass chat_template")
+        given = {"messages": conversation, "tools": tools, **kwargs}
+        mark = "" if allow_special or not tokenize else unused_mark(given)
+        if mark:
+            given = each_text(given, lambda text: self.coder.shield(text, mark))
         names = {
-            "bos_token": self.bos_token or "",
-            "eos_token": self.eos_token or "",
-            "pad_token": self.pad_token or "",
-            "unk_token": self.unk_token or "",
+            f"{kind}_token": self._name(getattr(self, f"{kind}_token_id")) for kind in ("bos", "eos", "pad", "unk")
         }
-        text = render(
-            template, conversation, tools=tools, add_generation_prompt=add_generation_prompt, **{**names, **kwargs}
-        )
+        known = {name: text for name, text in names.items() if text is not None}
+        text = render(template, add_generation_prompt=add_generation_prompt, **{**known, **given})
         if not tokenize:
             return text
-        if return_dict:
-            return self(text, add_special_tokens=False, allow_special=True, return_tensors=return_tensors)
-        ids = self.encode(text, add_special_tokens=False, allow_special=True)
-        return ids if return_tensors is None else as_tensor([ids], return_tensors)
+        ids = self.coder.encode(*unmarked(text, mark))
+        if not return_dict:
+            return ids if return_tensors is None else as_tensor([ids], return_tensors)
+        found = {"input_ids": ids, "attention_mask": [1] * len(ids)}
+        flat = return_tensors is None
+        return BatchEncoding({k: v if flat else as_tensor([v], return_tensors) for k, v in found.items()})
+
+
+def each_text(value: Any, change: Callable[[str], str]) -> Any:
+    """A copy of nested lists and mappings with each text in it changed; keys stay."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: each_text(each, change) for key, each in value.items()}
+    return [each_text(each, change) for each in value] if isinstance(value, list | tuple) else value
+
+
+def unused_mark(value: Any) -> str:
+    """A noncharacter of Unicode that stands in no text of the value."""
+    texts: list[str] = []
+
+    def note(text: str) -> str:
+        texts.append(text)
+        return text
+
+    each_text(value, note)
+    for code in range(0xFDD0, 0xFDF0):
+        if not any(chr(code) in text for text in texts):
+            return chr(code)
+    raise TokenizerError("apply_chat_template: the messages hold all of U+FDD0 to U+FDEF; leave one of them out")
+
+
+def unmarked(text: str, mark: str) -> tuple[str, bool, list[int]]:
+    """(text without marks, True, byte offsets where marks stood), as Coder.encode takes them."""
+    if not mark:
+        return text, True, []
+    pieces = re.split(f"{mark}|\\\\u{ord(mark):04x}", text)  # tojson(ensure_ascii=true) spells it out
+    ends = itertools.accumulate(len(piece.encode("utf-8", "surrogatepass")) for piece in pieces[:-1])
+    return "".join(pieces), True, list(ends)
 
 
 def as_ids(ids: Any) -> list[int]:
