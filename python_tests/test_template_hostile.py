@@ -95,7 +95,7 @@ BOMBS = {
     "{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l }}": "list or mapping of more",
     "{% set n = namespace(l={}) %}{% for i in range(99) %}"
     "{% set n.l = {'a': n.l, 'b': n.l} %}{% endfor %}{{ n.l }}": "list or mapping of more",
-    "{% set n = namespace(l=[1]) %}{% for i in range(99) %}{% set n.l = n.l + n.l %}{% endfor %}": "at most|more than|longer",
+    "{% set n = namespace(l=[1]) %}{% for i in range(99) %}{% set n.l = n.l + n.l %}{% endfor %}": "more than|longer",
     "{% set n = namespace() %}{% set n.l = [n, n] %}{{ n.l }}": "a namespace can be neither printed",
     "{% set n = namespace() %}{% set n.n = n %}{{ n }}": "a namespace can be neither printed",
     "{% set n = namespace() %}{% set n.n = n %}{{ 'a' ~ n }}": "a namespace can be neither printed",
