@@ -314,3 +314,20 @@ def test_chart_draws_a_pair_to_scale(monkeypatch):
     widths = [float(w) for w in re.findall(r'width="([\d.]+)" height="20"', chart.svg(data))]
     assert len(widths) == 2 and widths[0] == 2 * widths[1]
     assert "| decoding | **200** tokens/s | other: 100 tokens/s | `a \\| b` | A | 2026-01-01 |" in chart.markdown(data)
+
+
+def members(body):
+    """Names that a module or class body of a stub defines."""
+    return {n.name for n in body if isinstance(n, (ast.FunctionDef, ast.ClassDef))} | {
+        n.target.id for n in body if isinstance(n, ast.AnnAssign) and n.target.id != "Buffer"
+    }
+
+
+def test_the_stub_names_what_the_core_has():
+    from pyllm import _core
+
+    stub = ast.parse((ROOT / "pyllm" / "_core.pyi").read_text()).body
+    assert members(stub) == {n for n in dir(_core) if not n.startswith("_")}
+    for cls in (n for n in stub if isinstance(n, ast.ClassDef)):
+        native = {n for n in vars(getattr(_core, cls.name)) if not n.startswith("_")}
+        assert {n for n in members(cls.body) if not n.startswith("_")} == native, cls.name

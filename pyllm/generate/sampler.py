@@ -87,5 +87,5 @@ class Sampler:
             token,
             value if logprob or top else None,
             best if top else None,
-            self.core.warp(edited) if scores else None,
+            self.core.warp(edited) if scores and edited is not None else None,
         )

@@ -37,8 +37,8 @@ def attention(
     scale = d**-0.5 if scale is None else scale
     out = np.empty_like(q)
     for i in range(batch if queries else 0):
-        rows = [np.ascontiguousarray(x[i].transpose(1, 0, 2)).reshape(x.shape[2], -1) for x in (q, k, v)]
-        y = _core.attention(*rows, heads, groups, d, scale, causal, window or 0, "F32")
+        a, b, c = (np.ascontiguousarray(x[i].transpose(1, 0, 2)).reshape(x.shape[2], -1) for x in (q, k, v))
+        y = _core.attention(a, b, c, heads, groups, d, scale, causal, window or 0, "F32")
         out[i] = y.reshape(queries, heads, d).transpose(1, 0, 2)
     return out
 

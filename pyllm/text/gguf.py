@@ -274,7 +274,7 @@ def native_coder(vocabulary: Any, meta: Metadata, model: str, special: Mapping[s
         if scores is None:
             raise TokenizerError("tokenizer.ggml.scores: missing; one per token")
         prefix = meta.flag("add_space_prefix", True)
-        native = _core.ScorePairs(vocabulary, scores, special["unk"], prefix)
+        native: _core.ScorePairs | _core.BytePairs = _core.ScorePairs(vocabulary, scores, special["unk"], prefix)
         lead = b" " if prefix else b""
         add_bos = True
     else:
