@@ -87,5 +87,6 @@ class AutoModelForCausalLM:
             family = import_module(f"pyllm.models.{values['model_type']}")
             model: CausalLM = family.Model(config)
             model.precision = precision
+            model.generation_config = getattr(source, "generation_config", None) or None
             load_weights(model, family, source, values, dtype if torch_dtype is None else torch_dtype)
         return model

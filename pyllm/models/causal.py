@@ -32,6 +32,7 @@ class CausalLM(nn.Module, ABC):
     config: Any
     rotation: tuple[Sequence[float], float] | None = None
     precision = "default"
+    generation_config: dict[str, Any] | None = None  # what the model's folder says; generate() starts from it
     _program: _core.Program | None = None
     _pool: _core.Pool | None = None
 
