@@ -4,8 +4,8 @@ invariance.py [MODEL.gguf ...] [--cases 100000] [--seconds 600] [--seed 1] [--le
 
 Without a model, tiny random ones of every family and several types take turns. A case is one request served once under
 one mix of workers (1 to 4), prompt chunk (1, 7, 64, 512), company (1 to 32 at once) and arrival order, its new tokens
-and the float32 log-probabilities of all its positions compared with those of the request alone. `make invariance` runs
-it. A ledger line holds seed, cases, differences, seconds and the instruction set.
+and the float32 logits of all its positions compared, bit for bit, with those of the request alone. `make invariance`
+runs it. A ledger line holds seed, cases, differences, seconds and the instruction set.
 """
 from __future__ import annotations
 

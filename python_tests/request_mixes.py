@@ -1,7 +1,8 @@
 """Greedy requests served in different company: used by the invariance test and the invariance campaign.
 
 `serve` answers requests with a given number of workers, prompt chunk and company, and gives each request's tokens and
-a SHA-256 over the float32 log-probabilities of every prompt and new position. None of the settings may change a byte.
+a SHA-256 over the float32 logits of every prompt and new position, of which log-probabilities are a function row by
+row. None of the settings may change a byte.
 """
 from __future__ import annotations
 
@@ -61,18 +62,12 @@ class _Active:
 
     def give(self, logits: NDArray) -> bool:
         """Take the step's logits; true when the answer is complete."""
-        self.digest.update(log_softmax(logits).tobytes())
+        self.digest.update(np.ascontiguousarray(logits, np.float32).tobytes())
         if self.fed < len(self.request.prompt):
             return False
         self.following = int(logits[-1].argmax())
         self.tokens.append(self.following)
         return len(self.tokens) == self.request.new
-
-
-def log_softmax(logits: NDArray) -> NDArray:
-    """float32, row by row in numpy: rows of equal bits give equal bits, since each is summed alone."""
-    rows = [row - row.max() for row in np.asarray(logits, np.float32)]
-    return np.stack([row - np.log(np.exp(row).sum()) for row in rows])
 
 
 def serve(model: Any, requests: list[Request], mix: Mix) -> list[tuple[tuple[int, ...], str]]:
