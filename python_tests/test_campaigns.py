@@ -51,16 +51,16 @@ def test_targets_fail_one_by_one():
 def test_ratios_are_of_pairs_and_against_the_faster_peer():
     rounds = [
         {"seconds": {"pyllm": 1.0 * mood, "llama.cpp": 2.0 * mood, "llama.cpp-flash": 1.5 * mood}, "idle": 0.0,
-         "steal": 0.5 if mood == 9 else 0.0}
-        for mood in (1, 2, 3, 9)
+         "steal": 0.5 if mood == 9 else 0.0, "foreign": 0.5 if mood == 8 else 0.01}
+        for mood in (1, 2, 3, 8, 9)
     ]
     report = compare.report(rounds, 512)
     assert report["against"] == "llama.cpp-flash" and report["ratio"]["llama.cpp-flash"]["median"] == 1.5
     assert report["ratio"]["llama.cpp"]["interval"] == [2.0, 2.0]
-    assert (report["pairs"], report["dropped"]) == (3, 1)
+    assert (report["pairs"], report["dropped"]) == (3, 2)
     assert report["per_second"]["pyllm"] == 256
-    with pytest.raises(RuntimeError, match="only 1 of 2"):
-        compare.report([rounds[0], rounds[3]], 1)
+    with pytest.raises(RuntimeError, match=r"only 1 of 3.*50%"):
+        compare.report([rounds[0], *rounds[3:]], 1)
 
 
 def test_mixes_meet_every_pair_of_workers_and_chunk():
