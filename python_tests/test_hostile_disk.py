@@ -18,6 +18,7 @@ import pytest
 from hostile import folder_cases, gguf_writer, safetensors_cases
 from hostile.gguf_writer import ARRAY, U8, U32, array, tiny_llama
 
+import pyllm
 from pyllm.errors import ModelFileError
 from pyllm.formats import GGUF, Folder, check_weights, memory, open_model, read_config
 from pyllm.formats.safetensors import SafeTensors
@@ -157,7 +158,7 @@ def test_the_limit_of_the_address_space_counts():
 
 
 def search_path() -> dict[str, str]:
-    return {"PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path])}
+    return {"PYTHONPATH": os.pathsep.join([str(Path(pyllm.__file__).parent.parent), *sys.path])}
 
 
 @pytest.mark.parametrize("kind", [U8, gguf_writer.STRING])

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from hostile import folder_cases, gguf_cases, gguf_writer, safetensors_cases
 
+import pyllm
+
+PACKAGE = str(Path(pyllm.__file__).parent.parent)
 HERE = Path(__file__).parent
 GGUF_CASES = {name: (data, fragments) for name, data, fragments in gguf_cases.all_cases()}
 SAFETENSORS_CASES = {name: (data, fragments) for name, data, fragments in safetensors_cases.all_cases()}
@@ -29,7 +32,7 @@ def write_folder(path: Path, files: dict, links: dict[str, str]) -> None:
 def run_child(good: list[str], paths: list[str]) -> dict[str, dict]:
     """What the watched process says about each path."""
     text = "\n".join(["\t".join(good), *paths])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), *sys.path])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([PACKAGE, *sys.path])}
     command = [sys.executable, str(HERE / "hostile" / "child.py")]
     done = subprocess.run(command, input=text, capture_output=True, text=True, env=environment, timeout=300)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
@@ -112,6 +115,6 @@ def test_the_watch_notices_code_and_files_outside(tmp_path):
     script = "import child, sys; sys.addaudithook(child.hook); child.watched = '/nowhere/'\n"
     script += "compile('1', 'x', 'eval'); open('/etc/hostname').close(); import wave\n"
     script += "child.watched = ''; print(sorted({each.split()[0] for each in child.events}))"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE / "hostile"), str(HERE.parent), *sys.path])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE / "hostile"), PACKAGE, *sys.path])}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.strip().startswith("['compile', 'exec', 'import', ") and "'open'" in done.stdout

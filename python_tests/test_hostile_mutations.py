@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from hostile import gguf_writer, safetensors_cases
 
+import pyllm
+
+PACKAGE = str(Path(pyllm.__file__).parent.parent)
 HERE = Path(__file__).parent
 
 
@@ -40,7 +43,7 @@ def test_every_cut_and_every_flip(tmp_path, name):
     data, header = models()[name]
     path = tmp_path / name
     path.write_bytes(data)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), *sys.path])}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE), PACKAGE, *sys.path])}
     command = [sys.executable, str(HERE / "hostile" / "mutations.py"), str(path), str(header)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, f"exit {done.returncode}: {done.stderr[-2000:]}"
