@@ -25,8 +25,14 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-struct Limits { double read, rate[3]; };
-struct Result { std::string name; double seconds, flops, bytes; int peak; };  // peak: 0 fp32, 1 bf16, 2 int8
+struct Limits {
+  double read, rate[3];
+};
+struct Result {
+  std::string name;
+  double seconds, flops, bytes;
+  int peak;
+};  // peak: 0 fp32, 1 bf16, 2 int8
 
 // Median over repetitions that fill `budget` seconds, after one call to warm up.
 template <class F> double median(double budget, F f) {
@@ -98,7 +104,9 @@ Result matmul(Type t, int64_t rows, int64_t n, int64_t k, double budget) {
   std::string name = std::string("matmul ") + info(t).name + " " + std::to_string(rows) + "x" + std::to_string(k) +
                      "x" + std::to_string(n);
   return {name, s, 2.0 * (double)rows * (double)n * (double)k, (double)copies[0]->bytes(),
-          quantised(t) ? 2 : t == Type::BF16 ? 1 : 0};
+          quantised(t)      ? 2
+          : t == Type::BF16 ? 1
+                            : 0};
 }
 
 // The last `rows` positions of a sequence of `keys`, 9 query heads in 3 key heads of 64, bf16 cache.

@@ -34,11 +34,14 @@ void bind_cpu(py::module_& m) {
     for (const auto& [name, has] : pyllm::cpu_features()) d[name.c_str()] = has;
     return d;
   });
-  m.def("isas", [] {
-    std::vector<std::string> names;
-    for (const pyllm::Kernels* k : pyllm::runnable()) names.push_back(k->name);
-    return names;
-  }, "Instruction sets this CPU runs, best last");
+  m.def(
+      "isas",
+      [] {
+        std::vector<std::string> names;
+        for (const pyllm::Kernels* k : pyllm::runnable()) names.push_back(k->name);
+        return names;
+      },
+      "Instruction sets this CPU runs, best last");
   m.def("isa", [] { return std::string(pyllm::kernels().name); });
   m.def("set_isa", &pyllm::choose, py::arg("name"));
   m.def("threads", &pyllm::threads);

@@ -108,30 +108,40 @@ void bind_engine(py::module_& m) {
   py::class_<Weight, std::shared_ptr<Weight>>(m, "Weight")
       .def(py::init([](const std::string& dtype, int64_t n, int64_t k) {
              return std::make_shared<Weight>(pyllm::type_named(dtype), n, k);
-           }), py::arg("dtype"), py::arg("n"), py::arg("k"))
-      .def("fill", [](Weight& w, int64_t row, int64_t rows, const Bytes& bytes) {
-             int64_t need = rows * pyllm::file_row_bytes(w.type(), w.k());
-             if (rows < 0 || bytes.size() != need)
-               throw std::invalid_argument("weight: " + std::to_string(rows) + " rows need " + std::to_string(need) +
-                                           " bytes, found " + std::to_string(bytes.size()));
-             const uint8_t* p = bytes.data();
-             without_gil([&] { w.fill(row, rows, p); });
-           }, py::arg("row"), py::arg("rows"), py::arg("bytes"))
-      .def("fill_floats", [](Weight& w, const FloatArray& x, bool transposed) {
-             if (x.ndim() != 2 || x.shape(transposed) != w.n() || x.shape(!transposed) != w.k())
-               throw std::invalid_argument("weight: the array's shape is not the weight's");
-             const float* p = x.data();
-             without_gil([&] { w.fill_floats(p, x.shape(1), transposed); });
-           }, py::arg("x"), py::arg("transposed") = false)
-      .def("dequantise", [](const Weight& w, int64_t row, int64_t rows) {
-             if (row < 0 || rows < 0 || rows > w.n() - row)
-               throw std::out_of_range("weight: rows " + std::to_string(row) + " to " + std::to_string(row + rows) +
-                                       " of " + std::to_string(w.n()));
-             FloatArray out({(py::ssize_t)rows, (py::ssize_t)w.k()});
-             pyllm::UnpackArgs a = {w.panels(), out.mutable_data(), row, rows, w.k(), w.type()};
-             without_gil([&] { pyllm::run_kernel(pyllm::kernels().unpack, a, (double)rows * (double)w.k()); });
-             return out;
-           }, py::arg("row"), py::arg("rows"))
+           }),
+           py::arg("dtype"), py::arg("n"), py::arg("k"))
+      .def(
+          "fill",
+          [](Weight& w, int64_t row, int64_t rows, const Bytes& bytes) {
+            int64_t need = rows * pyllm::file_row_bytes(w.type(), w.k());
+            if (rows < 0 || bytes.size() != need)
+              throw std::invalid_argument("weight: " + std::to_string(rows) + " rows need " + std::to_string(need) +
+                                          " bytes, found " + std::to_string(bytes.size()));
+            const uint8_t* p = bytes.data();
+            without_gil([&] { w.fill(row, rows, p); });
+          },
+          py::arg("row"), py::arg("rows"), py::arg("bytes"))
+      .def(
+          "fill_floats",
+          [](Weight& w, const FloatArray& x, bool transposed) {
+            if (x.ndim() != 2 || x.shape(transposed) != w.n() || x.shape(!transposed) != w.k())
+              throw std::invalid_argument("weight: the array's shape is not the weight's");
+            const float* p = x.data();
+            without_gil([&] { w.fill_floats(p, x.shape(1), transposed); });
+          },
+          py::arg("x"), py::arg("transposed") = false)
+      .def(
+          "dequantise",
+          [](const Weight& w, int64_t row, int64_t rows) {
+            if (row < 0 || rows < 0 || rows > w.n() - row)
+              throw std::out_of_range("weight: rows " + std::to_string(row) + " to " + std::to_string(row + rows) +
+                                      " of " + std::to_string(w.n()));
+            FloatArray out({(py::ssize_t)rows, (py::ssize_t)w.k()});
+            pyllm::UnpackArgs a = {w.panels(), out.mutable_data(), row, rows, w.k(), w.type()};
+            without_gil([&] { pyllm::run_kernel(pyllm::kernels().unpack, a, (double)rows * (double)w.k()); });
+            return out;
+          },
+          py::arg("row"), py::arg("rows"))
       .def_property_readonly("dtype", [](const Weight& w) { return std::string(pyllm::info(w.type()).name); })
       .def_property_readonly("shape", [](const Weight& w) { return py::make_tuple(w.n(), w.k()); })
       .def_property_readonly("nbytes", &Weight::bytes);
@@ -149,12 +159,15 @@ void bind_engine(py::module_& m) {
       .def(py::init<std::shared_ptr<pyllm::Pool>>(), py::arg("pool"))
       .def_property_readonly("length", &Sequence::length)
       .def_property_readonly("pages", &Sequence::pages)
-      .def("truncate", [](Sequence& s, int64_t n) {
-             if (n < 0 || n > s.length())
-               throw std::invalid_argument("truncate: to " + std::to_string(n) + ", allowed are 0 to " +
-                                           std::to_string(s.length()));
-             s.truncate(n);
-           }, py::arg("length"))
+      .def(
+          "truncate",
+          [](Sequence& s, int64_t n) {
+            if (n < 0 || n > s.length())
+              throw std::invalid_argument("truncate: to " + std::to_string(n) + ", allowed are 0 to " +
+                                          std::to_string(s.length()));
+            s.truncate(n);
+          },
+          py::arg("length"))
       .def("fork", &Sequence::fork);
 
   py::class_<Recorded>(m, "Program")

@@ -52,7 +52,13 @@ FloatArray norm(const FloatArray& x, const FloatArray& weight, const std::option
                 bool layer) {
   FloatArray y = like(x);
   const int64_t k = x.shape(x.ndim() - 1);
-  pyllm::NormArgs a = {x.data(), weight.data(), data(bias), y.mutable_data(), k ? x.size() / k : 0, k, eps,
+  pyllm::NormArgs a = {x.data(),
+                       weight.data(),
+                       data(bias),
+                       y.mutable_data(),
+                       k ? x.size() / k : 0,
+                       k,
+                       eps,
                        layer ? pyllm::Norm::Layer : pyllm::Norm::RMS};
   const pyllm::Kernels& kernels = use();
   without_gil([&] { pyllm::run_kernel(kernels.norm, a, 4.0 * (double)x.size()); });
@@ -61,8 +67,10 @@ FloatArray norm(const FloatArray& x, const FloatArray& weight, const std::option
 
 FloatArray map(const FloatArray& x, const std::optional<FloatArray>& up, const std::string& act) {
   FloatArray y = like(x);
-  pyllm::Act f = act == "silu" ? pyllm::Act::SiLU : act == "gelu" ? pyllm::Act::GELU
-               : act == "gelu_tanh" ? pyllm::Act::GELUTanh : pyllm::Act::None;
+  pyllm::Act f = act == "silu"        ? pyllm::Act::SiLU
+                 : act == "gelu"      ? pyllm::Act::GELU
+                 : act == "gelu_tanh" ? pyllm::Act::GELUTanh
+                                      : pyllm::Act::None;
   pyllm::MapArgs a = {x.data(), data(up), y.mutable_data(), x.size(), f};
   const pyllm::Kernels& kernels = use();
   without_gil([&] { pyllm::run_kernel(kernels.map, a, 10.0 * (double)x.size()); });

@@ -51,8 +51,7 @@ size_t checked(const text::Vocabulary& vocabulary, int64_t id) {
 }
 
 // A vocabulary and the tokenizer that reads it, in one lifetime.
-template <class Model>
-struct Tokenizer {
+template <class Model> struct Tokenizer {
   std::shared_ptr<text::Vocabulary> vocabulary;
   std::unique_ptr<Model> model;
 };
@@ -72,8 +71,7 @@ Ids encode(const Tokenizer<Model>& self, const py::bytes& data, bool allow_speci
   return Ids(py::ssize_t(ids.size()), ids.data());
 }
 
-template <class Model>
-py::bytes decode(const Tokenizer<Model>& self, const Ids& ids, bool skip_reserved) {
+template <class Model> py::bytes decode(const Tokenizer<Model>& self, const Ids& ids, bool skip_reserved) {
   std::string out;
   for (py::ssize_t i = 0; i < ids.size(); ++i) {
     const size_t id = checked(*self.vocabulary, ids.data()[i]);
@@ -82,8 +80,7 @@ py::bytes decode(const Tokenizer<Model>& self, const Ids& ids, bool skip_reserve
   return out;
 }
 
-template <class Model>
-py::class_<Tokenizer<Model>> bind_model(py::module_& m, const char* name) {
+template <class Model> py::class_<Tokenizer<Model>> bind_model(py::module_& m, const char* name) {
   using Self = Tokenizer<Model>;
   return py::class_<Self>(m, name)
       .def("encode", &encode<Model>, py::arg("data"), py::arg("allow_special"),

@@ -9,10 +9,18 @@
 
 namespace pyllm {
 
-namespace base { extern const Kernels table; }
-namespace avx2 { extern const Kernels table; }
-namespace avx512 { extern const Kernels table; }
-namespace avx512vnni { extern const Kernels table; }
+namespace base {
+extern const Kernels table;
+}
+namespace avx2 {
+extern const Kernels table;
+}
+namespace avx512 {
+extern const Kernels table;
+}
+namespace avx512vnni {
+extern const Kernels table;
+}
 
 namespace {
 
@@ -89,9 +97,10 @@ std::atomic<const Kernels*>& active() {
 
 std::vector<std::pair<std::string, bool>> cpu_features() {
   Cpu c = detect();
-  return {{"sse4_2", c.sse42}, {"popcnt", c.popcnt}, {"avx", c.avx}, {"avx2", c.avx2}, {"fma", c.fma}, {"f16c", c.f16c},
-          {"avx512f", c.avx512f}, {"avx512bw", c.avx512bw}, {"avx512dq", c.avx512dq}, {"avx512vl", c.avx512vl},
-          {"avx512_vnni", c.vnni}, {"avx512_bf16", c.bf16}, {"os_avx", c.os_avx}, {"os_avx512", c.os_avx512}};
+  return {{"sse4_2", c.sse42},      {"popcnt", c.popcnt},      {"avx", c.avx},          {"avx2", c.avx2},
+          {"fma", c.fma},           {"f16c", c.f16c},          {"avx512f", c.avx512f},  {"avx512bw", c.avx512bw},
+          {"avx512dq", c.avx512dq}, {"avx512vl", c.avx512vl},  {"avx512_vnni", c.vnni}, {"avx512_bf16", c.bf16},
+          {"os_avx", c.os_avx},     {"os_avx512", c.os_avx512}};
 }
 
 const std::vector<const Kernels*>& runnable() {

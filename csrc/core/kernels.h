@@ -79,13 +79,13 @@ struct AttentionArgs {
   const CacheLayout* cache;
   int layer, heads;
   float scale;
-  bool causal;      // else every row sees `length` positions
+  bool causal;             // else every row sees `length` positions
   int64_t length, window;  // window: only the last that many positions; 0: all
-  int64_t chunks;   // capacity of partial per row and head
-  float* partial;   // (rows, heads, chunks, 2 + padded dim)
+  int64_t chunks;          // capacity of partial per row and head
+  float* partial;          // (rows, heads, chunks, 2 + padded dim)
   const int32_t* segment;  // starts of runs of rows that share pages with ascending positions; segments + 1 numbers
   int64_t segments;
-  bool split;       // chunks are tasks of their own, and merge runs after a barrier
+  bool split;  // chunks are tasks of their own, and merge runs after a barrier
   uint8_t* scratch;
   int64_t scratch_stride;
 };
@@ -172,9 +172,9 @@ struct Kernels {
 };
 
 // The share [first, last) of n items that falls to a worker.
-struct Share { int64_t first, last; };
-inline Share share(int64_t n, int worker, int workers) {
-  return {n * worker / workers, n * (worker + 1) / workers};
-}
+struct Share {
+  int64_t first, last;
+};
+inline Share share(int64_t n, int worker, int workers) { return {n * worker / workers, n * (worker + 1) / workers}; }
 
 }  // namespace pyllm

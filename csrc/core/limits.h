@@ -3,7 +3,7 @@
 
 namespace pyllm {
 
-double read_bandwidth(double seconds);               // bytes per second, all workers, from a buffer beyond the caches
-double compute_rate(int what, double seconds);       // operations per second, all workers: 0 fp32, 1 bf16, 2 int8
+double read_bandwidth(double seconds);          // bytes per second, all workers, from a buffer beyond the caches
+double compute_rate(int what, double seconds);  // operations per second, all workers: 0 fp32, 1 bf16, 2 int8
 
 }  // namespace pyllm

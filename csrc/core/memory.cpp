@@ -20,7 +20,10 @@ Buffer::Buffer(size_t bytes) : size_(bytes) {
   if (bytes >= kHuge) {
     mapped_ = (bytes + 2 * kHuge - 1) / kHuge * kHuge;  // room to begin on a huge page
     base_ = mmap(nullptr, mapped_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (base_ == MAP_FAILED) { base_ = nullptr; throw std::bad_alloc(); }
+    if (base_ == MAP_FAILED) {
+      base_ = nullptr;
+      throw std::bad_alloc();
+    }
     data_ = (uint8_t*)(((uintptr_t)base_ + kHuge - 1) / kHuge * kHuge);
 #if defined(MADV_HUGEPAGE)
     madvise(data_, (bytes + kHuge - 1) / kHuge * kHuge, MADV_HUGEPAGE);
@@ -36,7 +39,10 @@ Buffer::Buffer(size_t bytes) : size_(bytes) {
 
 Buffer::~Buffer() {
 #if PYLLM_MMAP
-  if (mapped_) { munmap(base_, mapped_); return; }
+  if (mapped_) {
+    munmap(base_, mapped_);
+    return;
+  }
 #endif
   std::free(base_);
 }

@@ -14,7 +14,10 @@ class Buffer {  // zeroed; std::bad_alloc when memory is short
   explicit Buffer(size_t bytes);
   ~Buffer();
   Buffer(Buffer&& o) noexcept { swap(o); }
-  Buffer& operator=(Buffer&& o) noexcept { swap(o); return *this; }
+  Buffer& operator=(Buffer&& o) noexcept {
+    swap(o);
+    return *this;
+  }
   uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
 

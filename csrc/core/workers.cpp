@@ -61,7 +61,10 @@ int physical_cores() {
   return (int)cores.size();
 }
 
-struct Choice { int n; std::string why; };
+struct Choice {
+  int n;
+  std::string why;
+};
 
 Choice choose_threads() {
   if (const char* e = std::getenv("OMP_NUM_THREADS")) {

@@ -21,13 +21,13 @@ class Barrier {
 };
 
 int threads();
-void set_threads(int n);         // 1 or more; std::invalid_argument otherwise
-std::string threads_reason();    // why threads() is what it is
+void set_threads(int n);       // 1 or more; std::invalid_argument otherwise
+std::string threads_reason();  // why threads() is what it is
 
 // Asked by the calling worker between kernels, at least every 50 ms; true stops the work. Set by the bindings.
 extern bool (*interrupted)();
-struct Interrupted {};           // thrown by run functions when it said true
-bool poll_interrupt();           // rate-limited; for the calling worker only
+struct Interrupted {};  // thrown by run functions when it said true
+bool poll_interrupt();  // rate-limited; for the calling worker only
 
 // Runs job(worker, workers, barrier) on the team; one team per process, callers queue. Worker 0 is the caller.
 void run_team(int threads, const std::function<void(int, int, Barrier&)>& job);

@@ -67,7 +67,10 @@ class Program {
   static constexpr int64_t kMaxRows = 512;
 
  private:
-  struct Value { int64_t width; int buffer, first, last; };
+  struct Value {
+    int64_t width;
+    int buffer, first, last;
+  };
   struct Context;
   struct Step;
   struct EmbeddingStep;

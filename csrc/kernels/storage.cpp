@@ -30,7 +30,9 @@ void unpack_row(const uint8_t* panels, Type t, int64_t row, int64_t k, float* ou
   const uint8_t* panel = panels + row / 16 * panel_bytes(t, k);
   const int lane = (int)(row % 16);
   switch (t) {
-    case Type::F32: for (int64_t i = 0; i < k; ++i) out[i] = ((const float*)panel)[i * 16 + lane]; return;
+    case Type::F32:
+      for (int64_t i = 0; i < k; ++i) out[i] = ((const float*)panel)[i * 16 + lane];
+      return;
     case Type::F16:
       for (int64_t i = 0; i < k; ++i) out[i] = f16_to_f32(((const uint16_t*)panel)[i * 16 + lane]);
       return;
@@ -77,8 +79,12 @@ void pack(const PackArgs& a, int worker, int workers) {
     for (int64_t i = 0; i < a.k; ++i) {
       alignas(64) float v[16] = {};
       if (a.transposed) memcpy(v, a.x + i * a.stride + p * 16, (size_t)n * 4);
-      else for (int l = 0; l < n; ++l) v[l] = a.x[(p * 16 + l) * a.stride + i];
-      if (a.type == Type::F32) { store((float*)panel + i * 16, load(v)); continue; }
+      else
+        for (int l = 0; l < n; ++l) v[l] = a.x[(p * 16 + l) * a.stride + i];
+      if (a.type == Type::F32) {
+        store((float*)panel + i * 16, load(v));
+        continue;
+      }
       for (int l = 0; l < 16; ++l) ((uint16_t*)panel)[(i / 2 * 16 + l) * 2 + i % 2] = f32_to_bf16(v[l]);
     }
     if (a.type == Type::BF16 && a.k % 2)

@@ -10,9 +10,23 @@ namespace pyllm::PYLLM_ISA {
 
 extern const Kernels table;
 const Kernels table = {
-    PYLLM_STRING(PYLLM_ISA), prepare, linear, attention, merge,       embedding,      norm,
-    map,                     softmax, rotary, pack,      unpack,      cache_write,    linear_scratch,
-    prepared_bytes,          attention_scratch,          peak,
+    PYLLM_STRING(PYLLM_ISA),
+    prepare,
+    linear,
+    attention,
+    merge,
+    embedding,
+    norm,
+    map,
+    softmax,
+    rotary,
+    pack,
+    unpack,
+    cache_write,
+    linear_scratch,
+    prepared_bytes,
+    attention_scratch,
+    peak,
 };
 
 }  // namespace pyllm::PYLLM_ISA

@@ -11,13 +11,23 @@ using Tile = void (*)(const uint8_t* const* row, const uint8_t* const* panel, in
 
 // Tiles exist for 1, 2, 4, 6 and 12 rows and 1, 2 and 4 panels, as far as the instruction set's registers reach.
 constexpr int kMaxRows = 12, kMaxPanels = 4;
-struct TileSize { int rows, panels; };
+struct TileSize {
+  int rows, panels;
+};
 // The largest tile not above what is left.
 inline TileSize tile_size(int64_t rows, int64_t panels, TileSize limit) {
   constexpr int kRows[] = {12, 6, 4, 2, 1}, kPanels[] = {4, 2, 1};
   TileSize t = {1, 1};
-  for (int r : kRows) if (r <= rows && r <= limit.rows) { t.rows = r; break; }
-  for (int p : kPanels) if (p <= panels && p <= limit.panels) { t.panels = p; break; }
+  for (int r : kRows)
+    if (r <= rows && r <= limit.rows) {
+      t.rows = r;
+      break;
+    }
+  for (int p : kPanels)
+    if (p <= panels && p <= limit.panels) {
+      t.panels = p;
+      break;
+    }
   return t;
 }
 // Few rows read stored panels: as rows grow, fewer panels fit beside them.
@@ -35,12 +45,10 @@ void expand(Type t, const uint8_t* panel, int64_t k, uint8_t* out);
 
 namespace {
 
-template <class Group>
-PYLLM_INLINE const int32_t* sums(const Int8Row& r) {
+template <class Group> PYLLM_INLINE const int32_t* sums(const Int8Row& r) {
   return Group::kSub == 32 ? r.sum32 : r.sum16;
 }
-template <class Group>
-PYLLM_INLINE const float* lows(const Int8Row& r) {
+template <class Group> PYLLM_INLINE const float* lows(const Int8Row& r) {
   return Group::kSub == 32 ? r.low32 : r.low16;
 }
 
@@ -66,14 +74,10 @@ PYLLM_INLINE void group_product(const Group (&w)[P], const Int8Row (&x)[R], int6
     });
     unroll<P>([&](auto p) {
       f32v scale = w[p].scale(h);
-      unroll<R>([&](auto r) {
-        acc[r][p] = fma(to_f32(total[r][p]), mul(scale, set1(x[r].scale[g])), acc[r][p]);
-      });
+      unroll<R>([&](auto r) { acc[r][p] = fma(to_f32(total[r][p]), mul(scale, set1(x[r].scale[g])), acc[r][p]); });
       if constexpr (Group::kMinimum) {
         f32v minimum = w[p].minimum(h);
-        unroll<R>([&](auto r) {
-          acc[r][p] = fma(minimum, set1(lows<Group>(x[r])[g * kHalves + h]), acc[r][p]);
-        });
+        unroll<R>([&](auto r) { acc[r][p] = fma(minimum, set1(lows<Group>(x[r])[g * kHalves + h]), acc[r][p]); });
       }
     });
   });

@@ -7,7 +7,11 @@ namespace {
 struct AsF32 {
   static constexpr int kStep = 1, kRowBytes = 4, kPanelBytes = 64;
   PYLLM_INLINE f32v weight(const uint8_t* p) { return load((const float*)p); }
-  PYLLM_INLINE f32v input(const uint8_t* p) { float x; memcpy(&x, p, 4); return set1(x); }
+  PYLLM_INLINE f32v input(const uint8_t* p) {
+    float x;
+    memcpy(&x, p, 4);
+    return set1(x);
+  }
   PYLLM_INLINE f32v product(f32v acc, f32v w, f32v x) { return fma(w, x, acc); }
   PYLLM_INLINE void keep(f32v& w) { pin(w); }
 };

@@ -29,8 +29,7 @@ inline size_t run(const char* text, size_t position, size_t end, uint8_t mask) {
 }
 
 // End of the run of code points for which belongs(Char) holds; it must not hold past the end.
-template <class Belongs>
-size_t run_of(const char* text, size_t position, size_t end, Belongs&& belongs) {
+template <class Belongs> size_t run_of(const char* text, size_t position, size_t end, Belongs&& belongs) {
   for (Char c = at(text, position, end); belongs(c); c = at(text, position, end)) position += c.size;
   return position;
 }

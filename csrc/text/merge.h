@@ -22,8 +22,7 @@ struct Pair {
 };
 
 // Few symbols: look for the best pair each time. pairs(left, right) -> Pair.
-template <class Pairs>
-void merge_few(std::vector<Symbol>& symbols, const Pairs& pairs) {
+template <class Pairs> void merge_few(std::vector<Symbol>& symbols, const Pairs& pairs) {
   Pair next[33];
   size_t count = symbols.size();
   for (size_t i = 0; i + 1 < count; ++i) next[i] = pairs(symbols[i], symbols[i + 1]);
@@ -81,8 +80,7 @@ class Places {
 // Any number of symbols, in nearly linear time: the places of each rank, and a heap of the few ranks there are.
 // A place is stale unless its symbol still stands and its pair with its present neighbour has that rank; one that is
 // right by accident asks for the same merge as the one that was added for it.
-template <class Pairs>
-void merge_many(std::vector<Symbol>& symbols, const Pairs& pairs) {
+template <class Pairs> void merge_many(std::vector<Symbol>& symbols, const Pairs& pairs) {
   const auto count = uint32_t(symbols.size());
   struct Link {
     uint32_t previous, next;
@@ -125,8 +123,7 @@ void merge_many(std::vector<Symbol>& symbols, const Pairs& pairs) {
                 symbols.end());
 }
 
-template <class Pairs>
-void merge(std::vector<Symbol>& symbols, const Pairs& pairs) {
+template <class Pairs> void merge(std::vector<Symbol>& symbols, const Pairs& pairs) {
   if (symbols.size() <= 32) {
     merge_few(symbols, pairs);
   } else {

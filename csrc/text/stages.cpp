@@ -10,15 +10,13 @@ namespace text {
 namespace {
 
 // (class)+ isolated.
-template <class Belongs>
-size_t isolate(const char* text, size_t begin, size_t end, Belongs&& belongs) {
+template <class Belongs> size_t isolate(const char* text, size_t begin, size_t end, Belongs&& belongs) {
   if (belongs(at(text, begin, end))) return run_of(text, begin, end, belongs);
   return run_of(text, begin, end, [&](Char c) { return c.kind != 0 && !belongs(c); });
 }
 
 // \s?(class)+ isolated.
-template <class Belongs>
-size_t isolate_spaced(const char* text, size_t begin, size_t end, Belongs&& belongs) {
+template <class Belongs> size_t isolate_spaced(const char* text, size_t begin, size_t end, Belongs&& belongs) {
   for (size_t position = begin; position < end;) {
     const Char c = at(text, position, end);
     const size_t next = position + c.size;
