@@ -5,6 +5,7 @@
 #   make lint       ruff, mypy, clang-format
 #   make wheel      a wheel in dist/, at most 8 MB
 #   make old-cpus   import and generate on emulated old CPUs (Debian: qemu-user)
+#   make invariance  greedy requests in every company, compared bit for bit
 #   make clean      remove what the above made (not the model)
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ STAGE := $(PYTHON) .ci/stage
 BUILD := "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.20" "ninja"
 SOURCES := CMakeLists.txt $(shell find csrc pyllm -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.pyi' -o -name py.typed)
 
-.PHONY: run test bench lint format wheel old-cpus clean
+.PHONY: run test bench lint format wheel old-cpus invariance clean
 
 run: .venv/installed
 	@$(BIN)/pyllm pull >/dev/null
@@ -50,6 +51,10 @@ wheel: .venv/tools
 
 old-cpus: .venv/tested
 	@$(BIN)/python python_tests/old_cpus.py
+
+# Arguments: make invariance ARGS="MODEL.gguf --seconds 60"
+invariance: .venv/tested
+	@$(BIN)/python benchmarks/invariance.py $(ARGS)
 
 clean:
 	rm -rf .venv build dist

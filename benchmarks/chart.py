@@ -15,12 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "benchmarks" / "results.json"
 OURS, THEIRS, INK, PAPER = "#2563eb", "#94a3b8", "#1f2933", "#ffffff"
 COLUMNS = ("what", "figure", "beside it", "command", "machine", "date")
-WIDTH, LEFT, RIGHT, BAR = 760, 250, 110, 20
+WIDTH, LEFT, RIGHT, BAR = 760, 190, 90, 20
 
 
 def number(value: float) -> str:
     """A figure as a person reads it: no more digits than it has."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:,.5g}"
 
 
 def cell(text: object) -> str:
@@ -60,6 +60,7 @@ def bars(y: float, result: dict[str, Any]) -> list[str]:
         pairs.append((result["peer"], result["peer_figure"], THEIRS))
     most = max(value for _, value, _ in pairs)
     parts = [f'<text x="16" y="{y + 15:g}" font-weight="bold">{result["what"]}</text>']
+    y += BAR + 2
     for i, (who, value, colour) in enumerate(pairs):
         top = y + i * (BAR + 4)
         length = (WIDTH - LEFT - RIGHT) * value / most
@@ -74,7 +75,7 @@ def bars(y: float, result: dict[str, Any]) -> list[str]:
 def svg(data: dict[str, Any]) -> str:
     """The chart: every result marked for it, in the order of the file."""
     drawn = [r for r in data["results"] if r.get("chart")]
-    step = 2 * (BAR + 4) + 14
+    step = 3 * BAR + 20
     height = 44 + step * len(drawn) + 26
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif" '

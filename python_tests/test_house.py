@@ -331,3 +331,20 @@ def test_the_stub_names_what_the_core_has():
     for cls in (n for n in stub if isinstance(n, ast.ClassDef)):
         native = {n for n in vars(getattr(_core, cls.name)) if not n.startswith("_")}
         assert {n for n in members(cls.body) if not n.startswith("_")} == native, cls.name
+
+
+def test_measured_files_enter_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    record = script("benchmarks", "record", monkeypatch)
+    part = {"against": "llama.cpp", "per_second": {"pyllm": 4.0, "llama.cpp": 2.0}, "pairs": 15,
+            "ratio": {"llama.cpp": {"median": 2.0, "interval": [1.9, 2.1]}}}  # fmt: skip
+    data = {"model": "m.gguf", "threads": 2, "facts": {"date": "2026-01-01"}}
+    found = record.compared({**data, "prompt": part, "decode": part, "first_token": part})
+    assert [(r["figure"], r["peer_figure"], r["unit"]) for r in found] == [
+        (4.0, 2.0, "tokens/s"), (4.0, 2.0, "tokens/s"), (0.25, 0.5, "s"),
+    ]  # fmt: skip
+    assert "2.00 times as fast, 95 % interval 1.90 to 2.10, 15 pairs" in found[0]["note"]
+    side = {"top_token_percent": 96.5, "kl_mean": 0.1, "perplexity_percent": 0.2, "positions": 20480}
+    judged = record.judged({"model": "m.gguf", "precision": "high", "pyllm": side, "llama.cpp": side})
+    assert [r["figure"] for r in judged] == [96.5, 0.1, 0.2]
+    assert [r["figure"] for r in record.enter([found[0]], [{**found[0], "figure": 5.0}])] == [5.0]
