@@ -244,7 +244,8 @@ void Program::logits(int x, NormOf norm, Part head) {
   vocabulary_ = head.weight->n();
   auto s = std::make_shared<LinearStep>(*this);
   use(x);
-  s->x = x, s->layer = 0, s->terms = terms_, s->norm = std::move(norm), s->parts = {std::move(head)}, s->outs = {-1};
+  // Two int8 terms always: rounding here goes straight into the logits, and the head is bound by memory when decoding.
+  s->x = x, s->layer = 0, s->terms = 2, s->norm = std::move(norm), s->parts = {std::move(head)}, s->outs = {-1};
   s->last = true;
   steps_.push_back(s);
 }

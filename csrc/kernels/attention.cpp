@@ -97,30 +97,32 @@ void soften(Queries& t, int i, int64_t from, int64_t to, float* m, float* l) {
   *l = sum(total);
 }
 
-// out rows [r, r+rows) = weights x values over the first `positions` of a page.
-void page_product(Queries& t, int r, int rows, int64_t page, int64_t in_chunk, int64_t positions) {
+// out rows [r, r+rows) += weights x values over positions [from, to) of a page that begins at in_chunk. bf16 keeps
+// positions in pairs: where the range begins or ends inside one, its other half is masked.
+void page_product(Queries& t, int r, int rows, int64_t page, int64_t in_chunk, int64_t from, int64_t to) {
   const CacheLayout& c = *t.a.cache;
   const uint8_t* values = head_of(t, page) + c.key_bytes();
-  const int64_t bytes = panel_bytes(c.type, kPage), element = c.type == Type::F32 ? 4 : 2;
-  const bool odd = c.type == Type::BF16 && positions % 2;
+  const bool pairs = c.type == Type::BF16;
+  const int64_t bytes = panel_bytes(c.type, kPage), element = pairs ? 2 : 4, step = pairs ? 32 : 64;
+  const int64_t lead = pairs && from % 2, tail = pairs && to % 2, begin = from + lead;
   for (int done = 0; done < rows;) {
     TileSize s = {1, 1};
     for (int64_t p = 0; p < panels(c.dim); p += s.panels) {
       s = tile_size(rows - done, panels(c.dim) - p, float_limit(rows - done));
       const uint8_t *row[kMaxRows], *panel[kMaxPanels];
-      for (int i = 0; i < s.rows; ++i) row[i] = t.weight + ((r + done + i) * kChunk + in_chunk) * element;
-      for (int i = 0; i < s.panels; ++i) panel[i] = values + (p + i) * bytes;
+      for (int i = 0; i < s.rows; ++i) row[i] = t.weight + ((r + done + i) * kChunk + in_chunk + begin) * element;
+      for (int i = 0; i < s.panels; ++i) panel[i] = values + (p + i) * bytes + begin * step;
       alignas(64) float local[kMaxRows * kMaxPanels * 16];
-      float_tile(c.type, s)(row, panel, positions - odd, 0, local);
+      float_tile(c.type, s)(row, panel, to - tail - begin, 0, local);
       for (int i = 0; i < s.rows; ++i)
         for (int k = 0; k < s.panels; ++k) {
           f32v y = load(local + (i * s.panels + k) * 16);
-          if (odd) {
-            u8v last = first_of_pairs(load_u8(panel[k] + positions / 2 * 64));
-            y = dot_bf16(y, last, pair((const uint16_t*)row[i] + positions - 1));
-          }
+          const uint16_t* weight = (const uint16_t*)(row[i] - begin * element);
+          const uint8_t* value = panel[k] - begin * step;
+          if (tail) y = dot_bf16(y, first_of_pairs(load_u8(value + (to - 1) * step)), pair(weight + to - 1));
+          if (lead) y = dot_bf16(y, second_of_pairs(load_u8(value + (from - 1) * step)), pair(weight + from - 1));
           float* o = t.out + (r + done + i) * padded(c) + (p + k) * 16;
-          store(o, in_chunk ? add(load(o), y) : y);
+          store(o, add(load(o), y));
         }
     }
     done += s.rows;
@@ -133,22 +135,25 @@ void chunk_product(Queries& t, int64_t chunk, float* stats) {
   int64_t positions = t.limit[t.count - 1] + 1 - start;
   if (positions > kChunk) positions = kChunk;
   scores(t, chunk, positions);
-  int64_t seen[kQueries];
+  memset(t.out, 0, (size_t)(t.count * padded(*t.a.cache)) * 4);
+  int64_t from[kQueries], to[kQueries];  // within the chunk; empty: 0, 0
   for (int i = 0; i < t.count; ++i) {
-    int64_t to = t.limit[i] + 1 - start, from = t.begin[i] - start;
-    seen[i] = to < 0 ? 0 : to > kChunk ? kChunk : to;
-    from = from < 0 ? 0 : from;
-    if (from >= seen[i]) seen[i] = 0;
-    if (seen[i]) soften(t, i, from, seen[i], stats + 2 * i, stats + 2 * i + 1);
+    to[i] = t.limit[i] + 1 - start > kChunk ? kChunk : t.limit[i] + 1 - start;
+    from[i] = t.begin[i] - start < 0 ? 0 : t.begin[i] - start;
+    if (from[i] >= to[i]) from[i] = to[i] = 0;
+    if (to[i]) soften(t, i, from[i], to[i], stats + 2 * i, stats + 2 * i + 1);
     else stats[2 * i] = -INFINITY, stats[2 * i + 1] = 0;
   }
   for (int64_t n = 0; n < positions; n += kPage) {
-    int whole = 0;  // limits ascend: the queries that see the whole page come last
-    while (whole < t.count && seen[t.count - 1 - whole] >= n + kPage) ++whole;
-    int64_t page = (start + n) / kPage;
-    for (int i = 0; i < t.count - whole; ++i)
-      if (seen[i] > n) page_product(t, i, 1, page, n, seen[i] - n < kPage ? seen[i] - n : kPage);
-    if (whole) page_product(t, t.count - whole, whole, page, n, kPage);
+    const int64_t page = (start + n) / kPage;
+    for (int i = 0; i < t.count;) {
+      int whole = 0;  // neighbours that see the whole page go together
+      while (i + whole < t.count && from[i + whole] <= n && to[i + whole] >= n + kPage) ++whole;
+      int64_t first = from[i] > n ? from[i] - n : 0, last = to[i] - n < kPage ? to[i] - n : kPage;
+      if (whole) page_product(t, i, whole, page, n, 0, kPage);
+      else if (first < last) page_product(t, i, 1, page, n, first, last);
+      i += whole ? whole : 1;
+    }
   }
 }
 

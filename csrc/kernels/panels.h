@@ -59,8 +59,8 @@ template <Type T> struct PanelGroup {
   __attribute__((always_inline)) f32v minimum(int h) const {
     f32v m = load_f16((const uint16_t*)(block + kLayout.minimum));
     const uint8_t* p = block + kLayout.sub_minima + 16 * (s * (32 / kSub) + h);
-    if constexpr (T == Type::Q2_K) return sub(set1(0.0f), mul(m, load_u4<true>(p)));
-    else if constexpr (T == Type::Q4_K || T == Type::Q5_K) return sub(set1(0.0f), mul(m, load_u8_f32(p)));
+    if constexpr (T == Type::Q2_K) return mul(set1(-1.0f), mul(m, load_u4<true>(p)));
+    else if constexpr (T == Type::Q4_K || T == Type::Q5_K) return mul(set1(-1.0f), mul(m, load_u8_f32(p)));
     else return m;  // Q4_1 and Q5_1 store the minimum itself
   }
 };

@@ -165,6 +165,10 @@ PYLLM_INLINE u8v first_of_pairs(u8v a) {
   __m256i m = _mm256_set1_epi32(0xffff);
   return {_mm256_and_si256(a.lo, m), _mm256_and_si256(a.hi, m)};
 }
+PYLLM_INLINE u8v second_of_pairs(u8v a) {
+  __m256i m = _mm256_set1_epi32(0xffff);
+  return {_mm256_andnot_si256(m, a.lo), _mm256_andnot_si256(m, a.hi)};
+}
 PYLLM_INLINE void pin(f32v& a) { asm("" : "+x"(a.lo), "+x"(a.hi)); }
 PYLLM_INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 

@@ -120,6 +120,7 @@ PYLLM_INLINE f32v dot_bf16(f32v acc, u8v w, pairv a) {
 }
 #endif
 PYLLM_INLINE u8v first_of_pairs(u8v a) { return {_mm512_and_si512(a.v, _mm512_set1_epi32(0xffff))}; }
+PYLLM_INLINE u8v second_of_pairs(u8v a) { return {_mm512_andnot_si512(_mm512_set1_epi32(0xffff), a.v)}; }
 PYLLM_INLINE void pin(f32v& a) { asm("" : "+v"(a)); }
 PYLLM_INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 

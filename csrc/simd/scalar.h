@@ -145,6 +145,7 @@ PYLLM_INLINE f32v dot_bf16(f32v acc, u8v w, pairv a) {
 }
 // The first number of each pair kept, the second made zero.
 PYLLM_INLINE u8v first_of_pairs(u8v a) { PYLLM_QUARTERS a.q[i] = (u16x8)((u32x4)a.q[i] & 0xffffu); return a; }
+PYLLM_INLINE u8v second_of_pairs(u8v a) { PYLLM_QUARTERS a.q[i] = (u16x8)((u32x4)a.q[i] & 0xffff0000u); return a; }
 // Keeps a value in a register: GCC otherwise reads it from memory again for every use.
 PYLLM_INLINE void pin(f32v&) {}
 PYLLM_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
