@@ -44,8 +44,15 @@ struct Program::EmbeddingStep : Step {
   int out;
   EmbeddingArgs a{};
   void bind(Context& c) override {
-    a = {c.tokens, c.row.data(), tokens->panels(), positions ? positions->data() : nullptr, c.buffer[(size_t)out],
-         c.rows, tokens->k(), tokens->k(), tokens->type()};
+    a = {c.tokens,
+         c.row.data(),
+         tokens->panels(),
+         positions ? positions->data() : nullptr,
+         c.buffer[(size_t)out],
+         c.rows,
+         tokens->k(),
+         tokens->k(),
+         tokens->type()};
   }
   void run(const Kernels& k, int, int w, int n, int s, int slices) const override {
     run_slice(k.embedding, a, w, n, s, slices);
@@ -83,7 +90,7 @@ struct Program::LinearStep : Step {
     for (size_t i = 0; i < parts.size(); ++i) {
       const Weight& w = *parts[i].weight;
       float* out = last ? c.logits : outs[i] >= 0 ? c.buffer[(size_t)outs[i]] : nullptr;
-      a.part[i] = {w.panels(), parts[i].bias ? parts[i].bias->data() : nullptr, out, w.n(), w.n(), w.type(),
+      a.part[i] = {w.panels(),       parts[i].bias ? parts[i].bias->data() : nullptr, out, w.n(), w.n(), w.type(),
                    parts[i].epilogue};
     }
     bool once = a.rows > kOwnCopy;
@@ -211,7 +218,10 @@ std::vector<int> Program::linear(int x, NormOf norm, std::vector<Part> parts, Ac
     int out = cached ? -1 : residual >= 0 ? residual : value(p.weight->n());
     s->outs.push_back(out);
     if (out >= 0) results.push_back(out);
-    if (gated) { s->outs.push_back(-1); break; }
+    if (gated) {
+      s->outs.push_back(-1);
+      break;
+    }
   }
   s->x = x, s->layer = layer, s->terms = terms_, s->norm = std::move(norm), s->parts = std::move(parts);
   s->act = act, s->gated = gated;

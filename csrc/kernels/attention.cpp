@@ -23,10 +23,10 @@ struct Queries {  // kQueries query vectors of one key/value head and one segmen
   int64_t head;  // key/value head
   int count;
   int64_t row[kQueries], query_head[kQueries], limit[kQueries], begin[kQueries];  // positions begin..limit are seen
-  uint8_t* query;     // (count, query_bytes)
-  float* score;       // (count, kChunk)
-  uint8_t* weight;    // (count, kChunk) in the cache's type
-  float* out;         // (count, padded dim): product of one page
+  uint8_t* query;                                                                 // (count, query_bytes)
+  float* score;                                                                   // (count, kChunk)
+  uint8_t* weight;                                                                // (count, kChunk) in the cache's type
+  float* out;  // (count, padded dim): product of one page
 };
 
 const uint8_t* head_of(const Queries& t, int64_t page) {
@@ -172,8 +172,7 @@ void absorb(float* into, float m, float l, const float* o, int64_t width) {
   into[0] = v[0];
   store(v, fma(set1(into[1]), old, mul(set1(l), fresh)));
   into[1] = v[0];
-  for (int64_t d = 0; d < width; d += 16)
-    store(into + 16 + d, fma(load(into + 16 + d), old, mul(load(o + d), fresh)));
+  for (int64_t d = 0; d < width; d += 16) store(into + 16 + d, fma(load(into + 16 + d), old, mul(load(o + d), fresh)));
 }
 
 void write_out(const AttentionArgs& a, int64_t row, int64_t head, const float* from) {

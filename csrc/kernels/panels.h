@@ -101,8 +101,8 @@ struct Int8Row {
   static Int8Row at(const uint8_t* p, int64_t k) {
     int64_t g = padded(k) / 32;
     const float* scale = (const float*)(p + padded(k));
-    return {(const int8_t*)p, scale, (const int32_t*)(scale + g), (const int32_t*)(scale + 3 * g), scale + 2 * g,
-            scale + 5 * g};
+    return {(const int8_t*)p, scale,        (const int32_t*)(scale + g), (const int32_t*)(scale + 3 * g),
+            scale + 2 * g,    scale + 5 * g};
   }
 };
 

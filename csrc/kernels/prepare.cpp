@@ -65,7 +65,7 @@ void quantise_row(float* x, int64_t k, bool remainder, const Int8Out& o) {
     float scale = top / 127.0f;
     f32v inverse = set1(scale > 0 ? 127.0f / top : 0.0f);
     bool finite = sum(add(sub(a, a), sub(b, b))) == 0;  // max loses NaN, x - x does not
-    if (!finite || !(top <= 3.0e38f)) {  // the group's scale says so, and every product with it
+    if (!finite || !(top <= 3.0e38f)) {                 // the group's scale says so, and every product with it
       scale = __builtin_nanf("");
       inverse = set1(0);
       a = b = set1(0);
