@@ -21,7 +21,7 @@ SOURCES := CMakeLists.txt $(shell find csrc pyllm -name '*.cpp' -o -name '*.h' -
 
 run: .venv/installed
 	@$(BIN)/pyllm pull >/dev/null
-	@if [ -t 0 ] && [ -t 1 ]; then $(BIN)/pyllm chat; else $(BIN)/pyllm chat --prompt "What is gravity?"; fi
+	@if [ -t 0 ] && [ -t 1 ]; then $(BIN)/pyllm chat; else $(BIN)/pyllm chat --prompt "Tell me the capital of France."; fi
 
 # PYTHONSAFEPATH: subprocesses of the tests import the installed package, not the folder they stand in.
 test: .venv/tested

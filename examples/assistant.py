@@ -9,7 +9,7 @@ path = download.resolve(download.DEFAULT)
 tok = pyllm.AutoTokenizer.from_pretrained(path)
 model = pyllm.AutoModelForCausalLM.from_pretrained(path)
 
-question = sys.argv[1] if len(sys.argv) > 1 else "What is the capital of France?"
+question = sys.argv[1] if len(sys.argv) > 1 else "Tell me the capital of France."
 messages = [{"role": "user", "content": question}]
 print("what the model reads:")
 print(tok.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))

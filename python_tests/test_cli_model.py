@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-QUESTION = "What is the capital of France?"
+QUESTION = "Tell me the capital of France."
 
 
 def start(*words, cwd, **environ):
