@@ -187,3 +187,19 @@ def test_an_unknown_isa_is_refused_at_import(name):
     )
     assert done.returncode == 1
     assert f"PYLLM_ISA: '{name}' is not an instruction set that this CPU runs; it runs: base" in done.stderr
+
+
+def test_storage_types_mix_within_a_layer(tmp_path):
+    """A gate and its up matrix of different types do not share a tile; q, k and v of different types share a step."""
+    config = tiny_models.llama_config()
+    path = tiny_models.write_folder(tmp_path, config, tiny_models.random_weights(config), "F32")
+    mixed = pyllm.AutoModelForCausalLM.from_pretrained(path, precision="high")
+    for layer in mixed.layers:
+        for parameter in (layer.feed_forward.up.weight, layer.attention.v.weight):
+            n, k = parameter.shape
+            narrow = _core.Weight("BF16", n, k)
+            narrow.fill_floats(parameter.value.dequantise(0, n))
+            parameter.value = narrow
+    fused, unfused = mixed(IDS[None, :100]).logits[0], mixed.forward(IDS[:100])
+    assert np.abs(fused - unfused).max() <= 1e-5 * np.abs(unfused).max()
+    assert "linear F32(96,64) BF16(96,64)" in mixed.program().describe()
