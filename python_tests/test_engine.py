@@ -203,3 +203,10 @@ def test_storage_types_mix_within_a_layer(tmp_path):
     fused, unfused = mixed(IDS[None, :100]).logits[0], mixed.forward(IDS[:100])
     assert np.abs(fused - unfused).max() <= 1e-5 * np.abs(unfused).max()
     assert "linear F32(96,64) BF16(96,64)" in mixed.program().describe()
+
+
+@pytest.mark.parametrize("rows", [1, 7, 64])
+def test_rows_of_a_replay_do_not_change_the_answer(model, monkeypatch, rows):
+    whole = scores(model, model.new_state(), IDS[:150])
+    monkeypatch.setattr(model, "batch_rows", rows)
+    assert np.array_equal(scores(model, model.new_state(), IDS[:150]), whole)

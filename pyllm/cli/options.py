@@ -103,6 +103,9 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     )
     add_threads(parser)
     parser.add_argument(
+        "-b", "--batch-size", type=whole(1, 512), default=512, metavar="N", help="tokens of a prompt at a time (512)"
+    )
+    parser.add_argument(
         "--precision", choices=("default", "high"), default="default", help="`high`: no 8-bit activations"
     )
 

@@ -21,6 +21,7 @@ def load(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
     model = pyllm.AutoModelForCausalLM.from_pretrained(
         path, precision=getattr(args, "precision", "default"), threads=args.threads
     )
+    model.batch_rows = getattr(args, "batch_size", model.batch_rows)
     return model, tokenizer
 
 

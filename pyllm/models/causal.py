@@ -33,6 +33,7 @@ class CausalLM(nn.Module, ABC):
     rotation: tuple[Sequence[float], float] | None = None
     precision = "default"
     generation_config: dict[str, Any] | None = None  # what the model's folder says; generate() starts from it
+    batch_rows = 512  # rows of one replay at most; answers do not depend on it
     _program: _core.Program | None = None
     _pool: _core.Pool | None = None
 
@@ -93,10 +94,10 @@ class CausalLM(nn.Module, ABC):
             raise
 
     def _run(self, work: list[tuple[nn.State, NDArray[np.int32]]], logits: str) -> Logits:
-        """Replays of at most max_rows rows; the pieces of a prompt follow one another."""
+        """Replays of at most batch_rows rows; the pieces of a prompt follow one another."""
         program = self.program()
         pieces: list[list[Any]] = [[]]
-        room = program.max_rows
+        most = room = min(program.max_rows, self.batch_rows)
         for state, ids in work:
             if len(ids) == 0:
                 raise ValueError("step: a sequence has no tokens")
@@ -104,7 +105,7 @@ class CausalLM(nn.Module, ABC):
             while start < len(ids):
                 if room == 0:
                     pieces.append([])
-                    room = program.max_rows
+                    room = most
                 end = min(len(ids), start + room)
                 want = logits if logits == "all" or end == len(ids) else "none"
                 pieces[-1].append((state.sequence, ids[start:end], _WANT[want]))
