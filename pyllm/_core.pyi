@@ -67,8 +67,13 @@ class Program:
     ) -> list[int]: ...
     def logits(self, x: int, norm: Any, weight: Weight, bias: ArrayLike | None = None) -> None: ...
     def map(self, x: int, up: int = -1, act: str = "none") -> int: ...
-    def run(self, batch: list[Any]) -> NDArray[np.float32]:
-        """Appends each (sequence, ids, want); gives float32 logits of no rows (0), the last (1) or all (2) of each."""
+    def head(self, hidden: ArrayLike) -> NDArray[np.float32]:
+        """Logits (rows, vocabulary) of hidden rows, with the bits that run gives."""
+    def run(self, batch: list[Any], hidden: bool = False) -> NDArray[np.float32]:
+        """Appends each (sequence, ids, want); gives float32 logits of the last `want` rows of each.
+
+        hidden: gives what the head would be given for them.
+        """
     @property
     def max_rows(self) -> int: ...
 

@@ -64,14 +64,14 @@ struct Recorded {  // a program and the lock that makes its replays one at a tim
   template <class... A> explicit Recorded(A&&... a) : program(std::forward<A>(a)...) {}
 };
 
-// batch: [(sequence, ids, which rows give logits: 0 none, 1 the last, 2 all), ...]
-FloatArray run(Recorded& self, const py::list& batch) {
+// batch: [(sequence, ids, how many of its last rows are given), ...]
+FloatArray run(Recorded& self, const py::list& batch, bool hidden) {
   Program& p = self.program;
   std::vector<int32_t> tokens, wanted;
   std::vector<pyllm::Segment> segments;
   std::vector<std::shared_ptr<Sequence>> held;
   for (const py::handle& h : batch) {
-    auto [sequence, ids, want] = h.cast<std::tuple<std::shared_ptr<Sequence>, Ids, int>>();
+    auto [sequence, ids, want] = h.cast<std::tuple<std::shared_ptr<Sequence>, Ids, int64_t>>();
     for (py::ssize_t i = 0; i < ids.size(); ++i) {
       int32_t id = ids.data()[i];
       if (id < 0 || id >= self.tokens)
@@ -87,17 +87,34 @@ FloatArray run(Recorded& self, const py::list& batch) {
       if (other == sequence) throw std::invalid_argument("step: a sequence appears twice");
     segments.push_back({sequence.get(), (int64_t)ids.size()});
     held.push_back(sequence);
+    if (want < 0 || want > ids.size())
+      throw std::invalid_argument("step: " + std::to_string(want) + " rows are wanted of " +
+                                  std::to_string(ids.size()) + " tokens");
     int32_t end = (int32_t)tokens.size();
-    for (int32_t i = want == 2 ? end - (int32_t)ids.size() : want == 1 ? end - 1 : end; i < end; ++i)
-      wanted.push_back(i);
+    for (int32_t i = end - (int32_t)want; i < end; ++i) wanted.push_back(i);
   }
   if (segments.empty()) throw std::invalid_argument("step: no sequences");
-  FloatArray out({(py::ssize_t)wanted.size(), (py::ssize_t)p.vocabulary()});
+  FloatArray out({(py::ssize_t)wanted.size(), (py::ssize_t)(hidden ? p.width() : p.vocabulary())});
   float* to = out.mutable_data();
   without_gil([&] {
     std::lock_guard<std::mutex> hold(self.lock);
     for (const auto& s : segments) s.sequence->reserve(s.sequence->length() + s.count);
-    p.run(tokens.data(), segments, wanted, to);
+    p.run(tokens.data(), segments, wanted, hidden, to);
+  });
+  return out;
+}
+
+// hidden (rows, width), as run gives them.
+FloatArray head(Recorded& self, const FloatArray& hidden) {
+  Program& p = self.program;
+  if (hidden.ndim() != 2 || hidden.shape(1) != p.width())
+    throw std::invalid_argument("head: hidden rows need the width " + std::to_string(p.width()));
+  FloatArray out({hidden.shape(0), (py::ssize_t)p.vocabulary()});
+  const float* from = hidden.data();
+  float* to = out.mutable_data();
+  without_gil([&] {
+    std::lock_guard<std::mutex> hold(self.lock);
+    p.head(from, hidden.shape(0), to);
   });
   return out;
 }
@@ -210,8 +227,10 @@ void bind_engine(py::module_& m) {
           },
           py::arg("x"), py::arg("norm"), py::arg("weight"), py::arg("bias") = py::none())
       .def("finish", [](Recorded& r) { r.program.finish(); })
-      .def("run", &run, py::arg("batch"),
-           "Appends each (sequence, ids, want); gives float32 logits of no rows (0), the last (1) or all (2) of each")
+      .def("run", &run, py::arg("batch"), py::arg("hidden") = false,
+           "Appends each (sequence, ids, want); gives float32 logits of the last `want` rows of each, or what the head "
+           "would be given for them")
+      .def("head", &head, py::arg("hidden"), "Logits (rows, vocabulary) of hidden rows, with the bits that run gives")
       .def("describe", [](const Recorded& r) { return r.program.describe(); })
       .def_property_readonly("max_rows", [](const Recorded&) { return Program::kMaxRows; });
 }

@@ -21,7 +21,7 @@ struct Program::Context {
   std::vector<Row> row;
   std::vector<int32_t> segment;
   std::vector<int32_t> wanted;
-  float* logits;
+  float* out;
   std::vector<float*> buffer;  // by value
   int64_t shared_bytes = 0, worker_bytes = 0;
   uint8_t *shared = nullptr, *own = nullptr;
@@ -89,7 +89,7 @@ struct Program::LinearStep : Step {
     a.rotary = p.rotary_.frequency.empty() ? nullptr : p.table_.data();
     for (size_t i = 0; i < parts.size(); ++i) {
       const Weight& w = *parts[i].weight;
-      float* out = last ? c.logits : outs[i] >= 0 ? c.buffer[(size_t)outs[i]] : nullptr;
+      float* out = last ? c.out : outs[i] >= 0 ? c.buffer[(size_t)outs[i]] : nullptr;
       a.part[i] = {w.panels(),       parts[i].bias ? parts[i].bias->data() : nullptr, out, w.n(), w.n(), w.type(),
                    parts[i].epilogue};
     }
@@ -175,6 +175,36 @@ struct Program::MapStep : Step {
   std::string describe() const override { return "map"; }
 };
 
+// The wanted rows as the head would see them.
+struct Program::HiddenStep : Step {
+  int x;
+  int64_t width;
+  NormOf norm;
+  NormArgs a{};
+  std::vector<int32_t> wanted;
+  void bind(Context& c) override {
+    a = {c.buffer[(size_t)x],
+         norm.weight ? norm.weight->data() : nullptr,
+         norm.bias ? norm.bias->data() : nullptr,
+         c.out,
+         1,
+         width,
+         norm.eps,
+         norm.kind};
+    wanted = c.wanted;
+  }
+  void run(const Kernels& k, int, int w, int n, int, int) const override {
+    const Share own = share((int64_t)wanted.size(), w, n);
+    for (int64_t i = own.first; i < own.last; ++i) {
+      NormArgs row = a;
+      row.x += wanted[(size_t)i] * width, row.out += i * width;
+      if (norm.kind == Norm::None) std::copy(row.x, row.x + width, row.out);
+      else k.norm(row, 0, 1);
+    }
+  }
+  std::string describe() const override { return "hidden"; }
+};
+
 Program::Program(int layers, int heads, int dim, Type cache, Rotary rotary, int64_t context, bool high_precision)
     : cache_{layers, heads, dim, cache}, rotary_(std::move(rotary)), context_(context), terms_(high_precision ? 2 : 1) {
   if (cache != Type::F32 && cache != Type::BF16) throw std::invalid_argument("program: the cache is F32 or BF16");
@@ -257,6 +287,11 @@ void Program::logits(int x, NormOf norm, Part head) {
   // Two int8 terms always: rounding here goes straight into the logits, and the head is bound by memory when decoding.
   s->x = x, s->layer = 0, s->terms = 2, s->norm = std::move(norm), s->parts = {std::move(head)}, s->outs = {-1};
   s->last = true;
+  auto bare = std::make_shared<LinearStep>(*s);
+  bare->norm = {};
+  auto hidden = std::make_shared<HiddenStep>();
+  hidden->x = x, hidden->width = width_ = values_.at((size_t)x).width, hidden->norm = s->norm;
+  head_ = bare, hidden_ = hidden, trunk_ = steps_.size();
   steps_.push_back(s);
 }
 
@@ -299,7 +334,7 @@ void Program::grow_rotary(int64_t positions) {
 }
 
 void Program::run(const int32_t* tokens, const std::vector<Segment>& segments, const std::vector<int32_t>& wanted,
-                  float* out) {
+                  bool hidden, float* out) {
   Context c{kernels(), threads(), 0, tokens, {}, {0}, wanted, out, {}};
   for (const Segment& s : segments) {
     for (int64_t i = 0; i < s.count; ++i) c.row.push_back({s.sequence->length() + i, s.sequence->table()});
@@ -317,19 +352,37 @@ void Program::run(const int32_t* tokens, const std::vector<Segment>& segments, c
   }
   if (arena_.size() < total) arena_ = Buffer(total);
   for (const Value& v : values_) c.buffer.push_back((float*)(arena_.data() + start[(size_t)v.buffer]));
-  for (auto& s : steps_) s->bind(c);
+  Steps steps(steps_.begin(), steps_.begin() + (long)trunk_);
+  if (hidden) steps.push_back(hidden_);
+  else steps.insert(steps.end(), steps_.begin() + (long)trunk_, steps_.end());
+  replay(steps, c);
+  for (const Segment& s : segments) s.sequence->append(s.count);
+}
+
+void Program::head(const float* hidden, int64_t rows, float* out) {
+  Context c{kernels(), threads(), rows, nullptr, {}, {0}, {}, out, {}};
+  for (int64_t i = 0; i < rows; ++i) c.wanted.push_back((int32_t)i);
+  c.buffer.assign(values_.size(), const_cast<float*>(hidden));  // only read: the head is not a value's step
+  Steps steps(steps_.begin() + (long)trunk_, steps_.end());
+  steps.front() = head_;
+  replay(steps, c);
+}
+
+// Binds the steps, which says how much scratch they need, and runs them on the team.
+void Program::replay(const Steps& steps, Context& c) {
+  for (auto& s : steps) s->bind(c);
   const size_t own = (size_t)((c.worker_bytes + 63) / 64 * 64), shared = (size_t)((c.shared_bytes + 63) / 64 * 64);
   if (scratch_.size() < shared + own * (size_t)c.workers) scratch_ = Buffer(shared + own * (size_t)c.workers);
   c.shared = scratch_.data();
   c.own = scratch_.data() + shared;
-  for (auto& s : steps_) s->bind(c);
+  for (auto& s : steps) s->bind(c);
 
   // The calling worker names the phase at whose end all leave. A plain flag would not do: set in the next phase, it
   // could be seen by one worker still at the end of this one, and the others would wait for it forever.
   std::atomic<int> leave{INT_MAX};
   run_team(c.workers, [&](int worker, int workers, Barrier& barrier) {
     int now = 0;
-    for (const auto& step : steps_) {
+    for (const auto& step : steps) {
       const int n = slices(step->flops());
       for (int phase = 0; phase < step->phases(); ++phase, ++now) {
         for (int s = 0; s < n && leave.load(std::memory_order_relaxed) > now; ++s) {
@@ -342,7 +395,6 @@ void Program::run(const int32_t* tokens, const std::vector<Segment>& segments, c
     }
   });
   if (leave != INT_MAX) throw Interrupted{};
-  for (const Segment& s : segments) s.sequence->append(s.count);
 }
 
 std::string Program::describe() const {

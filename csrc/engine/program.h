@@ -56,12 +56,17 @@ class Program {
   void logits(int x, NormOf norm, Part head);  // last: only for the rows that are wanted
   void finish();                               // no more recording; plans the buffers
 
-  // Runs the rows; out receives (wanted, vocabulary). The sequences have been reserved; lengths advance on success.
-  void run(const int32_t* tokens, const std::vector<Segment>& segments, const std::vector<int32_t>& wanted, float* out);
+  // Runs the rows; out receives (wanted, vocabulary), or (wanted, width) where the rows stay hidden: normalised, but
+  // not through the head. The sequences have been reserved; lengths advance on success.
+  void run(const int32_t* tokens, const std::vector<Segment>& segments, const std::vector<int32_t>& wanted, bool hidden,
+           float* out);
+  // Logits of hidden rows, the same bits as run gives: a long text's logits need not be held at once.
+  void head(const float* hidden, int64_t rows, float* out);
 
   const CacheLayout& cache() const { return cache_; }
   int64_t context() const { return context_; }
   int64_t vocabulary() const { return vocabulary_; }
+  int64_t width() const { return width_; }
   int64_t width_of(int value) const { return values_.at((size_t)value).width; }
   std::string describe() const;
   static constexpr int64_t kMaxRows = 512;
@@ -77,17 +82,22 @@ class Program {
   struct LinearStep;
   struct AttentionStep;
   struct MapStep;
+  struct HiddenStep;
+  using Steps = std::vector<std::shared_ptr<Step>>;
 
   int value(int64_t width);
   void use(int v);
   void grow_rotary(int64_t positions);
+  void replay(const Steps& steps, Context& c);
 
   CacheLayout cache_;
   Rotary rotary_;
-  int64_t context_, vocabulary_ = 0;
+  int64_t context_, vocabulary_ = 0, width_ = 0;
   int terms_;
   std::vector<Value> values_;
-  std::vector<std::shared_ptr<Step>> steps_;
+  Steps steps_;
+  size_t trunk_ = 0;                     // steps before the head
+  std::shared_ptr<Step> hidden_, head_;  // what may stand in for the head: its norm alone, it alone
   std::vector<int64_t> buffer_width_;
   std::vector<float> table_;
   int64_t table_positions_ = 0;

@@ -13,7 +13,8 @@ from pyllm import _core, nn, ops
 from pyllm.errors import ContextError
 
 Logits = NDArray[np.float32]
-_WANT = {"none": 0, "last": 1, "all": 2}
+Hidden = NDArray[np.float32]
+Rows = str | Sequence[int]
 
 
 class CausalOutput(NamedTuple):
@@ -69,16 +70,29 @@ class CausalLM(nn.Module, ABC):
         assert self._pool is not None
         return nn.State(_core.Sequence(self._pool))
 
-    def step(self, batch: Sequence[tuple[nn.State, Any]], logits: str = "last") -> Logits:
+    def step(self, batch: Sequence[tuple[nn.State, Any]], logits: Rows = "last") -> Logits:
         """Append token ids to each state; gives float32 logits of each one's last token, or of all tokens.
 
-        batch: [(state, ids), ...], prompts and single tokens alike. Rows of the answer are in that order. An
-        interrupt or error leaves every state as it was. Raises ContextError when a state would pass the context,
-        ValueError for unknown ids.
+        batch: [(state, ids), ...], prompts and single tokens alike. Rows of the answer are in that order. logits:
+        "last", "all", or per state how many of its last tokens. An interrupt or error leaves every state as it was.
+        Raises ContextError when a state would pass the context, ValueError for unknown ids.
         """
-        if logits not in ("last", "all"):
-            raise ValueError(f"step: logits is {logits!r}, allowed are 'last', 'all'")
+        return self._step(batch, logits, False)
+
+    def hidden(self, batch: Sequence[tuple[nn.State, Any]], rows: Rows = "last") -> Hidden:
+        """As `step`, but of each row what the head would be given: the last layer's output after the final norm.
+
+        float32 (rows, width): Hugging Face's hidden_states[-1]. `logits_of` makes the logits of them.
+        """
+        return self._step(batch, rows, True)
+
+    def logits_of(self, hidden: Hidden) -> Logits:
+        """Logits (rows, vocabulary) of hidden rows (rows, width), with the bits that `step` gives."""
+        return self.program().head(np.ascontiguousarray(hidden, np.float32))
+
+    def _step(self, batch: Sequence[tuple[nn.State, Any]], rows: Rows, hidden: bool) -> NDArray[np.float32]:
         work = [(state, np.ascontiguousarray(ids, np.int32).reshape(-1)) for state, ids in batch]
+        wanted = _wanted(rows, [len(ids) for _, ids in work])
         before = [state.length for state, _ in work]
         for length, (_, ids) in zip(before, work, strict=True):
             if length + len(ids) > self.config.context_length:
@@ -87,18 +101,20 @@ class CausalLM(nn.Module, ABC):
                     f"{self.config.context_length:,}; start a new state or truncate this one"
                 )
         try:
-            return self._run(work, logits)
+            return self._run(work, wanted, hidden)
         except BaseException:
             for (state, _), length in zip(work, before, strict=True):
                 state.truncate(min(length, state.length))
             raise
 
-    def _run(self, work: list[tuple[nn.State, NDArray[np.int32]]], logits: str) -> Logits:
+    def _run(
+        self, work: list[tuple[nn.State, NDArray[np.int32]]], wanted: Sequence[int], hidden: bool
+    ) -> NDArray[np.float32]:
         """Replays of at most batch_rows rows; the pieces of a prompt follow one another."""
         program = self.program()
         pieces: list[list[Any]] = [[]]
         most = room = min(program.max_rows, self.batch_rows)
-        for state, ids in work:
+        for (state, ids), want in zip(work, wanted, strict=True):
             if len(ids) == 0:
                 raise ValueError("step: a sequence has no tokens")
             start = 0
@@ -107,10 +123,10 @@ class CausalLM(nn.Module, ABC):
                     pieces.append([])
                     room = most
                 end = min(len(ids), start + room)
-                want = logits if logits == "all" or end == len(ids) else "none"
-                pieces[-1].append((state.sequence, ids[start:end], _WANT[want]))
+                here = max(0, end - max(start, len(ids) - want))
+                pieces[-1].append((state.sequence, ids[start:end], here))
                 room, start = room - (end - start), end
-        found = [program.run(piece) for piece in pieces]
+        found = [program.run(piece, hidden) for piece in pieces]
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def __call__(self, input_ids: Any, attention_mask: Any = None, labels: Any = None) -> CausalOutput:
@@ -141,6 +157,16 @@ class CausalLM(nn.Module, ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.num_parameters():,} parameters, {self.config})"
+
+
+def _wanted(rows: Rows, lengths: Sequence[int]) -> Sequence[int]:
+    """How many of its last rows each state of a step gives."""
+    if rows in ("last", "all"):
+        return [1] * len(lengths) if rows == "last" else lengths
+    wanted = [] if isinstance(rows, str) else list(rows)
+    if len(wanted) != len(lengths) or not all(0 <= want <= n for want, n in zip(wanted, lengths, strict=True)):
+        raise ValueError(f"step: rows are {rows!r} for {lengths} tokens; 'last', 'all', or a number for each state")
+    return wanted
 
 
 def _cross_entropy(logits: Logits, labels: NDArray[Any]) -> float:
