@@ -11,7 +11,7 @@ import pytest
 import tiny_models
 
 import pyllm
-from pyllm.cli import bench, chat, doctor, generate, info, main, options, running
+from pyllm.cli import bench, chat, doctor, info, main, options, running
 from pyllm.errors import ContextError
 from pyllm.evaluate import speed
 from pyllm.evaluate.next_words import next_words
@@ -158,13 +158,12 @@ def test_prompt_longer_than_the_context_is_an_error(model, capsys):
 def test_prompt_from_a_file(model, capsys, tmp_path, monkeypatch):
     path = tmp_path / "prompt.txt"
     path.write_bytes("á b".encode())
-    args = argparse.Namespace(prompt=None, file=str(path))
-    assert generate.prompt_text(args) == "á b"
+    assert running.given_text(None, str(path)) == "á b"
     path.write_bytes(b"ab\xff")
     with pytest.raises(ValueError, match=r"prompt\.txt: byte 2 is not UTF-8 text"):
-        generate.prompt_text(args)
+        running.given_text(None, str(path))
     monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=io.BytesIO(b"from a pipe")))
-    assert generate.prompt_text(argparse.Namespace(prompt=None, file="-")) == "from a pipe"
+    assert running.given_text(None, "-") == "from a pipe"
 
 
 def test_a_terminal_gets_no_control_characters():

@@ -39,7 +39,10 @@ BELOW = {
     "evaluate": {"generate", "auto", "models", "nn", "ops", "text", "formats"},
     "cli": {"evaluate", "generate", "auto", "models", "nn", "ops", "text", "formats"},
 }
-UPWARD = {("models", "generate"): "model.generate is the name that Hugging Face's users call"}
+UPWARD = {
+    ("models", "generate"): "model.generate is the name that Hugging Face's users call",
+    ("models", "evaluate"): "so are model.score and model.embed, beside it",
+}
 
 # The same for C++: which folders a file's quoted includes may name.
 INCLUDES = {

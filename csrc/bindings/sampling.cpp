@@ -88,15 +88,33 @@ py::array_t<double> log_softmax_at(const Row& rows, const Ids& ids) {
   if (rows.ndim() != 2 || ids.ndim() != 1 || rows.shape(0) != ids.shape(0)) {
     throw py::value_error("log_softmax_at: rows " + shape_of(rows) + " and ids " + shape_of(ids) + " do not match");
   }
-  const int64_t vocab = rows.shape(1);
-  py::array_t<double> out(rows.shape(0));
-  for (py::ssize_t i = 0; i < rows.shape(0); ++i) {
+  const int64_t n = rows.shape(0), vocab = rows.shape(1);
+  for (int64_t i = 0; i < n; ++i) {
     const int64_t id = ids.at(i);
     if (id < 0 || id >= vocab) {
       throw py::value_error("log_softmax_at: id " + std::to_string(id) + ", the vocabulary has " +
                             std::to_string(vocab));
     }
-    out.mutable_at(i) = rows.at(i, id) - pyllm::log_sum_exp(rows.data(i, 0), static_cast<size_t>(vocab));
+  }
+  py::array_t<double> out(n);
+  const float* from = rows.data();
+  const int64_t* at = ids.data();
+  double* to = out.mutable_data();
+  py::gil_scoped_release release;
+  std::vector<std::string> wrong(static_cast<size_t>(pyllm::threads()));  // by worker: none may throw in the team
+  pyllm::run_team(static_cast<int>(wrong.size()), [&](int worker, int workers, pyllm::Barrier&) {
+    const pyllm::Share own = pyllm::share(n, worker, workers);
+    try {
+      for (int64_t i = own.first; i < own.last; ++i) {
+        const float* row = from + i * vocab;
+        to[i] = row[at[i]] - pyllm::log_sum_exp(row, static_cast<size_t>(vocab));
+      }
+    } catch (const pyllm::LogitsError& error) {
+      wrong[static_cast<size_t>(worker)] = error.what();
+    }
+  });
+  for (const std::string& what : wrong) {
+    if (!what.empty()) throw pyllm::LogitsError(what);
   }
   return out;
 }

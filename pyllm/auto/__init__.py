@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -87,6 +88,7 @@ class AutoModelForCausalLM:
             family = import_module(f"pyllm.models.{values['model_type']}")
             model: CausalLM = family.Model(config)
             model.precision = precision
+            model.open_tokenizer = partial(AutoTokenizer.from_pretrained, path, gguf_file=gguf_file)
             model.generation_config = getattr(source, "generation_config", None) or None
             load_weights(model, family, source, values, dtype if torch_dtype is None else torch_dtype)
         return model

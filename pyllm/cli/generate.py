@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 
 from pyllm.cli import options, running
 
@@ -21,24 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     options.add_json(parser)
 
 
-def prompt_text(args: argparse.Namespace) -> str:
-    """The prompt from -p or -f; raises ValueError for bytes that are not UTF-8."""
-    if args.file is None:
-        if args.prompt is None:
-            raise options.UsageError("a prompt is needed: -p TEXT or -f FILE")
-        return str(args.prompt)
-    try:
-        if args.file == "-":
-            return sys.stdin.buffer.read().decode("utf-8")
-        with open(args.file, "rb") as file:
-            return file.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{args.file}: byte {error.start:,} is not UTF-8 text") from None
-
-
 def run(args: argparse.Namespace) -> int:
     """Load, continue, tell the times on stderr."""
-    prompt = prompt_text(args)
+    if args.prompt is None and args.file is None:
+        raise options.UsageError("a prompt is needed: -p TEXT or -f FILE")
+    prompt = running.given_text(args.prompt, args.file)
     clock = running.Clock()
     model, tokenizer = running.load(args.model, args)
     from pyllm.generate import stream

@@ -19,6 +19,8 @@ VERBS = {
     "chat": "talk with a model; one question with -p",
     "generate": "continue a text",
     "next": "show the likeliest next words of a text",
+    "score": "say how likely a text is: perplexity, each token's log-probability",
+    "embed": "turn texts into vectors, show how similar they are",
     "pull": "fetch a model into the cache folder",
     "models": "list the model families and the files at hand",
     "info": "describe a model file: architecture, shapes, types, memory",

@@ -105,6 +105,11 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-b", "--batch-size", type=whole(1, 512), default=512, metavar="N", help="tokens of a prompt at a time (512)"
     )
+    add_arithmetic(parser)
+
+
+def add_arithmetic(parser: argparse.ArgumentParser) -> None:
+    """--precision."""
     parser.add_argument(
         "--precision", choices=("default", "high"), default="default", help="`high`: no 8-bit activations"
     )

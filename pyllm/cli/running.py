@@ -1,4 +1,4 @@
-"""What `chat`, `generate`, `next` and `bench` share: loading a model, sampling arguments, printing a stream."""
+"""What the verbs that run a model share: loading a model, sampling arguments, printing a stream."""
 
 from __future__ import annotations
 
@@ -23,6 +23,19 @@ def load(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
     )
     model.batch_rows = getattr(args, "batch_size", model.batch_rows)
     return model, tokenizer
+
+
+def given_text(text: str | None, file: str | None) -> str:
+    """The text itself, else the contents of a file ("-": standard input); ValueError for bytes that are not UTF-8."""
+    if file is None:
+        return str(text)
+    try:
+        if file == "-":
+            return sys.stdin.buffer.read().decode("utf-8")
+        with open(file, "rb") as opened:
+            return opened.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: byte {error.start:,} is not UTF-8 text") from None
 
 
 def room(args: argparse.Namespace, model: Any, used: int) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ class CausalLM(nn.Module, ABC):
     rotation: tuple[Sequence[float], float] | None = None
     precision = "default"
     generation_config: dict[str, Any] | None = None  # what the model's folder says; generate() starts from it
+    open_tokenizer: Callable[[], Any] | None = None  # of the file that the model came from
     batch_rows = 512  # rows of one replay at most; answers do not depend on it
     _program: _core.Program | None = None
     _pool: _core.Pool | None = None
@@ -52,6 +54,13 @@ class CausalLM(nn.Module, ABC):
         """Type of cached keys and values: float32 where the weights are, or precision is high; else bfloat16."""
         exact = all(each.value.dtype == "F32" for _, each in self.named_parameters() if each.packed)
         return "F32" if exact or self.precision == "high" else "BF16"
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the file that the model came from, read at first use. Raises ValueError without a file."""
+        if self.open_tokenizer is None:
+            raise ValueError("tokenizer: this model was not loaded from a file; give tokenizer=, or token ids")
+        return self.open_tokenizer()
 
     def program(self) -> _core.Program:
         """The recorded forward; recorded at the first call."""
@@ -151,9 +160,21 @@ class CausalLM(nn.Module, ABC):
 
     def generate(self, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
         """Continue prompts; see pyllm.generate.generate."""
-        from pyllm.generate import generate  # the one import upwards: Hugging Face has this name on the model
+        from pyllm.generate import generate  # an import upwards: Hugging Face has this name on the model
 
         return generate(self, input_ids, *args, **kwargs)
+
+    def score(self, texts: Any, *args: Any, **kwargs: Any) -> Any:
+        """Log-probabilities of the tokens of texts; see pyllm.evaluate.scoring.score."""
+        from pyllm.evaluate.scoring import score
+
+        return score(self, texts, *args, **kwargs)
+
+    def embed(self, texts: Any, *args: Any, **kwargs: Any) -> Any:
+        """Texts as vectors; see pyllm.evaluate.embedding.embed."""
+        from pyllm.evaluate.embedding import embed
+
+        return embed(self, texts, *args, **kwargs)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.num_parameters():,} parameters, {self.config})"
