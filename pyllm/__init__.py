@@ -28,6 +28,7 @@ _LAZY = {
     "generate": "pyllm.generate",
     "nn": "pyllm.nn",
     "ops": "pyllm.ops",
+    "quantize": "pyllm.formats.gguf_quantize",
     "text": "pyllm.text",
 }
 

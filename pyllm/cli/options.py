@@ -91,6 +91,11 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the facts as one JSON object")
 
 
+def add_overwrite(parser: argparse.ArgumentParser) -> None:
+    """--overwrite."""
+    parser.add_argument("--overwrite", action="store_true", help="replace what is there already")
+
+
 def add_threads(parser: argparse.ArgumentParser) -> None:
     """-t/--threads."""
     parser.add_argument("-t", "--threads", type=whole(1, 4096), metavar="N", help="worker threads (`pyllm doctor`)")

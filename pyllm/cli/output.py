@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -55,3 +56,27 @@ def size(nbytes: float) -> str:
             return f"{nbytes:.0f} {unit}" if unit == "bytes" else f"{nbytes:.1f} {unit}"
         nbytes /= 1000
     return f"{nbytes:.1f} TB"
+
+
+class Bar:
+    """Progress of a file being written, on stderr, from the first report on; a context manager."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._stack = contextlib.ExitStack()
+        self._progress: Any = None
+
+    def __enter__(self) -> Bar:
+        self._stack.__enter__()
+        return self
+
+    def show(self, done: int, total: int) -> None:
+        """`done` of `total` bytes are written."""
+        if self._progress is None:
+            from pyllm.formats.progress import Progress
+
+            self._progress = self._stack.enter_context(Progress(self.name, total, ("writing", "written")))
+        self._progress.show(done)
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)

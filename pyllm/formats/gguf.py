@@ -56,6 +56,7 @@ class GGUF:
             header = Header(self._disk)
             self.version = _check_start(header)
             self.metadata, self.key_offsets, self.alignment, tensor_count = _read_metadata(header)
+            self._metadata_end = header.at
             entries = _read_tensor_entries(header, tensor_count, self.alignment)
             self.data_offset = _round_up(header.at, self.alignment)
             header.finish()
@@ -71,6 +72,15 @@ class GGUF:
     def read_into(self, info: TensorInfo, row: int, rows: int, buffer: Any) -> None:
         """Like read, into a writable buffer of exactly that many bytes."""
         read_rows_into(self._disk, info, row, rows, buffer)
+
+    def stored_metadata(self) -> dict[str, bytes]:
+        """Key -> type and value as they stand in the file, so that a copy keeps every type."""
+        places = [*self.key_offsets.values(), self._metadata_end]
+        found = {}
+        for (key, start), end in zip(self.key_offsets.items(), places[1:], strict=True):
+            value = start + 8 + len(key.encode())
+            found[key] = bytes(self._disk.read(value, end - value, f"metadata '{printable(key)}'"))
+        return found
 
     def close(self) -> None:
         """Close the file. Metadata stay usable, read() does not."""

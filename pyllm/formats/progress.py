@@ -10,10 +10,10 @@ _EVERY = 0.1  # seconds between two drawings
 
 
 class Progress:
-    """Shows how many of `total` bytes of `name` have arrived. A context manager: leaving it ends the line."""
+    """Shows how many of `total` bytes of `name` are there. A context manager: leaving it ends the line."""
 
-    def __init__(self, name: str, total: int) -> None:
-        self.name = name
+    def __init__(self, name: str, total: int, verbs: tuple[str, str] = ("fetching", "fetched")) -> None:
+        self.name, self.verbs = name, verbs
         self.total = total
         self.done = 0
         self._start = time.monotonic()
@@ -22,7 +22,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if not self._terminal:
-            print(f"fetching {self.name}, {self.total / 1e6:.0f} MB", file=sys.stderr, flush=True)
+            print(f"{self.verbs[0]} {self.name}, {self.total / 1e6:.0f} MB", file=sys.stderr, flush=True)
         return self
 
     def show(self, done: int) -> None:
@@ -47,4 +47,4 @@ class Progress:
         if self._terminal:
             print("\r\x1b[K", end="", file=sys.stderr)
         if kind is None:
-            print(f"{self.name}: fetched in {seconds:.1f} s", file=sys.stderr, flush=True)
+            print(f"{self.name}: {self.verbs[1]} in {seconds:.1f} s", file=sys.stderr, flush=True)
