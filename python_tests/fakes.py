@@ -13,8 +13,16 @@ MIX = 6364136223846793005
 END, BEGIN = 0, 1
 
 
+class FakePool:
+    """Pages without an end. One holds the tokens of its whole prefix, as real keys and values depend on them all."""
+
+    page_bytes, page_length, pages, free_pages = 1, 64, 10**6, 10**6
+
+
 class FakeState:
     """The tokens fed so far."""
+
+    pages = 0
 
     def __init__(self, model, tokens=()):
         self.model, self.tokens, self.freed = model, list(tokens), False
@@ -27,6 +35,19 @@ class FakeState:
     def truncate(self, length):
         assert 0 <= length <= len(self.tokens)
         del self.tokens[length:]
+
+    def reserve(self, length):
+        return not self.freed
+
+    def page(self, at):
+        end = (at + 1) * FakePool.page_length
+        assert end <= len(self.tokens)
+        return SimpleNamespace(tokens=self.tokens[:end], users=2)
+
+    def place(self, at, page):
+        assert len(page.tokens) == (at + 1) * FakePool.page_length
+        assert page.tokens[: len(self.tokens)] == self.tokens[: len(page.tokens)]
+        self.tokens[: len(page.tokens)] = page.tokens
 
     def fork(self):
         assert not self.freed
@@ -52,7 +73,10 @@ class FakeModel:
         self.script, self.fail = script, fail or {}
         self.answered = 0
 
-    def new_state(self):
+    def new_pool(self, limit_bytes=0):
+        return FakePool()
+
+    def new_state(self, pool=None):
         return FakeState(self)
 
     def logits(self, tokens):
@@ -73,19 +97,21 @@ class FakeModel:
         self.steps += 1
         if self.steps in self.fail:
             raise self.fail[self.steps]
+        if isinstance(logits, str):
+            logits = [len(ids) if logits == "all" else 1 for _, ids in pairs]
         for state, ids in pairs:
-            assert not state.freed and ids
+            assert not state.freed and len(ids)
             assert all(0 <= token < self.config.vocab_size for token in ids)
             if state.length + len(ids) > self.config.context_length:
                 raise ContextError(f"{state.length + len(ids)} > {self.config.context_length}")
         rows = []
-        for state, ids in pairs:
+        for (state, ids), wanted in zip(pairs, logits, strict=True):
             self.fed.append((state.length, list(ids)))
             for at, token in enumerate(ids):
                 state.tokens.append(token)
-                if logits == "all" or at == len(ids) - 1:
+                if at >= len(ids) - wanted:
                     rows.append(self.scripted() if self.script else self.logits(state.tokens))
-        return np.array(rows)
+        return np.array(rows).reshape(-1, self.config.vocab_size)
 
     def greedy(self, prompt, new):
         """What greedy decoding must give."""

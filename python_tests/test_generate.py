@@ -223,7 +223,7 @@ def test_max_time():
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), MemoryError(), RuntimeError("kernel")])
 @pytest.mark.parametrize("beams", [1, 3])
 def test_states_are_freed_whatever_happens(error, beams):
-    model = FakeModel(fail={4: error})
+    model = FakeModel(fail=dict.fromkeys(range(4, 99), error))
     with pytest.raises(type(error)):
         generate(model, [PROMPT, [4]], max_new_tokens=9, num_beams=beams, num_return_sequences=beams)
     assert model.alive == 0

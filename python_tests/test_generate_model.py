@@ -9,7 +9,7 @@ import tiny_models
 
 from pyllm import AutoModelForCausalLM, AutoTokenizer, _core
 from pyllm.errors import ContextError
-from pyllm.generate import Batch, Chat, GenerationConfig, Sampler, Sequence, generate
+from pyllm.generate import Chat, GenerationConfig, PagedCache, Sampler, Scheduler, Sequence, generate
 from pyllm.generate.stopping import StopRules
 
 PROMPTS = [[5, 6, 7], [9] * 40, [300, 12, 44, 8, 91], [17], list(range(3, 300))]
@@ -67,16 +67,16 @@ def test_requests_join_and_leave_at_any_step(model):
 
     expected = []
     for seed, prompt in enumerate(PROMPTS):
-        with Batch(model) as batch:
+        with Scheduler(model, PagedCache(model, "50MB")) as batch:
             batch.add(one := sequence(prompt, seed))
             list(batch.run())
         expected.append(one.generated)
-    with Batch(model, budget=50) as batch:
+    with Scheduler(model, PagedCache(model, "50MB"), chunk=50) as batch:
         waiting = [sequence(prompt, seed) for seed, prompt in enumerate(PROMPTS)]
         lost = sequence([4, 4], 9)
         batch.add(lost)
         everyone = list(waiting)
-        while batch.running or waiting:
+        while batch.running or batch.waiting or waiting:
             if waiting:
                 batch.add(waiting.pop())
             batch.step()

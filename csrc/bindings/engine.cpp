@@ -57,6 +57,17 @@ std::vector<pyllm::Part> parts_of(const py::list& list) {
   return parts;
 }
 
+struct SharedPage {  // a page that Python holds on to
+  std::shared_ptr<pyllm::Pool> pool;
+  pyllm::Page page;
+};
+
+// Pages to write up to length; only where there is something to take or to copy is the GIL dropped.
+bool reserve(Sequence& s, int64_t length) {
+  if (s.ready(length)) return true;
+  return without_gil([&] { return s.reserve(length); });
+}
+
 struct Recorded {  // a program and the lock that makes its replays one at a time
   Program program;
   std::mutex lock;
@@ -98,7 +109,8 @@ FloatArray run(Recorded& self, const py::list& batch, bool hidden) {
   float* to = out.mutable_data();
   without_gil([&] {
     std::lock_guard<std::mutex> hold(self.lock);
-    for (const auto& s : segments) s.sequence->reserve(s.sequence->length() + s.count);
+    for (const auto& s : segments)
+      if (!s.sequence->reserve(s.sequence->length() + s.count)) throw std::bad_alloc();
     p.run(tokens.data(), segments, wanted, hidden, to);
   });
   return out;
@@ -117,6 +129,56 @@ FloatArray head(Recorded& self, const FloatArray& hidden) {
     p.head(from, hidden.shape(0), to);
   });
   return out;
+}
+
+void bind_states(py::module_& m) {
+  py::class_<pyllm::Pool, std::shared_ptr<pyllm::Pool>>(m, "Pool")
+      .def(py::init([](const Recorded& r, int64_t limit) {
+             return std::make_shared<pyllm::Pool>(r.program.cache(), limit);
+           }),
+           py::arg("program"), py::arg("limit_bytes") = 0)
+      .def_property_readonly("pages", &pyllm::Pool::pages)
+      .def_property_readonly("free_pages", &pyllm::Pool::free_pages)
+      .def_property_readonly("page_bytes", [](const pyllm::Pool& p) { return p.layout().page_bytes(); })
+      .def_property_readonly("page_length", [](const pyllm::Pool&) { return pyllm::kPage; });
+
+  py::class_<SharedPage>(m, "Page").def_property_readonly("users",
+                                                          [](const SharedPage& p) { return p.page.use_count(); });
+
+  py::class_<Sequence, std::shared_ptr<Sequence>>(m, "Sequence")
+      .def(py::init<std::shared_ptr<pyllm::Pool>>(), py::arg("pool"))
+      .def_property_readonly("length", &Sequence::length)
+      .def_property_readonly("pages", &Sequence::pages)
+      .def("reserve", &reserve, py::arg("length"))
+      .def(
+          "truncate",
+          [](Sequence& s, int64_t n) {
+            if (n < 0 || n > s.length())
+              throw std::invalid_argument("truncate: to " + std::to_string(n) + ", allowed are 0 to " +
+                                          std::to_string(s.length()));
+            s.truncate(n);
+          },
+          py::arg("length"))
+      .def("fork", &Sequence::fork)
+      .def(
+          "page",
+          [](const Sequence& s, int64_t at) {
+            if (at < 0 || at >= s.length() / pyllm::kPage)
+              throw std::out_of_range("page: " + std::to_string(at) + " of " +
+                                      std::to_string(s.length() / pyllm::kPage) + " full ones");
+            return SharedPage{s.shared_pool(), s.page(at)};
+          },
+          py::arg("at"))
+      .def(
+          "place",
+          [](Sequence& s, int64_t at, const SharedPage& page) {
+            if (page.pool != s.shared_pool()) throw std::invalid_argument("place: a page of another pool");
+            if (at < 0 || at * pyllm::kPage > s.length())
+              throw std::out_of_range("place: page " + std::to_string(at) + " of a sequence of length " +
+                                      std::to_string(s.length()));
+            s.place(at, page.page);
+          },
+          py::arg("at"), py::arg("page"));
 }
 
 }  // namespace
@@ -163,30 +225,7 @@ void bind_engine(py::module_& m) {
       .def_property_readonly("shape", [](const Weight& w) { return py::make_tuple(w.n(), w.k()); })
       .def_property_readonly("nbytes", &Weight::bytes);
 
-  py::class_<pyllm::Pool, std::shared_ptr<pyllm::Pool>>(m, "Pool")
-      .def(py::init([](const Recorded& r, int64_t limit) {
-             return std::make_shared<pyllm::Pool>(r.program.cache(), limit);
-           }),
-           py::arg("program"), py::arg("limit_bytes") = 0)
-      .def_property_readonly("pages", &pyllm::Pool::pages)
-      .def_property_readonly("free_pages", &pyllm::Pool::free_pages)
-      .def_property_readonly("page_bytes", [](const pyllm::Pool& p) { return p.layout().page_bytes(); });
-
-  py::class_<Sequence, std::shared_ptr<Sequence>>(m, "Sequence")
-      .def(py::init<std::shared_ptr<pyllm::Pool>>(), py::arg("pool"))
-      .def_property_readonly("length", &Sequence::length)
-      .def_property_readonly("pages", &Sequence::pages)
-      .def(
-          "truncate",
-          [](Sequence& s, int64_t n) {
-            if (n < 0 || n > s.length())
-              throw std::invalid_argument("truncate: to " + std::to_string(n) + ", allowed are 0 to " +
-                                          std::to_string(s.length()));
-            s.truncate(n);
-          },
-          py::arg("length"))
-      .def("fork", &Sequence::fork);
-
+  bind_states(m);
   py::class_<Recorded>(m, "Program")
       .def(py::init([](int layers, int heads, int dim, const std::string& cache, std::vector<double> frequency,
                        double magnitude, int64_t context, bool high) {

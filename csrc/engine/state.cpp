@@ -6,21 +6,28 @@
 
 namespace pyllm {
 
-// A slab fills whole huge pages: small pages come several at once.
-int64_t Pool::per_slab() const { return std::max<int64_t>(1, (int64_t(4) << 20) / layout_.page_bytes()); }
+Pool::Pool(CacheLayout layout, int64_t limit_bytes) : layout_(layout), limited_(limit_bytes > 0) {
+  if (limited_) grow(limit_bytes / layout_.page_bytes());
+}
 
 int64_t Pool::free_pages() {
   std::lock_guard<std::mutex> hold(lock_);
   return (int64_t)free_.size();
 }
 
+void Pool::grow(int64_t pages) {
+  const int64_t bytes = layout_.page_bytes();
+  slabs_.emplace_back((size_t)(pages * bytes));
+  for (int64_t i = pages - 1; i >= 0; --i) free_.push_back(slabs_.back().data() + i * bytes);
+  pages_ += pages;
+}
+
 uint8_t* Pool::take() {
   std::lock_guard<std::mutex> hold(lock_);
   if (free_.empty()) {
-    const int64_t n = per_slab(), bytes = layout_.page_bytes();
-    if (limit_ && (pages() + n) * bytes > limit_) throw std::bad_alloc();
-    slabs_.emplace_back((size_t)(n * bytes));
-    for (int64_t i = n - 1; i >= 0; --i) free_.push_back(slabs_.back().data() + i * bytes);
+    if (limited_) return nullptr;
+    // A slab fills whole huge pages: small pages come several at once.
+    grow(std::max<int64_t>(1, (int64_t(4) << 20) / layout_.page_bytes()));
   }
   uint8_t* page = free_.back();
   free_.pop_back();
@@ -32,22 +39,36 @@ void Pool::give(uint8_t* page) {
   free_.push_back(page);
 }
 
-Sequence::Page Sequence::page() const {
-  return Page(pool_->take(), [pool = pool_](uint8_t* p) { pool->give(p); });
+Page Sequence::take() const {
+  uint8_t* page = pool_->take();
+  return page ? Page(page, [pool = pool_](uint8_t* p) { pool->give(p); }) : nullptr;
 }
 
-void Sequence::reserve(int64_t length) {
+bool Sequence::writes_shared(int64_t length) const {
   size_t written = (size_t)(length_ / kPage);
-  if (length > length_ && written < pages_.size() && pages_[written].use_count() > 1) {
-    Page own = page();
+  return length > length_ && written < pages_.size() && pages_[written].use_count() > 1;
+}
+
+bool Sequence::ready(int64_t length) const {
+  return (int64_t)pages_.size() * kPage >= length && !writes_shared(length);
+}
+
+bool Sequence::reserve(int64_t length) {
+  if (writes_shared(length)) {
+    size_t written = (size_t)(length_ / kPage);
+    Page own = take();
+    if (!own) return false;
     std::memcpy(own.get(), pages_[written].get(), (size_t)pool_->layout().page_bytes());
-    pages_[written] = own;
     table_[written] = own.get();
+    pages_[written] = std::move(own);
   }
   while ((int64_t)pages_.size() * kPage < length) {
-    pages_.push_back(page());
-    table_.push_back(pages_.back().get());
+    Page own = take();
+    if (!own) return false;
+    table_.push_back(own.get());
+    pages_.push_back(std::move(own));
   }
+  return true;
 }
 
 void Sequence::truncate(int64_t length) {
@@ -66,6 +87,17 @@ std::shared_ptr<Sequence> Sequence::fork() const {
   s->table_.assign(table_.begin(), table_.begin() + (long)used);
   s->length_ = length_;
   return s;
+}
+
+void Sequence::place(int64_t at, Page page) {
+  if (at == pages()) {
+    table_.push_back(page.get());
+    pages_.push_back(std::move(page));
+  } else {
+    table_.at((size_t)at) = page.get();
+    pages_.at((size_t)at) = std::move(page);
+  }
+  length_ = std::max(length_, (at + 1) * kPage);
 }
 
 }  // namespace pyllm

@@ -1,17 +1,18 @@
-"""Next tokens: samplers, greedy and beam search, batches of sequences, streamers, chat."""
+"""Next tokens: samplers, greedy and beam search, the scheduler of many sequences, streamers, chat."""
 
 from .api import generate, stream
-from .batch import Batch
+from .cache import PagedCache
 from .chat import Chat
 from .config import GenerationConfig
-from .errors import ContextError, GenerationError, LogitsError
+from .errors import CacheBudgetError, ContextError, GenerationError, LogitsError
 from .output import GenerateOutput
 from .sampler import Choice, Sampler
+from .scheduler import Scheduler
 from .sequence import Event, Sequence
 from .streamers import TextIteratorStreamer, TextStreamer
 
 __all__ = [
-    "Batch",
+    "CacheBudgetError",
     "Chat",
     "Choice",
     "ContextError",
@@ -20,7 +21,9 @@ __all__ = [
     "GenerationConfig",
     "GenerationError",
     "LogitsError",
+    "PagedCache",
     "Sampler",
+    "Scheduler",
     "Sequence",
     "TextIteratorStreamer",
     "TextStreamer",

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from .batch import Batch
 from .beam import beam_search
+from .cache import borrowed
 from .config import DEFAULT_NEW_TOKENS, GenerationConfig, end
 from .errors import GenerationError
 from .output import Collected, GenerateOutput, joined, output_of
 from .prompts import check_ids, check_length, prompts_of
 from .sampler import Processor, Sampler
+from .scheduler import Scheduler
 from .sequence import Event, Sequence, Wants
 from .stopping import Criterion, StopRules
 
@@ -164,10 +165,11 @@ def stream(
 
 def events(model: Any, groups: list[list[Sequence]]) -> Iterator[Event]:
     """Run groups of sequences, each over one prompt, to their ends."""
-    with Batch(model) as batch:
+    with borrowed(model) as cache, Scheduler(model, cache) as scheduler:
         for group in groups:
-            batch.add(*group)
-        for event in batch.run():
+            first, *first.siblings = group
+            scheduler.add(first)
+        for event in scheduler.run():
             if event.error is not None:
                 raise event.error
             yield event

@@ -10,10 +10,11 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 from .api import check, config_of
-from .batch import Batch
+from .cache import borrowed
 from .config import GenerationConfig
 from .errors import ContextError, GenerationError
 from .sampler import Sampler
+from .scheduler import Scheduler
 from .sequence import Sequence
 from .stopping import StopRules
 
@@ -96,15 +97,14 @@ class Chat:
         sequence = None
         try:
             sequence = self.turn()
-            with Batch(self.model) as batch:
-                batch.add(sequence)
-                while batch.running:
-                    for event in batch.step():
-                        if event.error is not None:
-                            raise event.error
-                        if event.text:
-                            said.append(event.text)
-                            yield event.text
+            with borrowed(self.model) as cache, Scheduler(self.model, cache) as scheduler:
+                scheduler.add(sequence)
+                for event in scheduler.run():
+                    if event.error is not None:
+                        raise event.error
+                    if event.text:
+                        said.append(event.text)
+                        yield event.text
         finally:
             ended = sequence.finish_reason if sequence is not None else None
             if sequence is not None:

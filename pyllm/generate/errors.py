@@ -5,7 +5,7 @@ from __future__ import annotations
 from .._core import LogitsError
 from ..errors import ContextError, printable
 
-__all__ = ["ContextError", "GenerationError", "LogitsError"]
+__all__ = ["CacheBudgetError", "ContextError", "GenerationError", "LogitsError"]
 
 
 class GenerationError(ValueError):
@@ -22,3 +22,7 @@ class GenerationError(ValueError):
 
     def __str__(self) -> str:
         return f"generate: {self.name}={self.found}; {self.allowed}"
+
+
+class CacheBudgetError(ValueError):
+    """A memory budget for keys and values that does not hold one request, or that is no budget at all."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import _core
 from .sampler import Sampler
 from .stopping import StopRules, StopText
 
@@ -44,12 +45,16 @@ class Wants:
     prompt: bool = False  # the log-probabilities of the prompt
 
 
-@dataclass
+PROMPT_ROWS = 64  # rows of logits held at once for the log-probabilities of a prompt: 12 MB at 49,152 tokens
+
+
+@dataclass(eq=False)
 class Sequence:
-    """A prompt and what follows it.
+    """A prompt and what follows it: what a step is to compute for it (`feed`) and what becomes of that (`take`).
 
     The tokens after the first `state.length` are not in the state yet. With own=False the state belongs to somebody
-    else, who frees it. A draw depends on (seed, stream, number of tokens so far) only.
+    else, who frees it. siblings continue the same prompt from forks of this state, once it is computed. A draw depends
+    on (seed, stream, number of tokens so far) only, so a state may be dropped at any time and computed again.
     """
 
     tokens: array[int]
@@ -63,6 +68,7 @@ class Sequence:
     tokenizer: Any = None
     skip_special_tokens: bool = False
     wants: Wants = field(default_factory=Wants)
+    siblings: Many[Sequence] = ()
     prompt: int = 0
     finish_reason: str | None = None
     prompt_logprobs: np.ndarray | None = None
@@ -74,16 +80,54 @@ class Sequence:
         if self.tokenizer is not None:
             self.decoder = self.tokenizer.stream(skip_special_tokens=self.skip_special_tokens)
         self.watch = StopText(self.rules.strings)
+        self.scored = 0  # prompt tokens whose log-probabilities are known
+        self.chain: list[Any] = []  # the pages of the state that are in the prefix index
+        self.ticket = 0  # the order of arrival
 
     @property
     def generated(self) -> list[int]:
         """The tokens after the prompt."""
         return list(self.tokens[self.prompt :])
 
-    def pending(self, most: int) -> Many[int]:
-        """Up to `most` tokens that the state has not seen."""
+    @property
+    def positions(self) -> int:
+        """Positions that the state will have at most: the last token is never fed."""
+        return max(self.rules.most - 1, len(self.tokens))
+
+    @property
+    def first_row(self) -> int:
+        """The first position whose logits are wanted; the state may get those before it from elsewhere."""
+        if self.wants.prompt and self.scored < self.prompt - 1:
+            return self.scored
+        return len(self.tokens) - 1
+
+    def feed(self, most: int) -> tuple[Many[int], int]:
+        """Up to `most` tokens that the state has not seen, and of how many of them, the last ones, logits are wanted.
+
+        Tokens may be fed that are not in `tokens`; `take` then cuts the state back to what it keeps of them.
+        """
         start = self.state.length
-        return list(self.tokens[start : start + most])
+        first, end = self.first_row, min(start + most, len(self.tokens))
+        if first < len(self.tokens) - 1:  # many rows are wanted: none of them with the tokens before
+            end = min(end, start + PROMPT_ROWS if start >= first else first)
+        return self.tokens[start:end], max(0, end - max(start, first))
+
+    def take(self, rows: np.ndarray) -> list[Event]:
+        """The logits (rows, vocabulary) that were wanted of the last `feed`; the tokens that come of them."""
+        end = self.state.length
+        if self.wants.prompt:
+            self.score(rows, end - len(rows))
+        return [self.advance(rows[-1])] if len(rows) and end == len(self.tokens) else []
+
+    def score(self, rows: np.ndarray, start: int) -> None:
+        """Log-probabilities of the prompt's tokens from the rows before them; NaN first: nothing comes before it."""
+        if self.prompt_logprobs is None:
+            self.prompt_logprobs = np.full(self.prompt, np.nan)
+        rows = rows[: max(0, self.prompt - 1 - start)]
+        if len(rows):
+            self.scored = start + len(rows)
+            tokens = np.array(self.tokens[start + 1 : self.scored + 1], dtype=np.int64)
+            self.prompt_logprobs[start + 1 : self.scored + 1] = _core.log_softmax_at(rows, tokens)
 
     def advance(self, logits: np.ndarray) -> Event:
         """Choose the next token from logits (vocabulary,) float32, and tell what it brings."""

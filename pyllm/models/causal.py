@@ -70,14 +70,20 @@ class CausalLM(nn.Module, ABC):
             )
             self.forward(recorder.tokens)
             self._program = recorder.finish()
-            self._pool = _core.Pool(self._program)
         return self._program
 
-    def new_state(self) -> nn.State:
-        """An empty state."""
-        self.program()
-        assert self._pool is not None
-        return nn.State(_core.Sequence(self._pool))
+    def new_pool(self, limit_bytes: int = 0) -> _core.Pool:
+        """Pages for states: as many as fit into limit_bytes, taken at once; 0 takes them as they are asked for.
+
+        Raises MemoryError when the system does not have them.
+        """
+        return _core.Pool(self.program(), limit_bytes)
+
+    def new_state(self, pool: _core.Pool | None = None) -> nn.State:
+        """An empty state, in the pages of a pool; None is the model's own, which has no limit."""
+        if pool is None:
+            pool = self._pool = self._pool or self.new_pool()
+        return nn.State(_core.Sequence(pool))
 
     def step(self, batch: Sequence[tuple[nn.State, Any]], logits: Rows = "last") -> Logits:
         """Append token ids to each state; gives float32 logits of each one's last token, or of all tokens.

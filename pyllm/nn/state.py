@@ -23,6 +23,26 @@ class State:
         """Positions held."""
         return self.sequence.length
 
+    @property
+    def pages(self) -> int:
+        """Pages held, those for positions to come included."""
+        return self.sequence.pages
+
+    def reserve(self, length: int) -> bool:
+        """Take the pages for positions up to length; False when the pool has no more, and what was taken stays."""
+        return self.sequence.reserve(length)
+
+    def page(self, at: int) -> _core.Page:
+        """A full page, to be placed into other states. Raises IndexError where there is none."""
+        return self.sequence.page(at)
+
+    def place(self, at: int, page: _core.Page) -> None:
+        """Let page `at` be this one, of the same tokens; at the end of the state it adds its positions.
+
+        Raises ValueError for a page of another pool, IndexError behind the end.
+        """
+        self.sequence.place(at, page)
+
     def truncate(self, length: int) -> None:
         """Forget all positions from `length` on. Raises ValueError for more than there are."""
         self.sequence.truncate(length)
