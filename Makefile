@@ -6,6 +6,7 @@
 #   make wheel      a wheel in dist/, at most 8 MB
 #   make old-cpus   import and generate on emulated old CPUs (Debian: qemu-user)
 #   make invariance  greedy requests in every company, compared bit for bit
+#   make lm-eval    the model class for EleutherAI's harness beside the harness's own
 #   make clean      remove what the above made (not the model)
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ STAGE := $(PYTHON) .ci/stage
 BUILD := "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.20" "ninja"
 SOURCES := CMakeLists.txt $(shell find csrc pyllm -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.pyi' -o -name py.typed)
 
-.PHONY: run test bench lint format wheel old-cpus invariance clean
+.PHONY: run test bench lint format wheel old-cpus invariance lm-eval clean
 
 run: .venv/installed
 	@$(BIN)/pyllm pull >/dev/null
@@ -56,6 +57,10 @@ old-cpus: .venv/tested
 invariance: .venv/tested
 	@$(BIN)/python benchmarks/invariance.py $(ARGS)
 
+# The harness's own tasks with any model: .venv/bin/python -m pyllm.evaluate.lm_eval run --model pyllm --help
+lm-eval: .venv/evaluated
+	@HF_HUB_OFFLINE=1 $(BIN)/pytest python_tests/lm_eval_checks.py
+
 clean:
 	rm -rf .venv build dist
 
@@ -75,6 +80,10 @@ clean:
 .venv/tested: .venv/torch $(SOURCES)
 	@$(STAGE) "build, install with test extras" $(BIN)/pip install --no-build-isolation ".[test]"
 	@touch $@ .venv/installed
+
+.venv/evaluated: .venv/tested
+	@$(STAGE) "install lm-eval" $(BIN)/pip install $(TORCH) accelerate lm-eval
+	@touch $@
 
 .venv/linted: .venv/tools
 	@$(STAGE) "install linters" $(BIN)/pip install ruff mypy clang-format
