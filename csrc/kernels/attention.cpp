@@ -1,11 +1,11 @@
 // softmax(scale q K^T) V over paged keys and values, grouped queries, causal or not.
 //
 // Defined once, as chunks of kChunk positions at absolute positions: each gives (maximum m, sum l, output o), merged in
-// ascending order. Within a chunk o is the sum of its pages' products in order. Whoever computes a chunk, in whatever
-// company, the bits are the same. A page that a query sees only in part is multiplied for that query alone, up to its
-// own last position: masked values are never read.
+// ascending order. Within a chunk o is summed position by position (bf16: pair by pair). Whoever computes a chunk, in
+// whatever company, the bits are the same. Positions that not all queries of a tile see are multiplied for each query
+// alone: masked values are never read.
 #include "kernels/attention.h"
-#include "kernels/linear.h"
+#include "kernels/cache.h"
 #include "kernels/tiles.h"
 #include "simd/math.h"
 
@@ -16,7 +16,12 @@ constexpr int kQueries = kTileRows;  // query vectors of one register tile
 
 int64_t padded(const CacheLayout& c) { return panels(c.dim) * 16; }
 int64_t slot(const CacheLayout& c) { return 16 + padded(c); }  // m and l, then o on a line of its own
-int64_t query_bytes(const CacheLayout& c) { return (padded(c) * 4 + 63) / 64 * 64; }
+// Rows of a tile are an odd number of lines apart, or they would share cache sets.
+constexpr int64_t odd_lines(int64_t bytes) { return ((bytes + 63) / 64 | 1) * 64; }
+constexpr int64_t kScoreBytes = odd_lines(kChunk * 4);
+int64_t query_bytes(const CacheLayout& c) { return odd_lines(padded(c) * 4); }
+int64_t weight_bytes(const CacheLayout& c) { return odd_lines(kChunk * (c.type == Type::F32 ? 4 : 2)); }
+int64_t element(const CacheLayout& c) { return c.type == Type::F32 ? 4 : 2; }
 
 struct Queries {  // kQueries query vectors of one key/value head and one segment
   const AttentionArgs& a;
@@ -24,137 +29,141 @@ struct Queries {  // kQueries query vectors of one key/value head and one segmen
   int count;
   int64_t row[kQueries], query_head[kQueries], limit[kQueries], begin[kQueries];  // positions begin..limit are seen
   uint8_t* query;                                                                 // (count, query_bytes)
-  float* score;                                                                   // (count, kChunk)
-  uint8_t* weight;                                                                // (count, kChunk) in the cache's type
-  float* out;  // (count, padded dim): product of one page
+  uint8_t* score;                                                                 // (count, kScoreBytes) of floats
+  uint8_t* weight;                                                                // (count, weight_bytes)
+  float* out;                                                                     // (count, padded dim)
+  float* scores(int i) const { return (float*)(score + i * kScoreBytes); }
 };
 
-const uint8_t* head_of(const Queries& t, int64_t page) {
+const uint8_t* keys_of(const Queries& t, int64_t page) {
   const CacheLayout& c = *t.a.cache;
   return t.a.row[t.row[0]].pages[page] + (t.a.layer * (int64_t)c.heads + t.head) * c.head_bytes();
 }
+const uint8_t* values_of(const Queries& t, int64_t page) { return keys_of(t, page) + t.a.cache->key_bytes(); }
 
 void load_queries(Queries& t) {
   const CacheLayout& c = *t.a.cache;
-  alignas(64) float q[16];
   for (int i = 0; i < t.count; ++i) {
     const float* x = t.a.q + t.row[i] * t.a.q_stride + t.query_head[i] * c.dim;
     uint8_t* p = t.query + i * query_bytes(c);
     for (int64_t d = 0; d < c.dim; d += 16) {
       f32v v = mul(load_n(x + d, c.dim - d < 16 ? (int)(c.dim - d) : 16), set1(t.a.scale));
-      store(q, v);
-      if (c.type == Type::F32) memcpy(p + d * 4, q, 64);
+      if (c.type == Type::F32) store((float*)p + d, v);
       else store_bf16((uint16_t*)p + d, v);
     }
   }
 }
 
-// Scores of the chunk's positions up to the largest limit, in panels of 16 positions.
+// Scores of the chunk's first `positions` positions. Few queries are bound by memory: while a page is multiplied, the
+// next one is fetched, at the end the values that come after the keys.
 void scores(Queries& t, int64_t chunk, int64_t positions) {
   const CacheLayout& c = *t.a.cache;
-  int64_t bytes = panel_bytes(c.type, c.dim);
-  for (int r = 0; r < t.count;) {
-    TileSize s = {1, 1};
-    for (int64_t n = 0; n < positions; n += s.panels * 16) {
-      int64_t in_page = (kPage - n % kPage) / 16, left = (positions - n + 15) / 16;
-      s = tile_size(t.count - r, in_page < left ? in_page : left, float_limit(t.count - r));
-      const uint8_t *row[kMaxRows], *panel[kMaxPanels];
-      const uint8_t* keys = head_of(t, (chunk * kChunk + n) / kPage) + n % kPage / 16 * bytes;
-      for (int i = 0; i < s.rows; ++i) row[i] = t.query + (r + i) * query_bytes(c);
-      for (int i = 0; i < s.panels; ++i) panel[i] = keys + i * bytes;
-      alignas(64) float local[kMaxRows * kMaxPanels * 16];
-      float_tile(c.type, s)(row, panel, c.dim, 0, local);
-      for (int i = 0; i < s.rows; ++i)
-        memcpy(t.score + (r + i) * kChunk + n, local + i * s.panels * 16, (size_t)s.panels * 64);
+  const int64_t bytes = panel_bytes(c.type, c.dim), first = chunk * (kChunk / kPage), pages = (positions + kPage - 1) / kPage;
+  TileArgs a = {};
+  a.row_stride = query_bytes(c), a.k = c.dim, a.out_stride = kScoreBytes / 4;
+  for (int64_t page = 0; page < pages; ++page) {
+    const uint8_t* keys = keys_of(t, first + page);
+    const int64_t left = (positions - page * kPage + 15) / 16, count = left < kPage / 16 ? left : kPage / 16;
+    a.ahead = (page + 1 < pages ? keys_of(t, first + page + 1) : values_of(t, first)) - keys;
+    for (int r = 0; r < t.count;) {
+      TileSize s = {1, 1};
+      for (int64_t n = 0; n < count; n += s.panels) {
+        s = tile_size(t.count - r, count - n, float_limit(t.count - r));
+        a.rows = t.query + r * a.row_stride;
+        for (int i = 0; i < s.panels; ++i) a.panel[i] = keys + (n + i) * bytes;
+        a.out = t.scores(r) + page * kPage + n * 16;
+        float_tile(c.type, s)(a);
+      }
+      r += s.rows;
     }
-    r += s.rows;
   }
 }
 
-// weight = exp(score - m) over positions [from, to) of the chunk, zero elsewhere up to the page's end; gives m and l.
+// weight = exp(score - m) over positions [from, to) of the chunk; gives m and l.
 void soften(Queries& t, int i, int64_t from, int64_t to, float* m, float* l) {
   const Type type = t.a.cache->type;
-  float* s = t.score + i * kChunk;
-  f32v top = set1(-INFINITY), total = set1(0), none = set1(-INFINITY);
-  for (int64_t n = from / 16 * 16; n < to; n += 16) {
-    f32v v = below((int)(to - n < 16 ? to - n : 16), load(s + n), none);
-    if (n < from) v = below((int)(from - n), none, v);
-    store(s + n, v);
-    top = max(top, v);
-  }
+  float* s = t.scores(i);
+  uint8_t* w = t.weight + i * weight_bytes(*t.a.cache);
+  f32v top = set1(-INFINITY), total = set1(0);
+  const auto seen = [&](int64_t n, f32v inside, f32v outside) {  // of 16 positions from n on, those within the range
+    if (to - n < 16) inside = below((int)(to - n), inside, outside);
+    return n < from ? below((int)(from - n), outside, inside) : inside;
+  };
+  for (int64_t n = from / 16 * 16; n < to; n += 16) top = max(top, seen(n, load(s + n), set1(-INFINITY)));
   *m = max_of(top);
   f32v shift = set1(*m);
-  for (int64_t n = 0; n < (to + kPage - 1) / kPage * kPage; n += 16) {
-    f32v e = n < to && n + 16 > from ? exp(sub(load(s + n), shift)) : set1(0);
-    if (n < to && n + 16 > from) {
-      e = below((int)(to - n < 16 ? to - n : 16), e, set1(0));  // exp(-inf) is exp(-104), not nothing
-      if (n < from) e = below((int)(from - n), set1(0), e);
-    }
+  for (int64_t n = from / 16 * 16; n < to; n += 16) {
+    f32v e = seen(n, exp_to_one(sub(load(s + n), shift)), set1(0));
     total = add(total, e);
-    if (type == Type::F32) store((float*)t.weight + i * kChunk + n, e);
-    else store_bf16((uint16_t*)t.weight + i * kChunk + n, e);
+    if (type == Type::F32) store((float*)w + n, e);
+    else store_bf16_normal((uint16_t*)w + n, e);
   }
   *l = sum(total);
 }
 
-// out rows [r, r+rows) += weights x values over positions [from, to) of a page that begins at in_chunk. bf16 keeps
-// positions in pairs: where the range begins or ends inside one, its other half is masked.
-void page_product(Queries& t, int r, int rows, int64_t page, int64_t in_chunk, int64_t from, int64_t to) {
+// out of queries [r, r + rows) += weights x values over positions [from, to) of the chunk. bf16 keeps positions in pairs:
+// where the range begins or ends inside one, its other half is masked.
+void values(Queries& t, int64_t chunk, int r, int rows, int64_t from, int64_t to) {
   const CacheLayout& c = *t.a.cache;
-  const uint8_t* values = head_of(t, page) + c.key_bytes();
-  const bool pairs = c.type == Type::BF16;
-  const int64_t bytes = panel_bytes(c.type, kPage), element = pairs ? 2 : 4, step = pairs ? 32 : 64;
-  const int64_t lead = pairs && from % 2, tail = pairs && to % 2, begin = from + lead;
-  for (int done = 0; done < rows;) {
-    TileSize s = {1, 1};
-    for (int64_t p = 0; p < panels(c.dim); p += s.panels) {
-      s = tile_size(rows - done, panels(c.dim) - p, float_limit(rows - done));
-      const uint8_t *row[kMaxRows], *panel[kMaxPanels];
-      for (int i = 0; i < s.rows; ++i) row[i] = t.weight + ((r + done + i) * kChunk + in_chunk + begin) * element;
-      for (int i = 0; i < s.panels; ++i) panel[i] = values + (p + i) * bytes + begin * step;
-      alignas(64) float local[kMaxRows * kMaxPanels * 16];
-      float_tile(c.type, s)(row, panel, to - tail - begin, 0, local);
-      for (int i = 0; i < s.rows; ++i)
-        for (int k = 0; k < s.panels; ++k) {
-          f32v y = load(local + (i * s.panels + k) * 16);
-          const uint16_t* weight = (const uint16_t*)(row[i] - begin * element);
-          const uint8_t* value = panel[k] - begin * step;
-          if (tail) y = dot_bf16(y, first_of_pairs(load_u8(value + (to - 1) * step)), pair(weight + to - 1));
-          if (lead) y = dot_bf16(y, second_of_pairs(load_u8(value + (from - 1) * step)), pair(weight + from - 1));
-          float* o = t.out + (r + done + i) * padded(c) + (p + k) * 16;
-          store(o, add(load(o), y));
-        }
+  const int64_t bytes = panel_bytes(c.type, kPage), pairs = c.type == Type::F32 ? 1 : 2;
+  const int64_t step = pairs == 1 ? 64 : 32;  // bytes of a panel per position
+  TileArgs a = {};
+  a.row_stride = weight_bytes(c), a.out_stride = padded(c), a.add = true;
+  for (int64_t n = from; n < to;) {
+    const int64_t page = n / kPage, end = (page + 1) * kPage < to ? (page + 1) * kPage : to;
+    const uint8_t* v = values_of(t, chunk * (kChunk / kPage) + page);
+    const int64_t lead = pairs == 2 && n % 2, begin = n + lead, tail = pairs == 2 && end % 2 && end > begin;
+    a.k = end - tail - begin;
+    a.ahead = end < to ? values_of(t, chunk * (kChunk / kPage) + page + 1) - v : 0;
+    const auto half = [&](int i, int64_t p, int64_t at, bool second) {  // one position that shares its pair with a masked one
+      u8v pair_of_values = load_u8(v + p * bytes + at % kPage / 2 * 64);
+      const uint16_t* w = (const uint16_t*)(t.weight + (r + i) * a.row_stride) + at / 2 * 2;
+      float* o = t.out + (r + i) * a.out_stride + p * 16;
+      store(o, dot_bf16(load(o), second ? second_of_pairs(pair_of_values) : first_of_pairs(pair_of_values), pair(w)));
+    };
+    for (int i = 0; lead && i < rows; ++i)
+      for (int64_t p = 0; p < panels(c.dim); ++p) half(i, p, n, true);
+    for (int i = 0; a.k && i < rows;) {
+      TileSize s = {1, 1};
+      for (int64_t p = 0; p < panels(c.dim); p += s.panels) {
+        s = tile_size(rows - i, panels(c.dim) - p, float_limit(rows - i));
+        a.rows = t.weight + (r + i) * a.row_stride + begin * element(c);
+        for (int k = 0; k < s.panels; ++k) a.panel[k] = v + (p + k) * bytes + begin % kPage * step;
+        a.out = t.out + (r + i) * a.out_stride + p * 16;
+        float_tile(c.type, s)(a);
+      }
+      i += s.rows;
     }
-    done += s.rows;
+    for (int i = 0; tail && i < rows; ++i)
+      for (int64_t p = 0; p < panels(c.dim); ++p) half(i, p, end - 1, false);
+    n = end;
   }
 }
 
-// One chunk for all queries of the tile. m and l go to `stats` (count, 2), the output to t.out.
+// One chunk for all queries of the tile. m and l go to `stats` (count, 2), the output to t.out. Positions that all see
+// are multiplied together, the few before and after them query by query: the order of a query's sum is the same.
 void chunk_product(Queries& t, int64_t chunk, float* stats) {
   const int64_t start = chunk * kChunk;
   int64_t positions = t.limit[t.count - 1] + 1 - start;
   if (positions > kChunk) positions = kChunk;
   scores(t, chunk, positions);
   memset(t.out, 0, (size_t)(t.count * padded(*t.a.cache)) * 4);
-  int64_t from[kQueries], to[kQueries];  // within the chunk; empty: 0, 0
+  int64_t from[kQueries], to[kQueries], common = 0, until = kChunk;
+  int first = t.count, last = 0;  // queries that see anything here; limits ascend, so they are neighbours
   for (int i = 0; i < t.count; ++i) {
     to[i] = t.limit[i] + 1 - start > kChunk ? kChunk : t.limit[i] + 1 - start;
     from[i] = t.begin[i] - start < 0 ? 0 : t.begin[i] - start;
-    if (from[i] >= to[i]) from[i] = to[i] = 0;
-    if (to[i]) soften(t, i, from[i], to[i], stats + 2 * i, stats + 2 * i + 1);
-    else stats[2 * i] = -INFINITY, stats[2 * i + 1] = 0;
+    stats[2 * i] = -INFINITY, stats[2 * i + 1] = 0;
+    if (from[i] >= to[i]) continue;
+    soften(t, i, from[i], to[i], stats + 2 * i, stats + 2 * i + 1);
+    first = i < first ? i : first, last = i + 1;
+    common = from[i] > common ? from[i] : common, until = to[i] < until ? to[i] : until;
   }
-  for (int64_t n = 0; n < positions; n += kPage) {
-    const int64_t page = (start + n) / kPage;
-    for (int i = 0; i < t.count;) {
-      int whole = 0;  // neighbours that see the whole page go together
-      while (i + whole < t.count && from[i + whole] <= n && to[i + whole] >= n + kPage) ++whole;
-      int64_t first = from[i] > n ? from[i] - n : 0, last = to[i] - n < kPage ? to[i] - n : kPage;
-      if (whole) page_product(t, i, whole, page, n, 0, kPage);
-      else if (first < last) page_product(t, i, 1, page, n, first, last);
-      i += whole ? whole : 1;
-    }
-  }
+  common = (common + 1) / 2 * 2, until = until / 2 * 2;
+  if (common >= until) common = until = 0;
+  for (int i = first; i < last && until; ++i) values(t, chunk, i, 1, from[i], common);
+  if (until) values(t, chunk, first, last - first, common, until);
+  for (int i = first; i < last; ++i) values(t, chunk, i, 1, until ? until : from[i], to[i]);
 }
 
 // (m, l, o) at `into` takes in (m, l, o) of the next chunk.
@@ -200,9 +209,9 @@ Queries make_tile(const AttentionArgs& a, uint8_t* scratch, int64_t first_row, i
     t.begin[t.count] = begin < 0 ? 0 : begin;
   }
   t.query = scratch;
-  t.score = (float*)(t.query + kQueries * query_bytes(c));
-  t.weight = (uint8_t*)(t.score + kQueries * kChunk);
-  t.out = (float*)(t.weight + kQueries * kChunk * 4);
+  t.score = t.query + kQueries * query_bytes(c);
+  t.weight = t.score + kQueries * kScoreBytes;
+  t.out = (float*)(t.weight + kQueries * weight_bytes(c));
   load_queries(t);
   return t;
 }
@@ -222,36 +231,43 @@ void run_chunk(Queries& t, int64_t chunk) {
 
 int64_t attention_scratch(const AttentionArgs& a) {
   const CacheLayout& c = *a.cache;
-  return kQueries * (query_bytes(c) + kChunk * 8 + padded(c) * 4);
+  return kQueries * (query_bytes(c) + kScoreBytes + weight_bytes(c) + padded(c) * 4);
 }
 
-// Tasks: key/value head x tile of queries, and when split x chunk; dealt in turn, since later rows see more.
+// Tasks: segment x key/value head x tile of queries, and when split x chunk. Whole tiles are dealt in turn, since later
+// rows see more; chunks go in runs, so that a worker reads on where it was.
 void attention(const AttentionArgs& a, int worker, int workers) {
   uint8_t* scratch = a.scratch + worker * a.scratch_stride;
   const int64_t group = a.heads / a.cache->heads;
-  int64_t task = 0;
-  for (int64_t s = 0; s < a.segments; ++s) {
-    int64_t first = a.segment[s], vectors = (a.segment[s + 1] - first) * group;
-    for (int64_t v = 0; v < vectors; v += kQueries)
-      for (int64_t head = 0; head < a.cache->heads; ++head) {
-        int64_t last_vector = v + kQueries < vectors ? v + kQueries : vectors;
-        int64_t last_row = first + (last_vector - 1) / group;
-        int64_t chunks = ((a.causal ? a.row[last_row].position : a.length - 1) + kChunk) / kChunk;
-        if (!a.split) {
-          if (task++ % workers != worker) continue;
-          Queries t = make_tile(a, scratch, first, v, vectors, head);
-          for (int64_t c = 0; c < chunks; ++c) run_chunk(t, c);
-          for (int i = 0; i < t.count; ++i)
-            write_out(a, t.row[i], t.query_head[i], partial(a, t.row[i], t.query_head[i], 0));
-        } else {
-          for (int64_t c = 0; c < chunks; ++c) {
-            if (task++ % workers != worker) continue;
-            Queries t = make_tile(a, scratch, first, v, vectors, head);
-            run_chunk(t, c);
-          }
+  int64_t tasks = 0, task = 0;
+  const auto each_tile = [&](auto f) {
+    for (int64_t s = 0; s < a.segments; ++s) {
+      const int64_t first = a.segment[s], vectors = (a.segment[s + 1] - first) * group;
+      for (int64_t head = 0; head < a.cache->heads; ++head)
+        for (int64_t v = 0; v < vectors; v += kQueries) {
+          int64_t last_row = first + ((v + kQueries < vectors ? v + kQueries : vectors) - 1) / group;
+          f(first, v, vectors, head, ((a.causal ? a.row[last_row].position : a.length - 1) + kChunk) / kChunk);
         }
-      }
-  }
+    }
+  };
+  if (!a.split)
+    return each_tile([&](int64_t first, int64_t v, int64_t vectors, int64_t head, int64_t chunks) {
+      if (task++ % workers != worker) return;
+      Queries t = make_tile(a, scratch, first, v, vectors, head);
+      for (int64_t c = 0; c < chunks; ++c) run_chunk(t, c);
+      for (int i = 0; i < t.count; ++i)
+        write_out(a, t.row[i], t.query_head[i], partial(a, t.row[i], t.query_head[i], 0));
+    });
+  each_tile([&](int64_t, int64_t, int64_t, int64_t, int64_t chunks) { tasks += chunks; });
+  const Share mine = share(tasks, worker, workers);
+  each_tile([&](int64_t first, int64_t v, int64_t vectors, int64_t head, int64_t chunks) {
+    const int64_t begin = mine.first > task ? mine.first - task : 0;
+    const int64_t end = mine.last - task < chunks ? mine.last - task : chunks;
+    task += chunks;
+    if (begin >= end) return;
+    Queries t = make_tile(a, scratch, first, v, vectors, head);
+    for (int64_t c = begin; c < end; ++c) run_chunk(t, c);
+  });
 }
 
 void merge(const AttentionArgs& a, int worker, int workers) {
@@ -266,16 +282,6 @@ void merge(const AttentionArgs& a, int worker, int workers) {
     }
     write_out(a, row, head, into);
   }
-}
-
-void cache_write(const CacheWriteArgs& a, int worker, int workers) {
-  Share s = share(a.rows, worker, workers);
-  const int64_t width = (int64_t)a.cache->heads * a.cache->dim;
-  for (int64_t r = s.first; r < s.last; ++r)
-    for (int64_t f = 0; f < width; ++f) {
-      cache_put(*a.cache, a.row[r], a.layer, false, f, a.key[r * width + f]);
-      cache_put(*a.cache, a.row[r], a.layer, true, f, a.value[r * width + f]);
-    }
 }
 
 }  // namespace pyllm::PYLLM_ISA

@@ -5,7 +5,6 @@ namespace pyllm::PYLLM_ISA {
 
 void attention(const AttentionArgs& a, int worker, int workers);
 void merge(const AttentionArgs& a, int worker, int workers);
-void cache_write(const CacheWriteArgs& a, int worker, int workers);
 int64_t attention_scratch(const AttentionArgs& a);
 
 }  // namespace pyllm::PYLLM_ISA

@@ -1,13 +1,19 @@
 // y = norm(x) W^T with what follows it: bias, residual, activation, gate, rotation, the key/value cache.
 #include "kernels/linear.h"
+#include "kernels/cache.h"
 #include "kernels/tiles.h"
 #include "simd/math.h"
 
 namespace pyllm::PYLLM_ISA {
 namespace {
 
-// Above so many int8 rows expanding a panel pays: it costs about two rows' products and makes each cheaper.
-constexpr int64_t kExpandRows = 8;
+// Up to so many rows memory is the limit: panels are read as they are stored, one after the other. Above, expanding a
+// panel pays: it costs about two rows' products and makes each cheaper.
+constexpr int64_t kFewRows = 16;
+// How far ahead of a stream of panels to prefetch: two pages; nearer and further measured worse.
+constexpr int64_t kAhead = 8192;
+// Rows that stay in the second-level cache (1 MB) while panels pass by.
+constexpr int64_t kBlockBytes = 512 << 10, kLeastBlock = 96;
 
 f32v activate(f32v x, Act act) {
   switch (act) {
@@ -34,120 +40,119 @@ f32v rotate(const LinearArgs& a, f32v y, int64_t row, int64_t feature) {
   return fma(swap_pairs(y), load(s), mul(y, load(c)));
 }
 
-void put_number(uint8_t* p, Type type, int64_t index, float x) {
-  if (type == Type::F32) ((float*)p)[index] = x;
-  else ((uint16_t*)p)[index] = f32_to_bf16(x);
-}
-
-void finish(const LinearArgs& a, const LinearPart& part, int64_t row, int64_t panel, f32v y) {
-  int64_t feature = panel * 16;
-  int n = part.n - feature < 16 ? (int)(part.n - feature) : 16;
-  if (part.bias) y = add(y, load_n(part.bias + feature, n));
-  float* out = part.out ? part.out + row * part.out_stride + feature : nullptr;
-  switch (part.epilogue) {
-    case Epilogue::Store: return store_n(out, y, n);
-    case Epilogue::Add: return store_n(out, add(load_n(out, n), y), n);
-    case Epilogue::Activate: return store_n(out, activate(y, a.act), n);
-    case Epilogue::Rotary: return store_n(out, rotate(a, y, row, feature), n);
-    case Epilogue::Key: y = rotate(a, y, row, feature); break;
-    case Epilogue::Value: break;
-  }
-  alignas(64) float values[16];
-  store(values, y);
-  for (int i = 0; i < n; ++i)
-    cache_put(*a.cache, a.row[row], a.layer, part.epilogue == Epilogue::Value, feature + i, values[i]);
-}
-
-struct Group {  // up to kMaxPanels panels that go through tiles together
-  const uint8_t* panel[kMaxPanels];
-  int64_t bytes[kMaxPanels];
-  int part[kMaxPanels];
-  int64_t index[kMaxPanels];
-  int size;
+struct Group {  // one panel, or a gate's and its up's, that go through tiles together
+  const uint8_t* panel[2];
+  int64_t bytes;
+  int part, size;
+  int64_t index;  // of the panel within its part
   Type type;
 };
 
 struct Job {
   const LinearArgs& a;
   PreparedLayout layout;
-  const uint8_t* rows;  // prepared, layout.bytes apart
+  const uint8_t* prepared;
   uint8_t* expanded;
+  bool few;
 };
 
-const uint8_t* operand(const Job& j, Form form, int64_t row) {
-  const uint8_t* p = j.rows + row / (form == kInt8 ? j.a.terms : 1) * j.layout.bytes + j.layout.offset[form];
-  return form == kInt8 ? p + row % j.a.terms * j.layout.int8_stride : p;
+// Sums of one panel for consecutive rows, `step` floats apart.
+struct Sums {
+  const float* y;
+  int64_t step;
+  f32v of(int64_t row) const { return load(y + row * step); }
+};
+
+// What follows the product, for rows [row, row + rows) of one panel. f makes a row's 16 numbers of its sums.
+template <class F> PYLLM_INLINE void each_row(const LinearPart& part, int64_t index, int64_t row, int64_t rows, F f) {
+  int64_t n = part.n - index * 16;
+  float* out = part.out + row * part.out_stride + index * 16;
+  if (n >= 16)
+    for (int64_t r = 0; r < rows; ++r) store(out + r * part.out_stride, f(r, out + r * part.out_stride));
+  else
+    for (int64_t r = 0; r < rows; ++r) {
+      alignas(64) float old[16];
+      store(old, load_n(out + r * part.out_stride, (int)n));
+      store_n(out + r * part.out_stride, f(r, old), (int)n);
+    }
 }
 
-// All tiles of `operands` (rows, or two int8 terms a row) with the group's panels into out (operands, size, 16).
-void multiply(const Job& j, const Group& g, int64_t first, int operands, bool expand_panels, float* out) {
-  Form form = form_of(g.type);
-  for (int r = 0; r < operands;) {
-    for (int p = 0; p < g.size;) {
-      TileSize limit = form != kInt8   ? float_limit(operands - r)
-                       : expand_panels ? kExpandedLimit
-                                       : direct_limit(operands - r);
-      TileSize s = tile_size(operands - r, g.size - p, limit);
-      const uint8_t *row[kMaxRows], *panel[kMaxPanels];
-      for (int i = 0; i < s.rows; ++i) row[i] = operand(j, form, first + r + i);
-      for (int i = 0; i < s.panels; ++i)
-        panel[i] = expand_panels ? j.expanded + (p + i) * expanded_bytes(g.type, j.a.k) : g.panel[p + i];
-      Tile tile = form != kInt8   ? float_tile(g.type, s)
-                  : expand_panels ? expanded_tile(g.type, s)
-                                  : direct_tile(g.type, s);
-      alignas(64) float local[kMaxRows * kMaxPanels * 16];
-      int64_t ahead = g.bytes[0] * g.size < 32768 ? g.bytes[0] * g.size : 4096;
-      tile(row, panel, j.a.k, ahead, local);
-      for (int i = 0; i < s.rows; ++i)
-        memcpy(out + ((r + i) * g.size + p) * 16, local + i * s.panels * 16, (size_t)s.panels * 64);
-      p += s.panels;
-      if (p == g.size) r += s.rows;
-    }
+void finish(const LinearArgs& a, const Group& g, int64_t row, int64_t rows, Sums y, Sums up) {
+  const LinearPart& part = a.part[g.part];
+  const int64_t feature = g.index * 16;
+  const int n = part.n - feature < 16 ? (int)(part.n - feature) : 16;
+  f32v bias = part.bias ? load_n(part.bias + feature, n) : set1(0);
+  if (a.gated) {
+    f32v up_bias = a.part[1].bias ? load_n(a.part[1].bias + feature, n) : set1(0);
+    return each_row(part, g.index, row, rows, [&](int64_t r, const float*) {
+      return mul(activate(add(y.of(r), bias), a.act), add(up.of(r), up_bias));
+    });
+  }
+  switch (part.epilogue) {
+    case Epilogue::Store:
+      return each_row(part, g.index, row, rows, [&](int64_t r, const float*) { return add(y.of(r), bias); });
+    case Epilogue::Add:
+      return each_row(part, g.index, row, rows,
+                      [&](int64_t r, const float* old) { return add(load(old), add(y.of(r), bias)); });
+    case Epilogue::Activate:
+      return each_row(part, g.index, row, rows,
+                      [&](int64_t r, const float*) { return activate(add(y.of(r), bias), a.act); });
+    case Epilogue::Rotary:
+      return each_row(part, g.index, row, rows,
+                      [&](int64_t r, const float*) { return rotate(a, add(y.of(r), bias), row + r, feature); });
+    case Epilogue::Key:
+    case Epilogue::Value:
+      for (int64_t r = 0; r < rows; ++r) {
+        f32v v = add(y.of(r), bias);
+        bool value = part.epilogue == Epilogue::Value;
+        if (!value) v = rotate(a, v, row + r, feature);
+        cache_put(*a.cache, a.row[row + r], a.layer, value, feature, v, n);
+      }
   }
 }
 
+// Products of a group with rows [first, last), and what follows them. An operand is a row, in int8 one of its terms.
 void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
   const LinearArgs& a = j.a;
-  const bool int8 = quantised(g.type);
-  const int terms = int8 ? a.terms : 1;
-  bool expand_panels = int8 && (last - first) * terms > kExpandRows;
-  if (expand_panels)
-    for (int p = 0; p < g.size; ++p) expand(g.type, g.panel[p], a.k, j.expanded + p * expanded_bytes(g.type, a.k));
-  alignas(64) float out[kMaxRows * 2 * kMaxPanels * 16];
-  for (int64_t r0 = first; r0 < last; r0 += kMaxRows) {
-    int rows = last - r0 < kMaxRows ? (int)(last - r0) : kMaxRows;
-    multiply(j, g, r0 * terms, rows * terms, expand_panels, out);
-    for (int r = 0; r < rows; ++r) {
-      f32v y[kMaxPanels];
-      for (int p = 0; p < g.size; ++p) {
-        const float* t = out + (r * terms * g.size + p) * 16;
-        y[p] = terms == 1 ? load(t) : add(load(t), load(t + g.size * 16));
-      }
-      for (int p = 0; p < g.size; p += a.gated ? 2 : 1) {
-        const LinearPart& part = a.part[g.part[p]];
-        f32v v = y[p];
-        if (a.gated) {
-          int n = part.n - g.index[p] * 16 < 16 ? (int)(part.n - g.index[p] * 16) : 16;
-          f32v up = y[p + 1];
-          if (part.bias) v = add(v, load_n(part.bias + g.index[p] * 16, n));
-          if (a.part[1].bias) up = add(up, load_n(a.part[1].bias + g.index[p] * 16, n));
-          store_n(part.out + (r0 + r) * part.out_stride + g.index[p] * 16, mul(activate(v, a.act), up), n);
-        } else {
-          finish(a, part, r0 + r, g.index[p], v);
-        }
-      }
+  const Form form = form_of(g.type);
+  const int terms = form == kInt8 ? a.terms : 1;
+  const bool expanded = form == kInt8 && !j.few;
+  TileArgs t = {};
+  t.k = a.k, t.ahead = kAhead, t.row_stride = j.layout.stride[form];
+  const uint8_t* panel[2] = {g.panel[0], g.panel[1]};
+  if (expanded)
+    for (int p = 0; p < g.size; ++p) {
+      panel[p] = j.expanded + p * expanded_bytes(g.type, a.k);
+      expand(g.type, g.panel[p], a.k, (uint8_t*)panel[p]);
     }
+  alignas(64) float sums[2][kMaxRows * 2 * 16];
+  for (int64_t op = first * terms, end = last * terms; op < end;) {
+    TileSize limit = expanded ? kExpandedLimit : form == kInt8 ? TileSize{kDirectRows, 1} : float_limit(end - op);
+    if (j.few) limit.panels = 1;
+    TileSize s = {1, 1};
+    t.rows = j.prepared + j.layout.offset[form] + op * t.row_stride;
+    Sums y[2];
+    for (int p = 0; p < g.size; p += s.panels) {
+      s = tile_size(end - op, g.size - p, limit);
+      for (int i = 0; i < s.panels; ++i) t.panel[i] = panel[p + i];
+      t.out = sums[p], t.out_stride = s.panels * 16;
+      (expanded ? expanded_tile(g.type, s) : form == kInt8 ? direct_tile(g.type, s.rows) : float_tile(g.type, s))(t);
+      for (int i = 0; i < s.panels; ++i) y[p + i] = {sums[p] + i * 16, t.out_stride};
+    }
+    if (terms == 2)
+      for (int p = 0; p < g.size; ++p) {
+        for (int r = 0; r < s.rows; r += 2) store((float*)y[p].y + r * y[p].step, add(y[p].of(r), y[p].of(r + 1)));
+        y[p].step *= 2;
+      }
+    if (a.gated || g.size == 1) finish(a, g, op / terms, s.rows / terms, y[0], y[g.size - 1]);
+    else
+      for (int p = 0; p < g.size; ++p) {
+        Group one = g;
+        one.index += p;
+        finish(a, one, op / terms, s.rows / terms, y[p], y[p]);
+      }
+    op += s.rows;
   }
-}
-
-void append(const LinearArgs& a, Group& g, int part, int64_t index) {
-  int64_t bytes = panel_bytes(a.part[part].type, a.k);
-  g.panel[g.size] = a.part[part].panels + index * bytes;
-  g.bytes[g.size] = bytes;
-  g.part[g.size] = part;
-  g.index[g.size] = index;
-  g.type = a.part[part].type;
-  ++g.size;
 }
 
 // Items are panels, counted through all parts (gated: pairs of a gate and an up panel).
@@ -157,91 +162,72 @@ int64_t items(const LinearArgs& a) {
   return n;
 }
 
-// Runs items [first, last) in groups of at most `width` panels of one part.
-void run_items(const Job& j, int64_t first, int64_t last, int width, int64_t row0, int64_t row1) {
+// Items [first, last) in groups of one panel where rows are few, else of two of one part.
+void run_items(const Job& j, int64_t first, int64_t last, int64_t row0, int64_t row1) {
   const LinearArgs& a = j.a;
   int part = 0;
   int64_t base = 0;
   for (int64_t i = first; i < last;) {
     while (i - base >= panels(a.part[part].n)) base += panels(a.part[part++].n);
-    int64_t end = base + panels(a.part[part].n) < last ? base + panels(a.part[part].n) : last;
-    Group g = {};
-    for (; i < end && g.size < width; ++i) {
-      append(a, g, part, i - base);
-      if (a.gated) append(a, g, 1, i - base);
-    }
+    const Type type = a.part[part].type;
+    const int64_t bytes = panel_bytes(type, a.k), left = base + panels(a.part[part].n) - i;
+    Group g = {{a.part[part].panels + (i - base) * bytes}, bytes, part, 1, i - base, type};
+    int64_t taken = 1;
+    if (a.gated) g.panel[g.size++] = a.part[1].panels + (i - base) * bytes;
+    else if (!j.few && left > 1 && last - i > 1) g.panel[g.size++] = g.panel[0] + bytes, taken = 2;
     run_group(j, g, row0, row1);
+    i += taken;
   }
-}
-
-int group_width(const LinearArgs& a) {
-  bool all_float = true;
-  for (int i = 0; i < a.parts; ++i) all_float = all_float && !quantised(a.part[i].type);
-  if (a.rows == 1) return kMaxPanels;
-  return all_float ? (kTilePanels < 2 && a.gated ? 2 : kTilePanels) : 2;
 }
 
 }  // namespace
-
-void cache_put(const CacheLayout& c, const Row& row, int layer, bool value, int64_t feature, float x) {
-  int64_t head = feature / c.dim, d = feature % c.dim, at = row.position % kPage;
-  uint8_t* p = row.pages[row.position / kPage] + (layer * (int64_t)c.heads + head) * c.head_bytes();
-  int step = info(c.type).block;  // 2: bf16 keeps pairs of the summed index together
-  if (value) {
-    p += c.key_bytes() + d / 16 * panel_bytes(c.type, kPage);
-    put_number(p, c.type, (at / step * 16 + d % 16) * step + at % step, x);
-  } else {
-    p += at / 16 * panel_bytes(c.type, c.dim);
-    put_number(p, c.type, (d / step * 16 + at % 16) * step + d % step, x);
-  }
-}
 
 void prepare(const LinearArgs& a, int worker, int workers) {
   PreparedLayout layout = prepared_layout(a);
   Share s = share(a.rows, worker, workers);
   float* normed = (float*)(a.scratch + worker * a.scratch_stride);
-  for (int64_t r = s.first; r < s.last; ++r) prepare_row(a, layout, r, normed, a.prepared + r * layout.bytes);
+  for (int64_t r = s.first; r < s.last; ++r) prepare_row(a, layout, r, normed, a.prepared);
 }
 
 int64_t linear_scratch(const LinearArgs& a) {
-  int64_t normed = Int8Row::padded(a.k) * 4, wide = 0;
+  int64_t normed = (a.k + 31) / 32 * 128, wide = 0;
   for (int i = 0; i < a.parts; ++i)
     if (quantised(a.part[i].type)) {
       int64_t b = expanded_bytes(a.part[i].type, a.k);
       wide = b > wide ? b : wide;
     }
-  return (normed + wide * kMaxPanels + (a.prepared ? 0 : a.rows * prepared_layout(a).bytes) + 63) / 64 * 64;
+  return (normed + wide * 2 + (a.prepared ? 0 : prepared_layout(a).bytes) + 63) / 64 * 64;
 }
 
-int64_t prepared_bytes(const LinearArgs& a) { return a.rows * prepared_layout(a).bytes; }
+int64_t prepared_bytes(const LinearArgs& a) { return prepared_layout(a).bytes; }
 
 void linear(const LinearArgs& a, int worker, int workers) {
-  uint8_t* scratch = a.scratch + worker * a.scratch_stride;
-  float* normed = (float*)scratch;
-  Job j = {a, prepared_layout(a), a.prepared, nullptr};
-  uint8_t* own = scratch + Int8Row::padded(a.k) * 4;
+  uint8_t* own = a.scratch + worker * a.scratch_stride;
+  float* normed = (float*)own;
+  own += (a.k + 31) / 32 * 128;
+  Job j = {a, prepared_layout(a), a.prepared, nullptr, a.rows <= kFewRows};
   if (!a.prepared) {
-    for (int64_t r = 0; r < a.rows; ++r) prepare_row(a, j.layout, r, normed, own + r * j.layout.bytes);
-    j.rows = own;
-    own += a.rows * j.layout.bytes;
+    for (int64_t r = 0; r < a.rows; ++r) prepare_row(a, j.layout, r, normed, own);
+    j.prepared = own;
+    own += j.layout.bytes;
   }
   j.expanded = own;
-  // Few rows: contiguous panels per worker, streamed once. Many rows: tasks of a panel group times a block of rows,
-  // enough of them to keep all workers busy, each block long enough to pay for expanding the panels.
-  int width = group_width(a);
-  int64_t n = items(a), step = a.gated && width > 1 ? width / 2 : width;
-  if (a.rows <= 2 * kExpandRows) {
+  const int64_t n = items(a);
+  if (j.few) {  // contiguous panels per worker, streamed once
     Share s = share(n, worker, workers);
-    return run_items(j, s.first, s.last, (int)width, 0, a.rows);
+    return run_items(j, s.first, s.last, 0, a.rows);
   }
-  int64_t groups = (n + step - 1) / step, want = (4 * workers + groups - 1) / groups, most = (a.rows + 47) / 48;
-  int64_t row_blocks = want < most ? want : most;
-  Share s = share(groups * row_blocks, worker, workers);
+  // Tasks are a block of rows times a group of panels, blocks outermost: their rows stay in the cache.
+  int64_t row_bytes = 0;
+  for (int f = 0; f < kForms; ++f) row_bytes += j.layout.offset[f] < 0 ? 0 : j.layout.stride[f] * a.terms;
+  int64_t most = kBlockBytes / row_bytes > kLeastBlock ? kBlockBytes / row_bytes : kLeastBlock;
+  int64_t step = a.gated ? 1 : 2, groups = (n + step - 1) / step, blocks = (a.rows + most - 1) / most;
+  if (groups < 4 * workers && blocks < workers && a.rows >= workers * kLeastBlock / 2) blocks = workers;
+  int64_t rows = ((a.rows + blocks - 1) / blocks + kMaxRows - 1) / kMaxRows * kMaxRows;
+  Share s = share(groups * blocks, worker, workers);
   for (int64_t t = s.first; t < s.last; ++t) {
-    int64_t g = t / row_blocks, b = t % row_blocks;
-    Share rows = share(a.rows, (int)b, (int)row_blocks);
-    int64_t end = (g + 1) * step < n ? (g + 1) * step : n;
-    run_items(j, g * step, end, width, rows.first, rows.last);
+    int64_t first = t / groups * rows, last = first + rows < a.rows ? first + rows : a.rows, g = t % groups * step;
+    if (first < last) run_items(j, g, g + step < n ? g + step : n, first, last);
   }
 }
 

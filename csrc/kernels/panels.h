@@ -17,6 +17,47 @@ template <int N, class F> PYLLM_INLINE void unroll(F f) {
   }
 }
 
+// R rows `stride` bytes apart, behind as few pointers as x86 allows: it adds an index once or twice for free, and
+// twelve pointers would not fit its registers beside the panels'.
+template <int R> struct Rows {
+  const uint8_t* base[(R + 2) / 3];
+  int64_t stride;
+  PYLLM_INLINE Rows of(const uint8_t* first, int64_t stride) {
+    Rows x;
+    unroll<(R + 2) / 3>([&](auto i) { x.base[i] = first + 3 * i * stride; });
+    x.stride = stride;
+    return x;
+  }
+  template <int I> __attribute__((always_inline)) const uint8_t* at() const {
+    return base[I / 3] + (I % 3) * stride;
+  }
+  __attribute__((always_inline)) void advance(int64_t bytes) {
+    unroll<(R + 2) / 3>([&](auto i) {
+      base[i] += bytes;
+      pin_pointer(base[i]);
+    });
+  }
+};
+
+// f(Tag<T>) for a quantised type that is known only at run time.
+template <Type T> struct Tag {
+  static constexpr Type type = T;
+};
+template <class F> auto visit(Type t, F f) {
+  switch (t) {
+    case Type::Q4_0: return f(Tag<Type::Q4_0>{});
+    case Type::Q4_1: return f(Tag<Type::Q4_1>{});
+    case Type::Q5_0: return f(Tag<Type::Q5_0>{});
+    case Type::Q5_1: return f(Tag<Type::Q5_1>{});
+    case Type::Q8_0: return f(Tag<Type::Q8_0>{});
+    case Type::Q2_K: return f(Tag<Type::Q2_K>{});
+    case Type::Q3_K: return f(Tag<Type::Q3_K>{});
+    case Type::Q4_K: return f(Tag<Type::Q4_K>{});
+    case Type::Q5_K: return f(Tag<Type::Q5_K>{});
+    default: return f(Tag<Type::Q6_K>{});
+  }
+}
+
 // A group of a panel as the file's type stores it. group = block * (block / 32) + s.
 template <Type T> struct PanelGroup {
   static constexpr PanelLayout kLayout = layout(T);
@@ -86,25 +127,15 @@ constexpr int64_t expanded_bytes(Type t, int64_t k) {
   return groups * (512 + 64 * (32 / info(t).sub) * (info(t).minimum ? 2 : 1));
 }
 
-// An activation row in int8: codes with one scale per 32, and per sub-block of 32 and of 16 the sum of the codes, as an
-// integer (for types with an offset) and times the scale (for types with a minimum).
-struct Int8Row {
-  const int8_t* code;
-  const float* scale;
-  const int32_t *sum32, *sum16;
-  const float *low32, *low16;
-  static int64_t padded(int64_t k) { return (k + 63) / 64 * 64; }
-  static int64_t bytes(int64_t k) {
-    int64_t g = padded(k) / 32, lines = (padded(k) + g * 28 + 63) / 64;
-    return (lines | 1) * 64;  // an odd number of lines, or rows 4 KiB apart would share cache sets
-  }
-  static Int8Row at(const uint8_t* p, int64_t k) {
-    int64_t g = padded(k) / 32;
-    const float* scale = (const float*)(p + padded(k));
-    return {(const int8_t*)p, scale,        (const int32_t*)(scale + g), (const int32_t*)(scale + 3 * g),
-            scale + 2 * g,    scale + 5 * g};
-  }
+// 32 activations in int8: codes with one scale, and the sums of the codes of the group and of its halves, as integers
+// (for types with an offset) and times the scale (for types with a minimum). One cache line, so that a product follows
+// one pointer a row.
+struct Int8Block {
+  int8_t code[32];
+  float scale, low32, low16[2];
+  int32_t sum32, sum16[2], unused;
 };
+static_assert(sizeof(Int8Block) == 64);
 
 }  // namespace
 }  // namespace pyllm::PYLLM_ISA

@@ -39,16 +39,7 @@ void unpack_row(const uint8_t* panels, Type t, int64_t row, int64_t k, float* ou
     case Type::BF16:
       for (int64_t i = 0; i < k; ++i) out[i] = bf16_to_f32(((const uint16_t*)panel)[(i / 2 * 16 + lane) * 2 + i % 2]);
       return;
-    case Type::Q4_0: return unpack_quantised<Type::Q4_0>(panel, lane, k, out);
-    case Type::Q4_1: return unpack_quantised<Type::Q4_1>(panel, lane, k, out);
-    case Type::Q5_0: return unpack_quantised<Type::Q5_0>(panel, lane, k, out);
-    case Type::Q5_1: return unpack_quantised<Type::Q5_1>(panel, lane, k, out);
-    case Type::Q8_0: return unpack_quantised<Type::Q8_0>(panel, lane, k, out);
-    case Type::Q2_K: return unpack_quantised<Type::Q2_K>(panel, lane, k, out);
-    case Type::Q3_K: return unpack_quantised<Type::Q3_K>(panel, lane, k, out);
-    case Type::Q4_K: return unpack_quantised<Type::Q4_K>(panel, lane, k, out);
-    case Type::Q5_K: return unpack_quantised<Type::Q5_K>(panel, lane, k, out);
-    case Type::Q6_K: return unpack_quantised<Type::Q6_K>(panel, lane, k, out);
+    default: return visit(t, [&](auto tag) { unpack_quantised<tag.type>(panel, lane, k, out); });
   }
 }
 

@@ -1,5 +1,6 @@
 // This instruction set's kernels, by name: the only symbol that leaves its sources.
 #include "kernels/attention.h"
+#include "kernels/cache.h"
 #include "kernels/linear.h"
 #include "kernels/rows.h"
 

@@ -27,44 +27,51 @@ struct AsBF16 {
   PYLLM_INLINE void keep(u8v&) {}
 };
 
-template <class As, int R, int P>
-void floats(const uint8_t* const* row, const uint8_t* const* panel, int64_t k, int64_t ahead, float* out) {
+template <class As, int R, int P> void floats(const TileArgs& a) {
   f32v acc[R][P];
-  clear(acc);
-  int64_t steps = (k + As::kStep - 1) / As::kStep;
-  const uint8_t *x[R], *w[P];
-  unroll<R>([&](auto r) { x[r] = row[r]; });
-  unroll<P>([&](auto p) { w[p] = panel[p]; });
-  for (int64_t i = 0; i < steps; ++i) {
+  if (a.add) unroll<R>([&](auto r) {
+      unroll<P>([&](auto p) { acc[r][p] = load(a.out + r * a.out_stride + p * 16); });
+    });
+  else clear(acc);
+  Rows<R> x = Rows<R>::of(a.rows, a.row_stride);
+  const uint8_t* w[P];
+  unroll<P>([&](auto p) { w[p] = a.panel[p]; });
+  for (int64_t i = 0, steps = (a.k + As::kStep - 1) / As::kStep; i < steps; ++i) {
     decltype(As::weight(nullptr)) weight[P];
     unroll<P>([&](auto p) {
-      weight[p] = As::weight(w[p] + i * As::kPanelBytes);
+      weight[p] = As::weight(w[p]);
       As::keep(weight[p]);
-      if constexpr (R == 1) prefetch(w[p] + i * As::kPanelBytes + ahead);
+      if constexpr (R <= 8) prefetch(w[p] + a.ahead);
+      w[p] += As::kPanelBytes;
     });
     unroll<R>([&](auto r) {
-      auto input = As::input(x[r] + i * As::kRowBytes);
+      auto input = As::input(x.template at<r>());
       unroll<P>([&](auto p) { acc[r][p] = As::product(acc[r][p], weight[p], input); });
     });
+    x.advance(As::kRowBytes);
   }
-  put(acc, out);
+  put(acc, a);
 }
 
 template <class As, int R, int P> Tile if_fits() {
-  if constexpr (R <= kTileRows && (P <= kTilePanels || (R == 1 && P <= kDirectPanels))) return floats<As, R, P>;
+  if constexpr (R <= kTileRows && R * P <= kTileSums) return floats<As, R, P>;
   else return nullptr;
 }
 template <class As, int P> Tile pick_rows(int rows) {
   switch (rows) {
     case 12: return if_fits<As, 12, P>();
+    case 8: return if_fits<As, 8, P>();
     case 6: return if_fits<As, 6, P>();
     case 4: return if_fits<As, 4, P>();
+    case 3: return if_fits<As, 3, P>();
     case 2: return if_fits<As, 2, P>();
     default: return if_fits<As, 1, P>();
   }
 }
 template <class As> Tile pick(TileSize s) {
-  return s.panels == 4 ? if_fits<As, 1, 4>() : s.panels == 2 ? pick_rows<As, 2>(s.rows) : pick_rows<As, 1>(s.rows);
+  return s.panels == 4   ? pick_rows<As, 4>(s.rows)
+         : s.panels == 2 ? pick_rows<As, 2>(s.rows)
+                         : pick_rows<As, 1>(s.rows);
 }
 
 }  // namespace

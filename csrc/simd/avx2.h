@@ -70,6 +70,7 @@ PYLLM_INLINE __m256 pow2_half(__m256i a) {
 }
 PYLLM_INLINE f32v pow2(i32v a) { return {pow2_half(a.lo), pow2_half(a.hi)}; }
 PYLLM_INLINE i32v shift_right1(i32v a) { return {_mm256_srai_epi32(a.lo, 1), _mm256_srai_epi32(a.hi, 1)}; }
+PYLLM_INLINE i32v add_i32(i32v a, i32v b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
 PYLLM_INLINE i32v sub_i32(i32v a, i32v b) { return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)}; }
 PYLLM_INLINE i32v set1_i32(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 PYLLM_INLINE int32_t sum_i32(i32v a) {
@@ -116,6 +117,12 @@ PYLLM_INLINE __m256i round_bf16(__m256 a) {
 PYLLM_INLINE void store_bf16(uint16_t* p, f32v a) {
   __m256i w = _mm256_packus_epi32(round_bf16(a.lo), round_bf16(a.hi));
   _mm256_storeu_si256((__m256i*)p, _mm256_permute4x64_epi64(w, 0xd8));
+}
+PYLLM_INLINE void store_bf16_normal(uint16_t* p, f32v a) { store_bf16(p, a); }
+PYLLM_INLINE void store_bf16_alternate(uint16_t* p, f32v a) {
+  uint16_t half[16];
+  store_bf16(half, a);
+  for (int i = 0; i < 16; ++i) p[2 * i] = half[i];
 }
 
 PYLLM_INLINE u8v load_u8(const uint8_t* p) {
@@ -173,7 +180,6 @@ PYLLM_INLINE void pin(f32v& a) { asm("" : "+x"(a.lo), "+x"(a.hi)); }
 PYLLM_INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 
 // 16 registers of 8: 6 rows x 2 halves of accumulators, 2 of weights, 1 broadcast; int8 keeps its sums in 4 x 2.
-constexpr int kTileRows = 6, kTilePanels = 1, kIntRows = 4, kIntPanels = 1;
-constexpr int kDirectRows = 4, kDirectPanels = 2;
+constexpr int kTileRows = 6, kTileSums = 6, kIntRows = 4, kIntPanels = 1, kDirectRows = 4;
 
 }  // namespace pyllm::PYLLM_ISA

@@ -55,6 +55,7 @@ PYLLM_INLINE f32v pow2(i32v a) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(a, _mm512_set1_epi32(127)), 23));
 }
 PYLLM_INLINE i32v shift_right1(i32v a) { return _mm512_srai_epi32(a, 1); }
+PYLLM_INLINE i32v add_i32(i32v a, i32v b) { return _mm512_add_epi32(a, b); }
 PYLLM_INLINE i32v sub_i32(i32v a, i32v b) { return _mm512_sub_epi32(a, b); }
 PYLLM_INLINE i32v set1_i32(int32_t x) { return _mm512_set1_epi32(x); }
 PYLLM_INLINE int32_t sum_i32(i32v a) { return _mm512_reduce_add_epi32(a); }
@@ -74,13 +75,27 @@ PYLLM_INLINE f32v load_bf16(const uint16_t* p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16));
 }
 // Integer arithmetic and not vcvtneps2bf16, which flushes subnormals: a number must round alike on every CPU.
-PYLLM_INLINE void store_bf16(uint16_t* p, f32v a) {
+PYLLM_INLINE __m512i round_bf16(f32v a) {
   __m512i b = _mm512_castps_si512(a), one = _mm512_set1_epi32(1);
   __m512i up = _mm512_add_epi32(_mm512_set1_epi32(0x7fff), _mm512_and_si512(_mm512_srli_epi32(b, 16), one));
   __m512i rounded = _mm512_srli_epi32(_mm512_add_epi32(b, up), 16);
   __m512i quiet = _mm512_or_si512(_mm512_srli_epi32(b, 16), _mm512_set1_epi32(0x40));
-  rounded = _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), rounded, quiet);
-  _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(rounded));
+  return _mm512_mask_blend_epi32(_mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q), rounded, quiet);
+}
+PYLLM_INLINE void store_bf16(uint16_t* p, f32v a) {
+  _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi32_epi16(round_bf16(a)));
+}
+// For zeros and normal numbers that round to normal ones, where the CPU's own conversion rounds alike.
+PYLLM_INLINE void store_bf16_normal(uint16_t* p, f32v a) {
+#if defined(PYLLM_ISA_avx512vnni)
+  _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(a));
+#else
+  store_bf16(p, a);
+#endif
+}
+// Every other number of p: only those bytes are written, since the others may be another worker's.
+PYLLM_INLINE void store_bf16_alternate(uint16_t* p, f32v a) {
+  _mm512_mask_storeu_epi16(p, 0x55555555u, round_bf16(a));
 }
 
 PYLLM_INLINE u8v load_u8(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
@@ -125,7 +140,6 @@ PYLLM_INLINE void pin(f32v& a) { asm("" : "+v"(a)); }
 PYLLM_INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
 
 // 32 registers: 12 x 2 float accumulators + 2 weights; with int8, 6 x 2 integer beside 6 x 2 float accumulators.
-constexpr int kTileRows = 12, kTilePanels = 2, kIntRows = 6, kIntPanels = 2;
-constexpr int kDirectRows = 4, kDirectPanels = 4;
+constexpr int kTileRows = 12, kTileSums = 24, kIntRows = 6, kIntPanels = 2, kDirectRows = 8;
 
 }  // namespace pyllm::PYLLM_ISA

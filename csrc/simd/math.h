@@ -6,10 +6,7 @@ namespace pyllm::PYLLM_ISA {
 
 // e^x: x = n ln 2 + r, |r| <= ln 2 / 2, a Taylor polynomial of degree 7 in r (error 6e-9 relative, below half an ulp),
 // and 2^n in two factors, so that results down to the subnormals and up to infinity come out right. NaN stays NaN.
-PYLLM_INLINE f32v exp(f32v x) {
-  x = min(set1(89.0f), max(set1(-104.0f), x));
-  i32v n = round_i32(mul(x, set1(1.44269504088896f)));
-  f32v k = to_f32(n);
+PYLLM_INLINE f32v exp_near_zero(f32v x, f32v k) {  // e^(x - k ln 2)
   f32v r = fma(k, set1(-0.693359375f), x);  // ln 2 = 0.693359375 - 2.12194440e-4: the first product is exact
   r = fma(k, set1(2.12194440e-4f), r);
   f32v p = set1(1.0f / 5040);
@@ -19,9 +16,20 @@ PYLLM_INLINE f32v exp(f32v x) {
   p = fma(p, r, set1(1.0f / 6));
   p = fma(p, r, set1(0.5f));
   p = fma(p, mul(r, r), r);
-  p = add(p, set1(1.0f));
+  return add(p, set1(1.0f));
+}
+PYLLM_INLINE f32v exp(f32v x) {
+  x = min(set1(89.0f), max(set1(-104.0f), x));
+  i32v n = round_i32(mul(x, set1(1.44269504088896f)));
   i32v half = shift_right1(n);
-  return mul(mul(p, pow2(half)), pow2(sub_i32(n, half)));
+  return mul(mul(exp_near_zero(x, to_f32(n)), pow2(half)), pow2(sub_i32(n, half)));
+}
+
+// e^x for x <= 0, at least 2^-126, so that no result is subnormal: softmax's, where less would not be seen.
+PYLLM_INLINE f32v exp_to_one(f32v x) {
+  x = max(set1(-87.0f), x);
+  i32v n = round_i32(mul(x, set1(1.44269504088896f)));
+  return mul(exp_near_zero(x, to_f32(n)), pow2(n));
 }
 
 PYLLM_INLINE f32v sigmoid(f32v x) { return div(set1(1.0f), add(set1(1.0f), exp(sub(set1(0.0f), x)))); }

@@ -85,6 +85,7 @@ PYLLM_INLINE f32v to_f32(i32v a) { f32v r; PYLLM_QUARTERS r.q[i] = __builtin_con
 // 2^a for -126 <= a <= 127.
 PYLLM_INLINE f32v pow2(i32v a) { f32v r; PYLLM_QUARTERS r.q[i] = (f32x4)((a.q[i] + 127) << 23); return r; }
 PYLLM_INLINE i32v shift_right1(i32v a) { i32v r; PYLLM_QUARTERS r.q[i] = a.q[i] >> 1; return r; }
+PYLLM_INLINE i32v add_i32(i32v a, i32v b) { i32v r; PYLLM_QUARTERS r.q[i] = a.q[i] + b.q[i]; return r; }
 PYLLM_INLINE i32v sub_i32(i32v a, i32v b) { i32v r; PYLLM_QUARTERS r.q[i] = a.q[i] - b.q[i]; return r; }
 PYLLM_INLINE i32v set1_i32(int32_t x) { i32v r; PYLLM_QUARTERS r.q[i] = i32x4{x, x, x, x}; return r; }
 PYLLM_INLINE int32_t sum_i32(i32v a) {
@@ -106,6 +107,12 @@ PYLLM_INLINE f32v load_f16(const uint16_t* p) { return lanes([=](int i) { return
 PYLLM_INLINE f32v load_bf16(const uint16_t* p) { return lanes([=](int i) { return bf16_to_f32(p[i]); }); }
 PYLLM_INLINE void store_bf16(uint16_t* p, f32v a) {
   for (int i = 0; i < 16; ++i) p[i] = f32_to_bf16(a.q[i / 4][i % 4]);
+}
+// The same, where no number is subnormal.
+PYLLM_INLINE void store_bf16_normal(uint16_t* p, f32v a) { store_bf16(p, a); }
+// Every other number of p.
+PYLLM_INLINE void store_bf16_alternate(uint16_t* p, f32v a) {
+  for (int i = 0; i < 16; ++i) p[2 * i] = f32_to_bf16(a.q[i / 4][i % 4]);
 }
 
 PYLLM_INLINE u8v load_u8(const uint8_t* p) { u8v r; memcpy(r.q, p, 64); return r; }
@@ -152,6 +159,6 @@ PYLLM_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
 
 // The largest register tiles: 16 registers of 4 lanes hold two rows' sums and a weight. Larger ones cost minutes of
 // compilation and gain nothing.
-constexpr int kTileRows = 2, kTilePanels = 1, kIntRows = 2, kIntPanels = 1, kDirectRows = 2, kDirectPanels = 1;
+constexpr int kTileRows = 2, kTileSums = 2, kIntRows = 2, kIntPanels = 1, kDirectRows = 2;
 
 }  // namespace pyllm::PYLLM_ISA

@@ -12,3 +12,10 @@
 #else
 #include "simd/scalar.h"
 #endif
+
+namespace pyllm::PYLLM_ISA {
+
+// Keeps a pointer a pointer: GCC otherwise makes one register of every sum that starts with it.
+PYLLM_INLINE void pin_pointer(const uint8_t*& p) { asm("" : "+r"(p)); }
+
+}  // namespace pyllm::PYLLM_ISA
