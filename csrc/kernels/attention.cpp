@@ -58,7 +58,8 @@ void load_queries(Queries& t) {
 // next one is fetched, at the end the values that come after the keys.
 void scores(Queries& t, int64_t chunk, int64_t positions) {
   const CacheLayout& c = *t.a.cache;
-  const int64_t bytes = panel_bytes(c.type, c.dim), first = chunk * (kChunk / kPage), pages = (positions + kPage - 1) / kPage;
+  const int64_t bytes = panel_bytes(c.type, c.dim), first = chunk * (kChunk / kPage),
+                pages = (positions + kPage - 1) / kPage;
   TileArgs a = {};
   a.row_stride = query_bytes(c), a.k = c.dim, a.out_stride = kScoreBytes / 4;
   for (int64_t page = 0; page < pages; ++page) {
@@ -101,8 +102,8 @@ void soften(Queries& t, int i, int64_t from, int64_t to, float* m, float* l) {
   *l = sum(total);
 }
 
-// out of queries [r, r + rows) += weights x values over positions [from, to) of the chunk. bf16 keeps positions in pairs:
-// where the range begins or ends inside one, its other half is masked.
+// out of queries [r, r + rows) += weights x values over positions [from, to) of the chunk. bf16 keeps positions in
+// pairs: where the range begins or ends inside one, its other half is masked.
 void values(Queries& t, int64_t chunk, int r, int rows, int64_t from, int64_t to) {
   const CacheLayout& c = *t.a.cache;
   const int64_t bytes = panel_bytes(c.type, kPage), pairs = c.type == Type::F32 ? 1 : 2;
@@ -115,7 +116,8 @@ void values(Queries& t, int64_t chunk, int r, int rows, int64_t from, int64_t to
     const int64_t lead = pairs == 2 && n % 2, begin = n + lead, tail = pairs == 2 && end % 2 && end > begin;
     a.k = end - tail - begin;
     a.ahead = end < to ? values_of(t, chunk * (kChunk / kPage) + page + 1) - v : 0;
-    const auto half = [&](int i, int64_t p, int64_t at, bool second) {  // one position that shares its pair with a masked one
+    const auto half = [&](int i, int64_t p, int64_t at,
+                          bool second) {  // one position that shares its pair with a masked one
       u8v pair_of_values = load_u8(v + p * bytes + at % kPage / 2 * 64);
       const uint16_t* w = (const uint16_t*)(t.weight + (r + i) * a.row_stride) + at / 2 * 2;
       float* o = t.out + (r + i) * a.out_stride + p * 16;

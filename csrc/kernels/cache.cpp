@@ -6,8 +6,10 @@ namespace {
 // bf16 keeps pairs of the summed index together: for keys neighbouring features, for values neighbouring positions.
 void put_number(const CacheLayout& c, uint8_t* head, bool value, int64_t d, int64_t at, float x) {
   const int step = info(c.type).block;
-  uint8_t* p = head + (value ? c.key_bytes() + d / 16 * panel_bytes(c.type, kPage) : at / 16 * panel_bytes(c.type, c.dim));
-  int64_t summed = value ? at : d, lane = (value ? d : at) % 16, index = (summed / step * 16 + lane) * step + summed % step;
+  uint8_t* p =
+      head + (value ? c.key_bytes() + d / 16 * panel_bytes(c.type, kPage) : at / 16 * panel_bytes(c.type, c.dim));
+  int64_t summed = value ? at : d, lane = (value ? d : at) % 16,
+          index = (summed / step * 16 + lane) * step + summed % step;
   if (c.type == Type::F32) ((float*)p)[index] = x;
   else ((uint16_t*)p)[index] = f32_to_bf16(x);
 }

@@ -28,9 +28,7 @@ template <int R> struct Rows {
     x.stride = stride;
     return x;
   }
-  template <int I> __attribute__((always_inline)) const uint8_t* at() const {
-    return base[I / 3] + (I % 3) * stride;
-  }
+  template <int I> __attribute__((always_inline)) const uint8_t* at() const { return base[I / 3] + (I % 3) * stride; }
   __attribute__((always_inline)) void advance(int64_t bytes) {
     unroll<(R + 2) / 3>([&](auto i) {
       base[i] += bytes;

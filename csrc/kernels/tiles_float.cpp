@@ -29,9 +29,8 @@ struct AsBF16 {
 
 template <class As, int R, int P> void floats(const TileArgs& a) {
   f32v acc[R][P];
-  if (a.add) unroll<R>([&](auto r) {
-      unroll<P>([&](auto p) { acc[r][p] = load(a.out + r * a.out_stride + p * 16); });
-    });
+  if (a.add)
+    unroll<R>([&](auto r) { unroll<P>([&](auto p) { acc[r][p] = load(a.out + r * a.out_stride + p * 16); }); });
   else clear(acc);
   Rows<R> x = Rows<R>::of(a.rows, a.row_stride);
   const uint8_t* w[P];
@@ -69,9 +68,7 @@ template <class As, int P> Tile pick_rows(int rows) {
   }
 }
 template <class As> Tile pick(TileSize s) {
-  return s.panels == 4   ? pick_rows<As, 4>(s.rows)
-         : s.panels == 2 ? pick_rows<As, 2>(s.rows)
-                         : pick_rows<As, 1>(s.rows);
+  return s.panels == 4 ? pick_rows<As, 4>(s.rows) : s.panels == 2 ? pick_rows<As, 2>(s.rows) : pick_rows<As, 1>(s.rows);
 }
 
 }  // namespace
