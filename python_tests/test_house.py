@@ -43,6 +43,7 @@ UPWARD = {
     ("models", "generate"): "model.generate is the name that Hugging Face's users call",
     ("models", "evaluate"): "so are model.score and model.embed, beside it",
     ("generate", "formats"): "how much memory may be taken is asked in one place, formats/memory.py",
+    ("models", "auto"): "and model.save_pretrained",
 }
 
 # The same for C++: which folders a file's quoted includes may name.

@@ -6,6 +6,8 @@ import torch
 import transformers
 from test_parity import VARIANTS, logits_of, relative, tokens
 
+import pyllm
+
 LENGTH = 100
 
 
@@ -18,3 +20,19 @@ def test_logits_are_within_1e4_of_transformers(tmp_path, name):
     with torch.no_grad():
         expected = theirs(torch.tensor(tokens(LENGTH))[None]).logits[0].numpy()
     assert relative(logits_of(path, tokens(LENGTH)), expected.astype(np.float64)) <= 1e-4
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_transformers_reads_saved_folders(tmp_path, name):
+    config = VARIANTS[name]
+    weights = tiny_models.random_weights(config, seed=7)
+    source = tiny_models.write_gguf(tmp_path / "m.gguf", config, weights)
+    pyllm.AutoModelForCausalLM.from_pretrained(source).save_pretrained(tmp_path / "out", max_shard_size="150KB")
+    folders = (tiny_models.write_folder(tmp_path / "m", config, weights), tmp_path / "out")
+    expected, found = (
+        transformers.AutoModelForCausalLM.from_pretrained(each, dtype=torch.float32, attn_implementation="eager")
+        for each in folders
+    )
+    with torch.no_grad():
+        one, other = (each(torch.tensor(tokens(LENGTH))[None]).logits[0].numpy() for each in (expected, found))
+    assert relative(other, one.astype(np.float64)) <= 1e-5

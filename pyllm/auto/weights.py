@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from pyllm import _core
 from pyllm.formats import TensorInfo, check_weights
+from pyllm.formats.encode import bf16, decode
 from pyllm.formats.memory import check_fits
 from pyllm.nn.module import Module, Parameter
 
 SLICE = 16 << 20  # bytes read at a time: what loading needs beyond the model itself
+FOLDER, GGUF_FILE = 0, 1  # which of the names in NAMES
 _DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 
 
@@ -31,33 +33,73 @@ class Place(NamedTuple):
         return whole[::-1] if self.transposed else whole
 
 
+class StoredRows:
+    """A matrix that stays in its file: what writing needs of a packed `_core.Weight`, read when asked for."""
+
+    def __init__(self, place: Place, source: Any, shape: tuple[int, ...], rotated: int) -> None:
+        self.place, self.source, self.shape, self.rotated = place, source, shape, rotated
+        self.dtype = source.tensors[place.name].dtype
+        self._whole: NDArray[np.uint8] | None = None  # of a matrix whose rows lie elsewhere in the file, until its end
+
+    def dequantise(self, row: int, rows: int) -> NDArray[np.float32]:
+        """(rows, k) float32 from `row`, in the order that a packed weight has."""
+        info = self.source.tensors[self.place.name]
+        n, k = self.shape
+        if not (self.place.transposed or self.rotated):
+            return decode(self.dtype, self.source.read(info, self.place.part * n + row, rows), rows, k)
+        whole = _rearranged(info, self.source, self.place, n, self.rotated) if self._whole is None else self._whole
+        self._whole = None if row + rows == n else whole
+        return decode(self.dtype, whole.reshape(n, -1)[row : row + rows], rows, k)
+
+
 def load_weights(model: Module, family: Any, source: Any, config: dict[str, Any], dtype: Any = "auto") -> None:
     """Every parameter of the model from the open file. Raises ModelFileError for missing or misshaped tensors."""
-    wanted = _wanted_dtype(dtype)
-    places = _places(model, family, source)
-    expected = {place.name: place.stored_shape(parameter.shape) for _, place, parameter in places}
+    wanted = storage_type(dtype, _DTYPES)
+    found = _found(model, family, source, config)
+    check_fits(source.path, _bytes_needed([source.tensors[name] for name in {each[1].name for each in found}], wanted))
+    for parameter, place, rotated in found:
+        _fill(parameter, place, source, rotated, wanted)
+
+
+def open_weights(model: Module, family: Any, source: Any, config: dict[str, Any]) -> None:
+    """The same, but matrices stay in the file as StoredRows: enough to write the model, at no cost of memory."""
+    for parameter, place, rotated in _found(model, family, source, config):
+        if parameter.packed:
+            parameter.value = StoredRows(place, source, parameter.shape, rotated)
+        else:
+            _fill(parameter, place, source, rotated, None)
+
+
+def _found(model: Module, family: Any, source: Any, config: dict[str, Any]) -> list[tuple[Parameter, Place, int]]:
+    """(parameter, its place in the file, rows of a head that must be brought into pairs); all checked."""
+    found = places(model, family, GGUF_FILE if hasattr(source, "metadata") else FOLDER)
+    first = found[0][1].name
+    if first not in source.tensors and first.split(".", 1)[1] in source.tensors:  # saved without the head around it
+        found = [(path, place._replace(name=place.name.split(".", 1)[1]), each) for path, place, each in found]
+    expected = {place.name: place.stored_shape(parameter.shape) for _, place, parameter in found}
     ignored = [name for name in source.tensors if any(re.fullmatch(each, name) for each in family.IGNORED)]
     if config.get("tie_word_embeddings"):
         ignored += [name for name in ("lm_head.weight", "output.weight") if name not in expected]
     check_weights(source.path, expected, source.tensors, ignored)
-    check_fits(source.path, _bytes_needed([source.tensors[name] for name in expected], wanted))
     head_dim = 0 if config.get("rope_interleaved") else config.get("head_dim", 0)
-    for path, place, parameter in places:
-        rotated = head_dim if any(each in path for each in family.ROTATED) else 0
-        _fill(parameter, place, source, rotated, wanted)
+    return [(each, place, head_dim if is_rotated(path, family) else 0) for path, place, each in found]
 
 
-def _wanted_dtype(dtype: Any) -> str | None:
+def storage_type(dtype: Any, known: dict[str, str]) -> str | None:
     """None for "auto", else a storage type; accepts "float32", numpy's and torch's dtypes."""
     name = "auto" if dtype is None else getattr(dtype, "__name__", str(dtype)).replace("torch.", "")
-    if name != "auto" and name not in _DTYPES:
-        raise ValueError(f"from_pretrained: dtype is {name!r}, allowed are auto, {', '.join(_DTYPES)}")
-    return _DTYPES.get(name)
+    if name != "auto" and name not in known:
+        raise ValueError(f"dtype is {name!r}, allowed are auto, {', '.join(known)}")
+    return known.get(name)
 
 
-def _places(model: Module, family: Any, source: Any) -> list[tuple[str, Place, Parameter]]:
-    """(path, place, parameter) of each parameter; a head that is the embedding is there once."""
-    column = 1 if hasattr(source, "metadata") else 0
+def is_rotated(path: str, family: Any) -> bool:
+    """Are this parameter's rows ordered in halves by Hugging Face, and in pairs here?"""
+    return any(each in path for each in family.ROTATED)
+
+
+def places(model: Module, family: Any, column: int) -> list[tuple[str, Place, Parameter]]:
+    """(path, place, parameter) of each parameter in FOLDER or GGUF_FILE; a head that is the embedding is there once."""
     found: dict[int, tuple[str, Place, Parameter]] = {}
     for path, parameter in model.named_parameters():
         template = re.sub(r"\.\d+\.", ".{}.", path)
@@ -66,11 +108,7 @@ def _places(model: Module, family: Any, source: Any) -> list[tuple[str, Place, P
         layer = re.search(r"\.(\d+)\.", path)
         place = _parse(name.format(layer.group(1) if layer else ""), parameter)
         found.setdefault(id(parameter), (path, place, parameter))
-    places = list(found.values())
-    first = places[0][1].name
-    if first not in source.tensors and first.split(".", 1)[1] in source.tensors:  # saved without the head around it
-        places = [(path, place._replace(name=place.name.split(".", 1)[1]), each) for path, place, each in places]
-    return places
+    return list(found.values())
 
 
 def _parse(name: str, parameter: Parameter) -> Place:
@@ -145,13 +183,6 @@ def _converted(weight: _core.Weight, dtype: str) -> _core.Weight:
     size = 4 if dtype == "F32" else 2
     for row in range(0, n, step):
         numbers = weight.dequantise(row, min(step, n - row))
-        raw = numbers.view(np.uint8) if size == 4 else _bf16(numbers)
+        raw = numbers.view(np.uint8) if size == 4 else bf16(numbers)
         out.fill(row, len(numbers), np.ascontiguousarray(raw).reshape(-1).view(np.uint8))
     return out
-
-
-def _bf16(numbers: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """Rounded to nearest, ties to even; NaN stays NaN."""
-    bits = numbers.view(np.uint32)
-    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
-    return np.where(np.isnan(numbers), ((bits >> 16) | 0x40).astype(np.uint16), rounded)

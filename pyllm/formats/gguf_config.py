@@ -38,14 +38,15 @@ _TOKENIZER_KEYS = {
     "bos_token_id": "tokenizer.ggml.bos_token_id",
     "eos_token_id": "tokenizer.ggml.eos_token_id",
 }
-_SCALING_KEYS = {
+SCALING_KEYS = {
     "factor": "llama.rope.scaling.factor",
     "original_max_position_embeddings": "llama.rope.scaling.original_context_length",
     "attention_factor": "llama.rope.scaling.attn_factor",
     "beta_fast": "llama.rope.scaling.yarn_beta_fast",
     "beta_slow": "llama.rope.scaling.yarn_beta_slow",
 }
-_KEYS = {"llama": _LLAMA_KEYS, "gpt2": _GPT2_KEYS}
+KEYS = {"llama": _LLAMA_KEYS, "gpt2": _GPT2_KEYS}
+IN_PAIRS = {"llama"}  # architectures whose files have the rows of q and k in rotary pairs, not in halves
 
 
 def gguf_values(file: GGUF) -> tuple[Raw, str]:
@@ -55,10 +56,10 @@ def gguf_values(file: GGUF) -> tuple[Raw, str]:
         found = "missing" if kind is None else printable(repr(kind), 100)
         allowed = f"known are: {', '.join(FAMILIES)}"
         raise ModelFileError(file.path, "metadata 'general.architecture'", None, found, allowed)
-    names = {name: f"{kind}.{key}" for name, key in _KEYS[kind].items()} | _TOKENIZER_KEYS
+    names = {name: f"{kind}.{key}" for name, key in KEYS[kind].items()} | _TOKENIZER_KEYS
     names["vocab_size"] = f"{kind}.vocab_size"
     values = {name: _one(file, key) for name, key in names.items()}
-    names |= {f"rope_scaling.{name}": key for name, key in _SCALING_KEYS.items()}
+    names |= {f"rope_scaling.{name}": key for name, key in SCALING_KEYS.items()}
     raw = Raw(
         file.path,
         values,
@@ -73,7 +74,7 @@ def gguf_values(file: GGUF) -> tuple[Raw, str]:
     if kind == "llama":
         values["attention_bias"] = "blk.0.attn_q.bias" in file.tensors
         values["mlp_bias"] = "blk.0.ffn_up.bias" in file.tensors
-        values["rope_interleaved"] = True
+        values["rope_interleaved"] = kind in IN_PAIRS
         _check_llama_keys(file, raw)
         values["rope_scaling"] = _scaling(file)
     return raw, kind
@@ -118,7 +119,7 @@ def _scaling(file: GGUF) -> dict[str, Any] | None:
     if "rope_freqs.weight" in file.tensors:
         return {"type": "frequencies", "factors": _frequency_factors(file)}
     kind = _one(file, "llama.rope.scaling.type")
-    scaling = {name: _one(file, key) for name, key in _SCALING_KEYS.items()}
+    scaling = {name: _one(file, key) for name, key in SCALING_KEYS.items()}
     if scaling["factor"] is None:
         scaling["factor"] = _one(file, "llama.rope.scale_linear")
     if kind == "none" or (kind is None and scaling["factor"] is None):

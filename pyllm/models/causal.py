@@ -182,6 +182,12 @@ class CausalLM(nn.Module, ABC):
 
         return embed(self, texts, *args, **kwargs)
 
+    def save_pretrained(self, save_directory: Any, **options: Any) -> None:
+        """Write a Hugging Face folder; dtype= and max_shard_size= as pyllm.auto.saving.save_folder says."""
+        from pyllm.auto.saving import save_folder  # upwards, for the same reason
+
+        save_folder(self, save_directory, **options)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.num_parameters():,} parameters, {self.config})"
 

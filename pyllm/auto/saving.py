@@ -1,0 +1,191 @@
+"""Models to files: Hugging Face folders and GGUF, from parameters in memory or still in another file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.auto.weights import FOLDER, GGUF_FILE, Place, is_rotated, places, storage_type
+from pyllm.errors import ModelFileError
+from pyllm.formats.encode import decode, encode
+from pyllm.formats.folder_config import DTYPES, folder_config
+from pyllm.formats.gguf_config import IN_PAIRS
+from pyllm.formats.gguf_fields import gguf_fields
+from pyllm.formats.gguf_quantize import AT_ONCE, PLAIN, QUANTIZATION_VERSION, encoded, head_of, stored_type
+from pyllm.formats.gguf_writer import FILE_TYPES, write_gguf
+from pyllm.formats.safetensors_writer import size_limit, write_weights
+from pyllm.formats.writing import NewTensor, Report, Staging
+from pyllm.nn.position import rotary_frequencies
+
+_DTYPES = {name: kind for kind, name in DTYPES.items()}
+
+
+class Part(NamedTuple):
+    """A parameter and its place in the new file; rotated: rows of a head that are brought from pairs into halves."""
+
+    place: Place
+    parameter: Any
+    rotated: int
+
+
+def save_folder(
+    model: Any,
+    path: str | os.PathLike[str],
+    dtype: Any = "auto",
+    max_shard_size: int | str = "5GB",
+    files: Mapping[str, bytes] | None = None,
+    report: Report = lambda done, total: None,
+) -> None:
+    """Write a Hugging Face folder: config.json, generation_config.json, safetensors, and `files` (the tokenizer's).
+
+    dtype "auto": the float type that the matrices are stored in where it holds every number, else float32; so
+    block-quantised weights come as float32. Files of these names are replaced, all of them together and only when all
+    are complete. Memory: one slice of a matrix, or one matrix where the new file orders rows otherwise.
+    Raises ModelFileError for whatever the disk refuses and for numbers that float16 cannot hold; ValueError.
+    """
+    limit = size_limit(max_shard_size)
+    kind = storage_type(dtype, _DTYPES) or exact_type(model)
+    name, family = _family(model)
+    folder = os.fspath(path)
+    tensors = _tensors(model, family, FOLDER, lambda each, shape: kind, folder)
+    config = folder_config(name, asdict(model.config), kind)
+    generation = model.generation_config or {
+        key: config[key] for key in ("bos_token_id", "eos_token_id") if config.get(key) is not None
+    }
+    texts = {"config.json": _json(config), "generation_config.json": _json(generation), **(files or {})}
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise ModelFileError(folder, "", None, f"cannot be made a folder: {error.strerror}") from error
+    needed = sum(map(len, texts.values())) + sum(each.nbytes for each in tensors)
+    with Staging(folder, needed, report) as staging:
+        for file_name, text in texts.items():
+            with staging.create(file_name) as file:
+                file.write(text)
+        write_weights(staging, tensors, limit)
+
+
+def save_gguf(
+    model: Any,
+    path: str | os.PathLike[str],
+    vocabulary: Mapping[str, Any],
+    dtype: str = "auto",
+    overwrite: bool = False,
+    report: Report = lambda done, total: None,
+) -> None:
+    """Write a GGUF file with matrices of the given type; vocabulary: the fields `tokenizer.*`. See formats.quantize.
+
+    Raises ModelFileError for whatever the disk refuses and for numbers that a type cannot hold; ValueError.
+    """
+    name, family = _family(model)
+    wanted = exact_type(model) if dtype == "auto" else dtype
+    if wanted not in FILE_TYPES:
+        raise ValueError(f"save_gguf: type is {wanted!r}, allowed are auto, {', '.join(FILE_TYPES)}")
+    path = os.fspath(path)
+    head = head_of({place.name for _, place, _ in places(model, family, GGUF_FILE)})
+    tensors = _tensors(model, family, GGUF_FILE, lambda each, shape: stored_type(each, shape, wanted, head), path)
+    tensors += _frequencies(model.config)
+    fields = {
+        **gguf_fields(name, asdict(model.config)),
+        "general.type": "model",
+        "general.name": os.path.basename(path).removesuffix(".gguf"),
+        "general.file_type": FILE_TYPES[wanted],
+        "general.quantization_version": QUANTIZATION_VERSION,
+        **vocabulary,
+    }
+    write_gguf(path, fields, tensors, overwrite, report)
+
+
+def exact_type(model: Any) -> str:
+    """The float type that all matrices are stored in, if it holds the vectors too; else F32."""
+    parameters = [each for _, each in model.named_parameters()]
+    kinds = {each.value.dtype for each in parameters if each.packed}
+    kind = kinds.pop() if len(kinds) == 1 else "F32"
+    if kind not in PLAIN:
+        return "F32"
+    for vector in (each.value.reshape(1, -1) for each in parameters if not each.packed):
+        try:
+            same = np.array_equal(decode(kind, encode(kind, vector), *vector.shape), vector, equal_nan=True)
+        except ValueError:
+            same = False
+        if not same:
+            return "F32"
+    return kind
+
+
+def _family(model: Any) -> tuple[str, Any]:
+    """(name, module) of the model's family."""
+    module = import_module(type(model).__module__)
+    return module.__name__.rpartition(".")[2], module
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _tensors(model: Any, family: Any, column: int, kind: Any, path: str) -> list[NewTensor]:
+    """Every tensor of the new file, in the order of the parameters; parts of one tensor come together."""
+    halves = column == FOLDER or _family(model)[0] not in IN_PAIRS
+    grouped: dict[str, list[Part]] = {}
+    for name, place, parameter in places(model, family, column):
+        rotated = model.config.head_dim if halves and is_rotated(name, family) else 0
+        grouped.setdefault(place.name, []).append(Part(place, parameter, rotated))
+    for parts in grouped.values():
+        parts.sort(key=lambda each: each.place.part)
+    return [_tensor(name, parts, kind, path) for name, parts in grouped.items()]
+
+
+def _tensor(name: str, parts: list[Part], kind: Any, path: str) -> NewTensor:
+    shape = parts[0].place.stored_shape(parts[0].parameter.shape)
+    dtype = kind(name, shape)
+
+    def pieces() -> Iterator[NDArray[np.uint8]]:
+        if parts[0].place.transposed:
+            whole = np.concatenate([rows for part in parts for rows in _rows(part)])
+            yield encoded(path, name, dtype, np.ascontiguousarray(whole.T))
+        else:
+            for part in parts:
+                for rows in _rows(part):
+                    yield encoded(path, name, dtype, rows)
+
+    return NewTensor(name, shape, dtype, pieces)
+
+
+def _rows(part: Part) -> Iterator[NDArray[np.float32]]:
+    """A parameter's numbers slice by slice, (rows, k) float32; a vector is one row of the file."""
+    value = part.parameter.value
+    if len(part.parameter.shape) == 1:
+        yield _halves(value, part.rotated).reshape(1, -1)
+        return
+    n, k = part.parameter.shape
+    step = max(1, AT_ONCE // k)
+    step = max(step // part.rotated, 1) * part.rotated if part.rotated else step
+    for row in range(0, n, step):
+        rows = min(step, n - row)
+        numbers = value[row : row + rows] if isinstance(value, np.ndarray) else value.dequantise(row, rows)
+        yield _halves(numbers, part.rotated)
+
+
+def _halves(rows: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
+    """Of each `dim` rows neighbours (2i, 2i+1) become halves (i, i + dim/2)."""
+    if not dim:
+        return rows
+    split = rows.reshape(-1, dim // 2, 2, *rows.shape[1:]).swapaxes(1, 2)
+    return np.ascontiguousarray(split).reshape(rows.shape)
+
+
+def _frequencies(config: Any) -> list[NewTensor]:
+    """rope_freqs.weight: by what each rotary frequency is divided, where GGUF has no other word for the scaling."""
+    scaling = getattr(config, "rope_scaling", None)
+    if scaling is None or scaling["type"] not in ("llama3", "frequencies"):
+        return []
+    plain, scaled = (rotary_frequencies(config.head_dim, config.rope_theta, each)[0] for each in (None, scaling))
+    divisors = (np.array(plain) / np.array(scaled)).astype(np.float32)
+    return [NewTensor("rope_freqs.weight", divisors.shape, "F32", lambda: iter([divisors]))]

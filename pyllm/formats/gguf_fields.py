@@ -1,0 +1,43 @@
+"""A model's configuration as GGUF metadata: the tables of gguf_config.py read from right to left."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from pyllm.formats.gguf_config import KEYS, SCALING_KEYS
+
+_DEFAULTS = {"beta_fast": 32.0, "beta_slow": 1.0}  # of YaRN in llama.cpp: written only where a model differs
+
+
+def gguf_fields(architecture: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Key -> value for the normalised fields of a configuration. Raises ValueError for what GGUF cannot say.
+
+    The scalings llama3 and frequencies are no metadata but the tensor rope_freqs.weight, which the caller writes;
+    "dynamic" changes nothing within the context that a model was trained for and is left out.
+    """
+    known = dict(values)
+    scaling = known.pop("rope_scaling", None)
+    if "head_dim" in known:
+        known["value_dim"] = known["rope_dim"] = known["head_dim"]
+    names = {name: f"{architecture}.{key}" for name, key in KEYS[architecture].items()}
+    names["vocab_size"] = f"{architecture}.vocab_size"
+    fields = {"general.architecture": architecture}
+    fields |= {key: known[name] for name, key in names.items() if known.get(name) is not None}
+    if scaling is not None and scaling["type"] in ("linear", "yarn"):
+        fields |= _scaling_fields(architecture, scaling)
+    return fields
+
+
+def _scaling_fields(architecture: str, scaling: dict[str, Any]) -> dict[str, Any]:
+    """The rotary scaling; attn_factor multiplies YaRN's 0.1 ln(factor) + 1, attention_factor replaces it."""
+    if not scaling.get("truncate", True):
+        raise ValueError("rope_scaling.truncate is false; GGUF can say true only")
+    found = {name: scaling[name] for name in SCALING_KEYS if scaling.get(name) is not None}
+    found = {name: value for name, value in found.items() if _DEFAULTS.get(name) != value}
+    if "attention_factor" in found:
+        found["attention_factor"] /= 0.1 * math.log(scaling["factor"]) + 1
+        if abs(found["attention_factor"] - 1) < 1e-9:
+            del found["attention_factor"]
+    fields: dict[str, Any] = {f"{architecture}.rope.scaling.type": scaling["type"]}
+    return fields | {SCALING_KEYS[name].replace("llama.", f"{architecture}.", 1): found[name] for name in found}
