@@ -16,10 +16,12 @@ __version__ = "0.1.0"
 
 # Name -> module, imported at first use: `import pyllm` costs little, and a verb only what it needs.
 _LAZY = {
+    "AsyncEngine": "pyllm.generate",
     "AutoConfig": "pyllm.auto",
     "AutoModelForCausalLM": "pyllm.auto",
     "AutoTokenizer": "pyllm.auto",
     "Chat": "pyllm.generate",
+    "Engine": "pyllm.generate",
     "GenerationConfig": "pyllm.generate",
     "TextIteratorStreamer": "pyllm.generate",
     "TextStreamer": "pyllm.generate",

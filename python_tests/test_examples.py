@@ -43,6 +43,12 @@ def test_assistant(tmp_path, smollm2):
     assert "<|im_start|>user" in out and "Paris" in out.split("what it answers:")[1]
 
 
+def test_many_users(tmp_path, smollm2):
+    lines = run("many_users.py", cwd=tmp_path).splitlines()
+    assert len(lines) == 4 and any("France" in line and "Paris" in line for line in lines[:3])
+    assert lines[3].startswith("EngineStats(waiting=0, running=0, pages=")
+
+
 def test_gpt(tmp_path):
     config = tiny_models.gpt2_config()
     tiny_models.write_folder(tmp_path / "gpt2", config, tiny_models.random_weights(config))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 from pyllm.formats import memory as machine
@@ -73,14 +74,13 @@ class PagedCache:
     def begin(self, sequence: Sequence) -> bool:
         """Give a state with the pages of all known tokens and one to grow; False when they are not to be had."""
         sequence.state = self.model.new_state(self.pool)
-        reused = self.extend(sequence)
+        reused = self.place(sequence)
         length = min(len(sequence.tokens) + self.page_length, sequence.positions)
         need, free = self.pages(length) - sequence.state.pages, self.pool.free_pages
         if need > free and need > free + self.index.idle():
             self.end(sequence)
             return False
-        self.hits += reused > 0
-        self.reused += reused
+        self.count(sequence, reused)
         return self.reserve(sequence, length)
 
     def end(self, sequence: Sequence) -> None:
@@ -96,11 +96,21 @@ class PagedCache:
                 return False
         return True
 
-    def extend(self, sequence: Sequence) -> int:
-        """Place pages that others computed from the same tokens behind the state; how many tokens they hold.
+    def extend(self, sequence: Sequence) -> None:
+        """Place pages that others computed from the same tokens behind the state, as far as there are any.
 
         Ends before the first position whose logits are wanted, and where the state does not end with a page.
         """
+        self.count(sequence, self.place(sequence))
+
+    def count(self, sequence: Sequence, reused: int) -> None:
+        """Note tokens that need not be computed."""
+        self.hits += reused > 0 and sequence.reused == 0
+        sequence.reused += reused
+        self.reused += reused
+
+    def place(self, sequence: Sequence) -> int:
+        """The work of `extend`; the number of tokens."""
         chain, start = sequence.chain, sequence.state.length
         while self.shareable(sequence) and (node := self.index.find(sequence.tokens, chain)) is not None:
             sequence.state.place(len(chain), node.page)
@@ -136,12 +146,17 @@ class PagedCache:
         self.index.clear()
 
 
+_lending = Lock()
+
+
 @contextmanager
 def borrowed(model: Any) -> Iterator[PagedCache]:
     """A cache of default size for one call. The model keeps it for the next; a call at the same time gets another."""
-    cache = vars(model).pop("_cache", None) or PagedCache(model)
+    with _lending:
+        cache, model.idle_cache = getattr(model, "idle_cache", None), None
+    cache = cache or PagedCache(model)
     try:
         yield cache
     finally:
         cache.clear()
-        vars(model)["_cache"] = cache
+        model.idle_cache = cache

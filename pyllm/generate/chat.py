@@ -9,10 +9,10 @@ from array import array
 from collections.abc import Generator, Iterator
 from typing import Any
 
-from .api import check, config_of
 from .cache import borrowed
 from .config import GenerationConfig
 from .errors import ContextError, GenerationError
+from .request import check, config_of
 from .sampler import Sampler
 from .scheduler import Scheduler
 from .sequence import Sequence

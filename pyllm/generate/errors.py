@@ -5,7 +5,7 @@ from __future__ import annotations
 from .._core import LogitsError
 from ..errors import ContextError, printable
 
-__all__ = ["CacheBudgetError", "ContextError", "GenerationError", "LogitsError"]
+__all__ = ["CacheBudgetError", "ContextError", "EngineClosedError", "GenerationError", "LogitsError"]
 
 
 class GenerationError(ValueError):
@@ -26,3 +26,7 @@ class GenerationError(ValueError):
 
 class CacheBudgetError(ValueError):
     """A memory budget for keys and values that does not hold one request, or that is no budget at all."""
+
+
+class EngineClosedError(RuntimeError):
+    """A request to an engine that has been closed, or that was under way when it was closed."""

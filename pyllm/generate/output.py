@@ -27,6 +27,7 @@ class GenerateOutput:
     new_tokens: list[list[int]]
     finish_reasons: list[str | None]
     stopped_by: list[int | str | None]
+    texts: list[str] | None = None
     logprobs: list[np.ndarray] | None = None
     top_logprobs: list[list[list[tuple[int, float]]]] | None = None
     prompt_logprobs: list[np.ndarray] | None = None
@@ -41,6 +42,7 @@ class Collected:
     """The events of one sequence."""
 
     sequence: Sequence
+    texts: list[str] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     top: list[list[tuple[int, float]]] = field(default_factory=list)
     scores: list[np.ndarray] = field(default_factory=list)
@@ -48,6 +50,7 @@ class Collected:
 
     def take(self, event: Event) -> None:
         """Keep what an event brings."""
+        self.texts.append(event.text)
         if event.logprob is not None:
             self.logprobs.append(event.logprob)
         if event.top is not None:
@@ -88,6 +91,8 @@ def output_of(
         [one.sequence.stopped_by for one in found],
         seed=seed,
     )
+    if found[0].sequence.tokenizer is not None:
+        out.texts = ["".join(one.texts) for one in found]
     if config.logprobs is not False:
         out.logprobs = [np.array(one.logprobs) for one in found]
     if config.top_logprobs:

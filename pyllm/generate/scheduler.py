@@ -111,7 +111,7 @@ class Scheduler:
         """Whether the sequence had better wait for a page that another computes; else notes the page it computes."""
         if not sequence.own:
             return False
-        self.cache.reused += self.cache.extend(sequence)
+        self.cache.extend(sequence)
         page = self.cache.next_page(sequence)
         if page in begun and self.cache.shareable(sequence):
             return True

@@ -82,6 +82,7 @@ class Sequence:
         self.watch = StopText(self.rules.strings)
         self.scored = 0  # prompt tokens whose log-probabilities are known
         self.chain: list[Any] = []  # the pages of the state that are in the prefix index
+        self.reused = 0  # tokens whose keys and values came from other sequences
         self.ticket = 0  # the order of arrival
 
     @property

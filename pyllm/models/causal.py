@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from pyllm.errors import ContextError
 Logits = NDArray[np.float32]
 Hidden = NDArray[np.float32]
 Rows = str | Sequence[int]
+_recording = Lock()  # the first call may come from several threads
 
 
 class CausalOutput(NamedTuple):
@@ -64,12 +66,15 @@ class CausalLM(nn.Module, ABC):
 
     def program(self) -> _core.Program:
         """The recorded forward; recorded at the first call."""
-        if self._program is None:
-            recorder = ops.Recorder(
-                (*self.cache, self.cache_type), self.rotation, self.config.context_length, self.precision == "high"
-            )
-            self.forward(recorder.tokens)
-            self._program = recorder.finish()
+        with _recording:
+            return self._program or self._record()
+
+    def _record(self) -> _core.Program:
+        recorder = ops.Recorder(
+            (*self.cache, self.cache_type), self.rotation, self.config.context_length, self.precision == "high"
+        )
+        self.forward(recorder.tokens)
+        self._program = recorder.finish()
         return self._program
 
     def new_pool(self, limit_bytes: int = 0) -> _core.Pool:
