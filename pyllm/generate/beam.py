@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from array import array
+from collections import deque
 from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,8 @@ from .output import GenerateOutput, joined
 from .prompts import check_ids, check_length
 from .sampler import Processor, Sampler
 from .stopping import Criterion, StopRules
+
+BEAMS = 64  # beams of all prompts in one step, unless a single prompt has more: what bounds states and logits
 
 
 @dataclass
@@ -55,15 +58,14 @@ class BeamSearch:
     def continuations(self, rows: Many[np.ndarray]) -> list[Beam]:
         """The best continuations of all running beams, in descending order, from one row of logits per beam."""
         most = max(2, 1 + len(self.config.end_ids)) * self.config.num_beams
-        found: list[Beam] = []
+        found: list[tuple[float, int, int, float]] = []
         for parent, (beam, row) in enumerate(zip(self.running, rows, strict=True)):
             plain = (row - _core.log_sum_exp(row)).astype(np.float32)
             edited = self.sampler.edit(plain, beam.tokens, self.prompt)
             for token, _ in _core.likeliest(edited, most):
-                score = beam.score + float(edited[token])
-                found.append(beam.grown(parent, token, score, float(plain[token])))
-        found.sort(key=lambda beam: -beam.score)
-        return found[:most]
+                found.append((beam.score + float(edited[token]), parent, token, float(plain[token])))
+        found.sort(key=lambda each: -each[0])
+        return [self.running[parent].grown(parent, token, score, x) for score, parent, token, x in found[:most]]
 
     def reason(self, beam: Beam) -> str | None:
         """Why this continuation ends, or None."""
@@ -140,7 +142,10 @@ def beam_search(
     processors: Many[Processor] = (),
     criteria: Many[Criterion] = (),
 ) -> np.ndarray | GenerateOutput:
-    """The num_return_sequences best finished beams of each prompt, best first; all prompts share the model's steps."""
+    """The num_return_sequences best finished beams of each prompt, best first.
+
+    All beams of a prompt are one step of the model, which prompts share while they have BEAMS beams together.
+    """
     for name in ("top_logprobs", "prompt_logprobs", "output_scores", "output_logits"):
         if getattr(config, name):
             raise GenerationError(name, getattr(config, name), "not with num_beams > 1")
@@ -156,14 +161,23 @@ def beam_search(
         rules = StopRules(ends, min(len(prompt) + most, context), strings, criteria, deadline)
         searches.append(BeamSearch(prompt, config, sampler, rules, tokenizer))
     try:
-        for search in searches:
-            search.running[0].state = model.new_state()
-        while going := [search for search in searches if not search.done]:
-            step(model, going)
+        run(model, searches, max(1, BEAMS // config.num_beams))
     finally:
         for search in searches:
             search.free()
     return result(padded, searches, config)
+
+
+def run(model: Any, searches: list[BeamSearch], most: int) -> None:
+    """Search to the end, `most` searches at a time; where one ends the next begins."""
+    waiting = deque(searches)
+    going: list[BeamSearch] = []
+    while waiting or going:
+        while waiting and len(going) < most:
+            going.append(waiting.popleft())
+            going[-1].running[0].state = model.new_state()
+        step(model, going)
+        going = [search for search in going if not search.done]
 
 
 def step(model: Any, searches: list[BeamSearch]) -> None:
