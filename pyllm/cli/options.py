@@ -133,4 +133,6 @@ def add_sampling(parser: argparse.ArgumentParser, new: int) -> None:
     add("--repeat-penalty", type=real(1e-3, 100.0), default=1.0, metavar="X", help="divide repeated logits by X (1.0)")
     add("--presence-penalty", type=real(-100.0, 100.0), default=0.0, metavar="X", help="subtract once per seen token")
     add("--frequency-penalty", type=real(-100.0, 100.0), default=0.0, metavar="X", help="subtract per occurrence")
+    add("--lookup", type=whole(0, 64), default=0, metavar="N",
+        help="draft up to N tokens from what the text repeats; the same answer, sooner (0)")  # fmt: skip
     add("--stop", action="append", metavar="TEXT", help="end before this text (may be given again)")

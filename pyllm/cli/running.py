@@ -58,6 +58,8 @@ def sampling(args: argparse.Namespace) -> dict[str, Any]:
     }
     if args.temp > 0:
         kwargs.update(temperature=args.temp, top_k=args.top_k, top_p=args.top_p, min_p=args.min_p)
+    if args.lookup:
+        kwargs["prompt_lookup_num_tokens"] = args.lookup
     if args.seed >= 0:
         kwargs["seed"] = args.seed
     if args.stop:

@@ -12,6 +12,7 @@ from typing import Any
 from .cache import borrowed
 from .config import GenerationConfig
 from .errors import ContextError, GenerationError
+from .lookup import lookup_of
 from .request import check, config_of
 from .sampler import Sampler
 from .scheduler import Scheduler
@@ -94,7 +95,7 @@ class Chat:
         """The pieces; started by the first next()."""
         self.messages.append({"role": "user", "content": text})
         said: list[str] = []
-        sequence = None
+        sequence = ended = None
         try:
             sequence = self.turn()
             with borrowed(self.model) as cache, Scheduler(self.model, cache) as scheduler:
@@ -102,11 +103,11 @@ class Chat:
                 for event in scheduler.run():
                     if event.error is not None:
                         raise event.error
+                    ended = event.finish_reason  # the sequence may be further than what has been told
                     if event.text:
                         said.append(event.text)
                         yield event.text
         finally:
-            ended = sequence.finish_reason if sequence is not None else None
             if sequence is not None:
                 self.remember(sequence)
             if said or ended in ("stop", "length", "time"):
@@ -143,6 +144,7 @@ class Chat:
             own=False,
             tokenizer=self.tokenizer,
             skip_special_tokens=True,
+            lookup=lookup_of(self.config),
         )
 
     def prompt(self) -> list[int]:

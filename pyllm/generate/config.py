@@ -25,6 +25,8 @@ class GenerationConfig:
     Without max_new_tokens and max_length, 20 new tokens are made, as Hugging Face's default does.
     temperature=0 is greedy also with do_sample=True; top_k=0 and top_p=1.0 cut nothing.
     presence_penalty and frequency_penalty count generated tokens (OpenAI); repetition_penalty looks at the prompt too.
+    prompt_lookup_num_tokens: drafts at a time, from what followed the last tokens (max_matching_ngram_size of them at
+    most, 2) where they stood before; the answer is the same, only sooner.
     seed: one integer, or one per prompt; None draws a fresh one. See `generate` for what each field does.
     Raises GenerationError naming the field, what was found and what is allowed.
     """
@@ -52,6 +54,8 @@ class GenerationConfig:
     bad_words_ids: Sequence[Sequence[int]] | None = None
     suppress_tokens: Sequence[int] | None = None
     logit_bias: Mapping[int, float] | None = None
+    prompt_lookup_num_tokens: int | None = None
+    max_matching_ngram_size: int | None = None
     num_return_sequences: int = 1
     return_dict_in_generate: bool = False
     output_scores: bool = False
@@ -69,6 +73,8 @@ class GenerationConfig:
             setattr(self, name, check(name, getattr(self, name)))
         if self.num_beams > 1 and self.do_sample and self.temperature > 0:
             raise GenerationError("num_beams", self.num_beams, "beams do not sample: do_sample=False, or num_beams=1")
+        if self.num_beams > 1 and self.prompt_lookup_num_tokens:
+            raise GenerationError("prompt_lookup_num_tokens", self.prompt_lookup_num_tokens, "not with num_beams > 1")
         if self.num_beams > 1 and self.num_return_sequences > self.num_beams:
             raise GenerationError(
                 "num_return_sequences", self.num_return_sequences, f"at most num_beams={self.num_beams}"
@@ -244,6 +250,8 @@ CHECKS: dict[str, Check] = {
     "bad_words_ids": optional(words),
     "suppress_tokens": optional(ids),
     "logit_bias": optional(bias),
+    "prompt_lookup_num_tokens": optional(whole(0, 64), 0),
+    "max_matching_ngram_size": optional(whole(1, 64), 2),
     "num_return_sequences": whole(1, 65536),
     "return_dict_in_generate": flag,
     "output_scores": flag,

@@ -14,6 +14,7 @@ import numpy as np
 
 from .config import DEFAULT_NEW_TOKENS, GenerationConfig, end
 from .errors import GenerationError
+from .lookup import lookup_of
 from .output import Collected, GenerateOutput, joined, output_of
 from .prompts import check_ids, check_length, prompts_of
 from .sampler import Processor, Sampler
@@ -170,7 +171,7 @@ def sequences_of(
         config.output_logits,
         config.prompt_logprobs,
     )
-    groups = []
+    groups: list[list[Sequence]] = []
     for number, (prompt, (seed, stream)) in enumerate(zip(prompts, seeds, strict=True)):
         check_ids(prompt, model.config.vocab_size, number)
         check_length(len(prompt), context)
@@ -178,12 +179,10 @@ def sequences_of(
             frozenset(config.end_ids), min(len(prompt) + most, context), config.stop_strings or (), criteria, deadline
         )
         first = number * config.num_return_sequences
-        common = {"seed": seed, "tokenizer": tokenizer, "wants": wants}
-        groups.append(
-            [
-                Sequence(array("q", prompt), sampler, rules, index=first + i, stream=stream + i, **common)
-                for i in range(config.num_return_sequences)
-            ]
-        )
+        common: dict[str, Any] = {"seed": seed, "tokenizer": tokenizer, "wants": wants}
+        groups.append([])
+        for i in range(config.num_return_sequences):
+            own: dict[str, Any] = {"index": first + i, "stream": stream + i, "lookup": lookup_of(config)}
+            groups[-1].append(Sequence(array("q", prompt), sampler, rules, **own, **common))
         groups[-1][0].siblings = groups[-1][1:]
     return groups

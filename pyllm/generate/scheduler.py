@@ -13,6 +13,7 @@ import numpy as np
 from .cache import MOST_AT_ONCE, PagedCache
 from .sequence import Event, Sequence
 
+DRAFTS = 64  # drafted tokens of all sequences that a step checks
 Work = tuple[Sequence, Many[int], int]  # a sequence, the tokens it is fed, of how many of them logits are wanted
 
 
@@ -96,11 +97,14 @@ class Scheduler:
         """Who is fed what in the next step."""
         decoding = any(len(each.tokens) - each.state.length == 1 for each in self.running)
         left = max(1, self.chunk // 8) if decoding else self.chunk
+        drafts = DRAFTS
         begun: set[Any] = set()
         chosen: list[Work] = []
         for sequence in self.running:
             if len(sequence.tokens) - sequence.state.length == 1:
-                chosen.append((sequence, *sequence.feed(1)))
+                ids, rows = sequence.feed(1 + drafts)
+                chosen.append((sequence, ids, rows))
+                drafts -= len(ids) - 1
             elif left > 0 and not self.computed_by_another(sequence, begun):
                 ids, rows = sequence.feed(left)
                 chosen.append((sequence, ids, rows))

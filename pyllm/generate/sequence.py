@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
+from .lookup import PromptLookup
 from .sampler import Sampler
 from .stopping import StopRules, StopText
 
@@ -69,6 +70,7 @@ class Sequence:
     skip_special_tokens: bool = False
     wants: Wants = field(default_factory=Wants)
     siblings: Many[Sequence] = ()
+    lookup: PromptLookup | None = None  # drafts of what may come next, checked together with the last token
     prompt: int = 0
     finish_reason: str | None = None
     prompt_logprobs: np.ndarray | None = None
@@ -84,6 +86,7 @@ class Sequence:
         self.chain: list[Any] = []  # the pages of the state that are in the prefix index
         self.reused = 0  # tokens whose keys and values came from other sequences
         self.ticket = 0  # the order of arrival
+        self.drafted: list[int] = []  # of the last feed
 
     @property
     def generated(self) -> list[int]:
@@ -108,17 +111,44 @@ class Sequence:
         Tokens may be fed that are not in `tokens`; `take` then cuts the state back to what it keeps of them.
         """
         start = self.state.length
+        self.drafted = []
+        if self.lookup is not None and start == len(self.tokens) - 1 == self.first_row and not self.siblings:
+            self.drafted = self.lookup.drafts(self.tokens, min(most, self.rules.most - len(self.tokens)) - 1)
+            return [self.tokens[-1], *self.drafted], 1 + len(self.drafted)
         first, end = self.first_row, min(start + most, len(self.tokens))
         if first < len(self.tokens) - 1:  # many rows are wanted: none of them with the tokens before
             end = min(end, start + PROMPT_ROWS if start >= first else first)
         return self.tokens[start:end], max(0, end - max(start, first))
 
     def take(self, rows: np.ndarray) -> list[Event]:
-        """The logits (rows, vocabulary) that were wanted of the last `feed`; the tokens that come of them."""
+        """The logits (rows, vocabulary) that were wanted of the last `feed`; the tokens that come of them.
+
+        Each token is chosen as it would be without drafts; as long as it is the draft, the next row is its successor's.
+        """
+        if self.drafted:
+            return self.check(rows)
         end = self.state.length
         if self.wants.prompt:
             self.score(rows, end - len(rows))
         return [self.advance(rows[-1])] if len(rows) and end == len(self.tokens) else []
+
+    def check(self, rows: np.ndarray) -> list[Event]:
+        """The tokens that come of the rows of the last token and of its drafts; the state keeps what was right."""
+        events: list[Event] = []
+        try:
+            for row, draft in zip(rows, [*self.drafted, None], strict=True):
+                events.append(self.advance(row))
+                if self.finish_reason is not None or self.tokens[-1] != draft:
+                    break
+        except Exception as error:
+            if not events:
+                raise
+            events.append(self.fail(error))
+        finally:
+            self.state.truncate(min(self.state.length, len(self.tokens) - 1))
+        if self.lookup is not None:
+            self.lookup.learn(len(self.drafted), len(events) - 1)
+        return events
 
     def score(self, rows: np.ndarray, start: int) -> None:
         """Log-probabilities of the prompt's tokens from the rows before them; NaN first: nothing comes before it."""
