@@ -10,8 +10,6 @@ namespace {
 // Up to so many rows memory is the limit: panels are read as they are stored, one after the other. Above, expanding a
 // panel pays: it costs about two rows' products and makes each cheaper.
 constexpr int64_t kFewRows = 16;
-// How far ahead of a stream of panels to prefetch: two pages; nearer and further measured worse.
-constexpr int64_t kAhead = 8192;
 // Rows that stay in the second-level cache (1 MB) while panels pass by.
 constexpr int64_t kBlockBytes = 512 << 10, kLeastBlock = 96;
 
@@ -118,7 +116,7 @@ void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
   const int terms = form == kInt8 ? a.terms : 1;
   const bool expanded = form == kInt8 && !j.few;
   TileArgs t = {};
-  t.k = a.k, t.ahead = kAhead, t.row_stride = j.layout.stride[form];
+  t.k = a.k, t.row_stride = j.layout.stride[form];
   const uint8_t* panel[2] = {g.panel[0], g.panel[1]};
   if (expanded)
     for (int p = 0; p < g.size; ++p) {

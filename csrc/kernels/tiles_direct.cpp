@@ -1,18 +1,21 @@
 // Few rows: quantised panels multiplied as they are stored. Here memory is the limit: one panel at a time, so that the
-// weights of a worker are one stream (several panels side by side halved the bandwidth), prefetched.
+// weights of a worker are one stream (several panels side by side halved the bandwidth).
 #include "kernels/tiles.h"
 
 namespace pyllm::PYLLM_ISA {
 namespace {
+
+constexpr int64_t kAhead = 8192;  // bytes; nearer measured worse
 
 template <Type T, int R> void direct(const TileArgs& a) {
   using Group = PanelGroup<T>;
   Rows<R> x = Rows<R>::of(a.rows, a.row_stride);
   f32v acc[R][1];
   clear(acc);
-  const uint8_t* p = a.panel[0] + a.ahead;
   for (int64_t g = 0, groups = a.k / 32; g < groups; ++g) {
-    for (int line = 0; line < Group::kBytes; line += 64) prefetch(p + g * Group::kBytes + line);
+    // The processor sees by itself what comes next in one stream; the k-types' blocks are several.
+    if constexpr (Group::kPerBlock > 1)
+      for (int line = 0; line < Group::kBytes; line += 64) prefetch(a.panel[0] + g * Group::kBytes + kAhead + line);
     const Group w[1] = {Group::at(a.panel[0], g)};
     group_product<Group, R, 1>(w, x, acc);
     x.advance(sizeof(Int8Block));

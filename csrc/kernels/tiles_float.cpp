@@ -40,7 +40,7 @@ template <class As, int R, int P> void floats(const TileArgs& a) {
     unroll<P>([&](auto p) {
       weight[p] = As::weight(w[p]);
       As::keep(weight[p]);
-      if constexpr (R <= 8) prefetch(w[p] + a.ahead);
+      if constexpr (R <= 8) prefetch_far(w[p] + a.ahead);
       w[p] += As::kPanelBytes;
     });
     unroll<R>([&](auto r) {

@@ -178,6 +178,7 @@ PYLLM_INLINE u8v second_of_pairs(u8v a) {
 }
 PYLLM_INLINE void pin(f32v& a) { asm("" : "+x"(a.lo), "+x"(a.hi)); }
 PYLLM_INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+PYLLM_INLINE void prefetch_far(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
 
 // 16 registers of 8: 6 rows x 2 halves of accumulators, 2 of weights, 1 broadcast; int8 keeps its sums in 4 x 2.
 constexpr int kTileRows = 6, kTileSums = 6, kIntRows = 4, kIntPanels = 1, kDirectRows = 4;

@@ -109,7 +109,11 @@ template <int S> PYLLM_INLINE u8v bits(u8v a, uint8_t mask) {
 }
 #if defined(PYLLM_ISA_avx512vnni)
 PYLLM_INLINE s8v quad(const int8_t* p) { int32_t q; memcpy(&q, p, 4); return {_mm512_set1_epi32(q)}; }
-template <bool NARROW> PYLLM_INLINE i32v dot_u8s8(i32v acc, u8v w, s8v a) { return _mm512_dpbusd_epi32(acc, w.v, a.v); }
+// Written out, since GCC copies the sums of the intrinsic from register to register.
+template <bool NARROW> PYLLM_INLINE i32v dot_u8s8(i32v acc, u8v w, s8v a) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w.v), "v"(a.v));
+  return acc;
+}
 PYLLM_INLINE pairv pair(const uint16_t* p) { int32_t q; memcpy(&q, p, 4); return {_mm512_set1_epi32(q)}; }
 PYLLM_INLINE f32v dot_bf16(f32v acc, u8v w, pairv a) { return _mm512_dpbf16_ps(acc, (__m512bh)w.v, (__m512bh)a.v); }
 #else
@@ -138,6 +142,7 @@ PYLLM_INLINE u8v first_of_pairs(u8v a) { return {_mm512_and_si512(a.v, _mm512_se
 PYLLM_INLINE u8v second_of_pairs(u8v a) { return {_mm512_andnot_si512(_mm512_set1_epi32(0xffff), a.v)}; }
 PYLLM_INLINE void pin(f32v& a) { asm("" : "+v"(a)); }
 PYLLM_INLINE void prefetch(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T0); }
+PYLLM_INLINE void prefetch_far(const void* p) { _mm_prefetch((const char*)p, _MM_HINT_T1); }
 
 // 32 registers: 12 x 2 float accumulators + 2 weights; with int8, 6 x 2 integer beside 6 x 2 float accumulators.
 constexpr int kTileRows = 12, kTileSums = 24, kIntRows = 6, kIntPanels = 2, kDirectRows = 8;

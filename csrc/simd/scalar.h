@@ -156,6 +156,8 @@ PYLLM_INLINE u8v second_of_pairs(u8v a) { PYLLM_QUARTERS a.q[i] = (u16x8)((u32x4
 // Keeps a value in a register: GCC otherwise reads it from memory again for every use.
 PYLLM_INLINE void pin(f32v&) {}
 PYLLM_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
+// Into the second-level cache, which waits for more lines at once than the first.
+PYLLM_INLINE void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 // The largest register tiles: 16 registers of 4 lanes hold two rows' sums and a weight. Larger ones cost minutes of
 // compilation and gain nothing.
