@@ -26,6 +26,7 @@ _LAZY = {
     "TextIteratorStreamer": "pyllm.generate",
     "TextStreamer": "pyllm.generate",
     "Weight": "pyllm._core",
+    "convert": "pyllm.auto.convert",
     "formats": "pyllm.formats",
     "generate": "pyllm.generate",
     "nn": "pyllm.nn",

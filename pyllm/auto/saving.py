@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.auto.weights import FOLDER, GGUF_FILE, Place, is_rotated, places, storage_type
-from pyllm.errors import ModelFileError
 from pyllm.formats.encode import decode, encode
 from pyllm.formats.folder_config import DTYPES, folder_config
 from pyllm.formats.gguf_config import IN_PAIRS
@@ -21,7 +20,7 @@ from pyllm.formats.gguf_fields import gguf_fields
 from pyllm.formats.gguf_quantize import AT_ONCE, PLAIN, QUANTIZATION_VERSION, encoded, head_of, stored_type
 from pyllm.formats.gguf_writer import FILE_TYPES, write_gguf
 from pyllm.formats.safetensors_writer import size_limit, write_weights
-from pyllm.formats.writing import NewTensor, Report, Staging
+from pyllm.formats.writing import NewTensor, Report, Staging, make_folder
 from pyllm.nn.position import rotary_frequencies
 
 _DTYPES = {name: kind for kind, name in DTYPES.items()}
@@ -60,10 +59,7 @@ def save_folder(
         key: config[key] for key in ("bos_token_id", "eos_token_id") if config.get(key) is not None
     }
     texts = {"config.json": _json(config), "generation_config.json": _json(generation), **(files or {})}
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise ModelFileError(folder, "", None, f"cannot be made a folder: {error.strerror}") from error
+    make_folder(folder)
     needed = sum(map(len, texts.values())) + sum(each.nbytes for each in tensors)
     with Staging(folder, needed, report) as staging:
         for file_name, text in texts.items():
@@ -92,8 +88,11 @@ def save_gguf(
     head = head_of({place.name for _, place, _ in places(model, family, GGUF_FILE)})
     tensors = _tensors(model, family, GGUF_FILE, lambda each, shape: stored_type(each, shape, wanted, head), path)
     tensors += _frequencies(model.config)
+    values = asdict(model.config)
+    if (values.get("rope_scaling") or {}).get("type") == "yarn":  # GGUF knows the magnitude, not what it was made of
+        values["rope_scaling"]["attention_factor"] = model.rotation[1]
     fields = {
-        **gguf_fields(name, asdict(model.config)),
+        **gguf_fields(name, values),
         "general.type": "model",
         "general.name": os.path.basename(path).removesuffix(".gguf"),
         "general.file_type": FILE_TYPES[wanted],

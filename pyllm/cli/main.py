@@ -24,6 +24,7 @@ VERBS = {
     "pull": "fetch a model into the cache folder",
     "models": "list the model families and the files at hand",
     "info": "describe a model file: architecture, shapes, types, memory",
+    "convert": "write a model as a GGUF file or a Hugging Face folder",
     "quantize": "rewrite a GGUF file in another storage type",
     "params": "count weights and biases, written out",
     "bench": "measure speed beside this machine's limits",

@@ -144,6 +144,16 @@ def _named(path: str, needed: int = 0) -> Iterator[None]:
         raise ModelFileError(path, "", None, f"cannot be written: {error.strerror}", allowed) from error
 
 
+def make_folder(path: str | os.PathLike[str]) -> str:
+    """A folder of that name, made where there is none. Raises ModelFileError."""
+    folder = os.fspath(path)
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise ModelFileError(folder, "", None, f"cannot be made a folder: {error.strerror}") from error
+    return folder
+
+
 def check_target(path: str, overwrite: bool) -> str:
     """The folder that a new file will lie in. Raises ModelFileError where it is missing or the file is in the way."""
     folder = os.path.dirname(path) or "."

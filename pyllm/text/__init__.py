@@ -10,7 +10,7 @@ from pyllm.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from pyllm.formats import GGUF
 
-__all__ = ["BatchEncoding", "Tokenizer", "from_folder", "from_gguf"]
+__all__ = ["BatchEncoding", "Tokenizer", "from_folder", "from_gguf", "gguf_fields"]
 
 
 def from_gguf(gguf: GGUF) -> Tokenizer:
@@ -25,3 +25,10 @@ def from_folder(folder: Any) -> Tokenizer:
     from pyllm.text.hugging_face import load
 
     return load(folder)
+
+
+def gguf_fields(tokenizer: Tokenizer, size: int) -> dict[str, Any]:
+    """GGUF metadata of a tokenizer read from a folder, for `size` embeddings. Raises TokenizerError."""
+    from pyllm.text import vocabulary
+
+    return vocabulary.gguf_fields(tokenizer, size)

@@ -12,6 +12,7 @@ import numpy as np
 
 from pyllm import _core
 from pyllm.errors import TokenizerError, printable
+from pyllm.text import saving
 from pyllm.text.tokenizer import Text, Tokenizer
 
 if TYPE_CHECKING:
@@ -229,7 +230,9 @@ def build(meta: Metadata, name: str) -> Tokenizer:
     end_ids = mark_special(vocabulary, meta, special["eos"])
     coder = native_coder(vocabulary, meta, model, special)
     template = meta.text("chat_template")
-    return Tokenizer(coder, **special, end_ids=end_ids, chat_template=template, name=name)
+    found = Tokenizer(coder, **special, end_ids=end_ids, chat_template=template, name=name)
+    found.files = lambda: saving.described(found, meta)
+    return found
 
 
 def mark_special(vocabulary: Any, meta: Metadata, eos: int | None) -> set[int]:

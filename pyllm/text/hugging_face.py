@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyllm.errors import TokenizerError, printable
+from pyllm.text import saving
 from pyllm.text.gguf import ENDINGS
 from pyllm.text.tokenizer import Text, Tokenizer
 
@@ -167,6 +168,8 @@ def build(coder: HuggingFaceCoder, folder: Any, name: str) -> Tokenizer:
     given = folder.generation_config.get("eos_token_id")
     ends |= {i for i in (given if isinstance(given, list) else [given]) if isinstance(i, int)}
     found = Tokenizer(coder, **special, end_ids=ends, chat_template=folder.chat_template, name=name)
+    path = os.fspath(folder.path)
+    found.files = lambda: saving.copied(path)
     side = config.get("padding_side")
     if side in ("left", "right"):
         found.padding_side = side

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -61,6 +62,7 @@ class Tokenizer:
         self.padding_side = "right"
         self.truncation_side = "right"
         self.model_max_length: int | None = None
+        self.files: Callable[[], dict[str, bytes]] = dict  # what save_pretrained writes: name -> bytes
 
     @property
     def vocab_size(self) -> int:
@@ -142,6 +144,22 @@ class Tokenizer:
         if not skip_special_tokens:
             return TokenStream(self.coder.bytes, self.coder.lead)
         return TokenStream(lambda i: b"" if self.coder.special(i) else self.coder.bytes(i), self.coder.lead)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> tuple[str, ...]:
+        """Write tokenizer.json, tokenizer_config.json and what else belongs to it; gives their paths.
+
+        A folder's files are copied; a GGUF vocabulary is described so that PyPI's `tokenizers` gives the same ids.
+        Raises TokenizerError for vocabularies that tokenizer.json cannot describe, ModelFileError for the disk.
+        """
+        from pyllm.formats.writing import Staging, make_folder
+
+        files = self.files()
+        folder = make_folder(save_directory)
+        with Staging(folder, sum(map(len, files.values()))) as staging:
+            for name, text in files.items():
+                with staging.create(name) as file:
+                    file.write(text)
+        return tuple(os.path.join(folder, name) for name in files)
 
     def __call__(
         self,

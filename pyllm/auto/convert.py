@@ -1,0 +1,74 @@
+"""Models from one kind of file to another, matrix by matrix: neither is ever whole in memory."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import Any
+
+from pyllm import text
+from pyllm.auto.saving import save_folder, save_gguf
+from pyllm.auto.weights import open_weights
+from pyllm.errors import ModelFileError
+from pyllm.formats import GGUF, download, open_model
+from pyllm.formats.folder_config import DTYPES
+from pyllm.formats.gguf_quantize import quantize
+from pyllm.formats.gguf_writer import FILE_TYPES
+from pyllm.formats.writing import Report
+
+
+def convert(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    dtype: str = "auto",
+    *,
+    overwrite: bool = False,
+    allow_requantize: bool = False,
+    max_shard_size: int | str = "5GB",
+    report: Report = lambda done, total: None,
+) -> None:
+    """Write the model `source` (name, GGUF file or folder), with its tokenizer, as `target`: a GGUF file when its name
+    ends so, else a Hugging Face folder.
+
+    dtype: F32, F16 or BF16, for GGUF also Q8_0, Q4_0 and Q4_1; "auto" is the float type that the source is stored in.
+    Raises ValueError, ModelFileError, TokenizerError; ImportError for a folder's tokenizer without `tokenizers`.
+    """
+    path = os.fspath(target)
+    to_file = path.endswith(".gguf")
+    kind = "auto" if dtype == "auto" else dtype.upper()
+    allowed = ("auto", *(FILE_TYPES if to_file else DTYPES))
+    if kind not in allowed:
+        raise ValueError(f"convert: type is {dtype!r}, allowed here are {', '.join(allowed)}")
+    if not to_file and not overwrite and os.path.isdir(path) and os.listdir(path):
+        raise ModelFileError(path, "", None, "exists already and is not empty", "another name, or overwrite")
+    with open_model(download.resolve(source)) as opened:
+        if to_file and isinstance(opened, GGUF):
+            kind = _main_type(opened) if kind == "auto" else kind
+            quantize(opened.path, path, kind, allow_requantize=allow_requantize, overwrite=overwrite, report=report)
+            return
+        model = opened_model(opened)
+        tokenizer = text.from_gguf(opened) if isinstance(opened, GGUF) else text.from_folder(opened)
+        if to_file:
+            vocabulary = text.gguf_fields(tokenizer, model.config.vocab_size)
+            save_gguf(model, path, vocabulary, kind, overwrite, report)
+        else:
+            wanted = "auto" if kind == "auto" else DTYPES[kind]
+            save_folder(model, path, wanted, max_shard_size, tokenizer.files(), report)
+
+
+def opened_model(source: Any) -> Any:
+    """The model of an open file, its matrices still in there."""
+    from pyllm.auto import _config
+
+    config, values = _config(source)
+    family = import_module(f"pyllm.models.{values['model_type']}")
+    model = family.Model(config)
+    model.generation_config = getattr(source, "generation_config", None) or None
+    open_weights(model, family, source, values)
+    return model
+
+
+def _main_type(file: GGUF) -> str:
+    """F16 or BF16 where the matrices are; else F32."""
+    kinds = {info.dtype for info in file.tensors.values() if len(info.shape) > 1}
+    return kinds.pop() if kinds in ({"F16"}, {"BF16"}) else "F32"
