@@ -5,6 +5,7 @@
 #   make lint       ruff, mypy, clang-format
 #   make wheel      a wheel in dist/, at most 8 MB
 #   make old-cpus   import and generate on emulated old CPUs (Debian: qemu-user)
+#   make peers      llama.cpp (compiled once, minutes) reads what pyllm writes: logits and errors of quantisation
 #   make invariance  greedy requests in every company, compared bit for bit
 #   make lm-eval    the model class for EleutherAI's harness beside the harness's own
 #   make clean      remove what the above made (not the model)
@@ -18,7 +19,7 @@ STAGE := $(PYTHON) .ci/stage
 BUILD := "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.20" "ninja"
 SOURCES := CMakeLists.txt $(shell find csrc pyllm -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.pyi' -o -name py.typed)
 
-.PHONY: run test bench lint format wheel old-cpus invariance lm-eval clean
+.PHONY: run test bench lint format wheel old-cpus peers invariance lm-eval clean
 
 run: .venv/installed
 	@$(BIN)/pyllm pull >/dev/null
@@ -53,6 +54,10 @@ wheel: .venv/tools
 old-cpus: .venv/tested
 	@$(BIN)/python python_tests/old_cpus.py
 
+# Arguments: make peers ARGS="--model none --only gpt2"
+peers: .venv/peers
+	@$(BIN)/python benchmarks/peers_logits.py $(ARGS)
+
 # Arguments: make invariance ARGS="MODEL.gguf --seconds 60"
 invariance: .venv/tested
 	@$(BIN)/python benchmarks/invariance.py $(ARGS)
@@ -83,6 +88,10 @@ clean:
 
 .venv/evaluated: .venv/tested
 	@$(STAGE) "install lm-eval" $(BIN)/pip install $(TORCH) accelerate lm-eval
+	@touch $@
+
+.venv/peers: .venv/tested
+	@$(STAGE) "compile llama-cpp-python" $(BIN)/pip install "llama-cpp-python==0.3.36"
 	@touch $@
 
 .venv/linted: .venv/tools
