@@ -36,3 +36,19 @@ def test_transformers_reads_saved_folders(tmp_path, name):
     with torch.no_grad():
         one, other = (each(torch.tensor(tokens(LENGTH))[None]).logits[0].numpy() for each in (expected, found))
     assert relative(other, one.astype(np.float64)) <= 1e-5
+
+
+@pytest.mark.parametrize("kind", ["bpe", "spm"])
+def test_transformers_reads_saved_vocabularies(tmp_path, kind):
+    config = tiny_models.llama_config()
+    weights = tiny_models.random_weights(config)
+    path = tiny_models.write_gguf(tmp_path / "m.gguf", config, weights, tokenizer=kind)
+    pyllm.convert(path, tmp_path / "out")
+    ours = pyllm.AutoTokenizer.from_pretrained(path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    for text in ("the quick brown fox", "  over a lazy dog\n\n", "é ☃ 12"):
+        assert theirs(text).input_ids == ours(text).input_ids
+        assert theirs.decode(ours(text).input_ids) == ours.decode(ours(text).input_ids)
+    messages = [{"role": "user", "content": "in that town"}]
+    assert theirs.apply_chat_template(messages, tokenize=False) == ours.apply_chat_template(messages, tokenize=False)
+    assert (theirs.bos_token_id, theirs.eos_token_id) == (ours.bos_token_id, ours.eos_token_id)

@@ -89,8 +89,9 @@ def save_gguf(
     tensors = _tensors(model, family, GGUF_FILE, lambda each, shape: stored_type(each, shape, wanted, head), path)
     tensors += _frequencies(model.config)
     values = asdict(model.config)
-    if (values.get("rope_scaling") or {}).get("type") == "yarn":  # GGUF knows the magnitude, not what it was made of
-        values["rope_scaling"]["attention_factor"] = model.rotation[1]
+    scaling = values.get("rope_scaling")
+    if scaling is not None and scaling["type"] == "yarn":  # GGUF knows the magnitude, not what it was made of
+        scaling["attention_factor"] = rotary_frequencies(values["head_dim"], values["rope_theta"], scaling)[1]
     fields = {
         **gguf_fields(name, values),
         "general.type": "model",
