@@ -145,7 +145,7 @@ void set_threads(int n) {
 bool (*interrupted)() = nullptr;
 
 bool poll_interrupt() {
-  static Clock::time_point last;  // only the calling worker comes here, under the team's lock
+  thread_local Clock::time_point last;  // callers that work alone may be several
   auto now = Clock::now();
   if (!interrupted || now - last < std::chrono::milliseconds(20)) return false;
   last = now;
@@ -153,11 +153,11 @@ bool poll_interrupt() {
 }
 
 void run_team(int n, const std::function<void(int, int, Barrier&)>& job) {
-  std::lock_guard<std::mutex> lock(team);
   if (n <= 1) {
     Barrier alone(1);
     return job(0, 1, alone);
   }
+  std::lock_guard<std::mutex> lock(team);
 #if defined(_OPENMP)
   if (!forked) {
     used = true;

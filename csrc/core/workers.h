@@ -29,7 +29,8 @@ extern bool (*interrupted)();
 struct Interrupted {};  // thrown by run functions when it said true
 bool poll_interrupt();  // rate-limited; for the calling worker only
 
-// Runs job(worker, workers, barrier) on the team; one team per process, callers queue. Worker 0 is the caller.
+// Runs job(worker, workers, barrier) on the team; one team per process, callers queue, but who works alone does not.
+// Worker 0 is the caller.
 void run_team(int threads, const std::function<void(int, int, Barrier&)>& job);
 
 // Slice s of a worker's share: shares are numbered as if there were more workers, scratch stays the worker's own.

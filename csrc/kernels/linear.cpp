@@ -10,8 +10,8 @@ namespace {
 // Up to so many rows memory is the limit: panels are read as they are stored, one after the other. Above, expanding a
 // panel pays: it costs about two rows' products and makes each cheaper.
 constexpr int64_t kFewRows = 16;
-// Rows that stay in the second-level cache (1 MB) while panels pass by.
-constexpr int64_t kBlockBytes = 512 << 10, kLeastBlock = 96;
+// Rows that stay in the second-level cache (1 MB) while panels pass by; so many at least that expanding is repaid.
+constexpr int64_t kBlockBytes = 512 << 10, kLeastFloat = 96, kLeastInt8 = 264;
 
 f32v activate(f32v x, Act act) {
   switch (act) {
@@ -218,9 +218,10 @@ void linear(const LinearArgs& a, int worker, int workers) {
   // Tasks are a block of rows times a group of panels, blocks outermost: their rows stay in the cache.
   int64_t row_bytes = 0;
   for (int f = 0; f < kForms; ++f) row_bytes += j.layout.offset[f] < 0 ? 0 : j.layout.stride[f] * a.terms;
-  int64_t most = kBlockBytes / row_bytes > kLeastBlock ? kBlockBytes / row_bytes : kLeastBlock;
+  const int64_t least = j.layout.offset[kInt8] < 0 ? kLeastFloat : kLeastInt8;
+  int64_t most = kBlockBytes / row_bytes > least ? kBlockBytes / row_bytes : least;
   int64_t step = a.gated ? 1 : 2, groups = (n + step - 1) / step, blocks = (a.rows + most - 1) / most;
-  if (groups < 4 * workers && blocks < workers && a.rows >= workers * kLeastBlock / 2) blocks = workers;
+  if (groups < 4 * workers && blocks < workers && a.rows >= workers * kLeastFloat / 2) blocks = workers;
   int64_t rows = ((a.rows + blocks - 1) / blocks + kMaxRows - 1) / kMaxRows * kMaxRows;
   Share s = share(groups * blocks, worker, workers);
   for (int64_t t = s.first; t < s.last; ++t) {

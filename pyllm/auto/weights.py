@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import re
+import threading
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyllm import _core
+from pyllm.auto.parallel import each
 from pyllm.formats import TensorInfo, check_weights
 from pyllm.formats.encode import bf16, decode
 from pyllm.formats.memory import check_fits
 from pyllm.nn.module import Module, Parameter
 
-SLICE = 16 << 20  # bytes read at a time: what loading needs beyond the model itself
+SLICE = 1 << 20  # bytes that a thread reads at a time: they are still in its cache when they are packed
+THREADS = 4  # more readers bring nothing
 FOLDER, GGUF_FILE = 0, 1  # which of the names in NAMES
 _DTYPES = {"float32": "F32", "bfloat16": "BF16"}
+
+
+_buffer = threading.local()
+_NONE = np.empty(0, np.uint8)
 
 
 class Place(NamedTuple):
@@ -57,8 +64,7 @@ def load_weights(model: Module, family: Any, source: Any, config: dict[str, Any]
     wanted = storage_type(dtype, _DTYPES)
     found = _found(model, family, source, config)
     check_fits(source.path, _bytes_needed([source.tensors[name] for name in {each[1].name for each in found}], wanted))
-    for parameter, place, rotated in found:
-        _fill(parameter, place, source, rotated, wanted)
+    each(lambda one: _fill(one[0], one[1], one[2], source, wanted), found, min(THREADS, _core.threads()))
 
 
 def open_weights(model: Module, family: Any, source: Any, config: dict[str, Any]) -> None:
@@ -67,7 +73,7 @@ def open_weights(model: Module, family: Any, source: Any, config: dict[str, Any]
         if parameter.packed:
             parameter.value = StoredRows(place, source, parameter.shape, rotated)
         else:
-            _fill(parameter, place, source, rotated, None)
+            _fill(parameter, place, rotated, source, None)
 
 
 def _found(model: Module, family: Any, source: Any, config: dict[str, Any]) -> list[tuple[Parameter, Place, int]]:
@@ -82,7 +88,7 @@ def _found(model: Module, family: Any, source: Any, config: dict[str, Any]) -> l
         ignored += [name for name in ("lm_head.weight", "output.weight") if name not in expected]
     check_weights(source.path, expected, source.tensors, ignored)
     head_dim = 0 if config.get("rope_interleaved") else config.get("head_dim", 0)
-    return [(each, place, head_dim if is_rotated(path, family) else 0) for path, place, each in found]
+    return [(parameter, place, head_dim if is_rotated(path, family) else 0) for path, place, parameter in found]
 
 
 def storage_type(dtype: Any, known: dict[str, str]) -> str | None:
@@ -123,12 +129,12 @@ def _parse(name: str, parameter: Parameter) -> Place:
 def _bytes_needed(infos: list[TensorInfo], wanted: str | None) -> int:
     """About what the packed weights take, and a slice."""
     if wanted is None:
-        return SLICE + sum(info.nbytes + info.nbytes // 32 for info in infos)
+        return THREADS * SLICE + sum(info.nbytes + info.nbytes // 32 for info in infos)
     size = 4 if wanted == "F32" else 2
-    return SLICE + sum(size * int(np.prod(info.shape)) for info in infos)
+    return THREADS * SLICE + sum(size * int(np.prod(info.shape)) for info in infos)
 
 
-def _fill(parameter: Parameter, place: Place, source: Any, rotated: int, wanted: str | None) -> None:
+def _fill(parameter: Parameter, place: Place, rotated: int, source: Any, wanted: str | None) -> None:
     info = source.tensors[place.name]
     n, k = (1, *parameter.shape)[-2:]
     if place.transposed or rotated or len(parameter.shape) == 1:
@@ -149,7 +155,10 @@ def _packed(info: TensorInfo, source: Any, first: int, n: int, k: int) -> _core.
     weight = _core.Weight(info.dtype, n, k)
     row_bytes = info.nbytes // info.rows
     step = max(16, SLICE // row_bytes // 16 * 16)
-    buffer = np.empty(min(step, n) * row_bytes, np.uint8)
+    size = min(step, n) * row_bytes
+    if size > getattr(_buffer, "bytes", _NONE).size:  # fresh memory for every tensor would cost more than the reading
+        _buffer.bytes = np.empty(size, np.uint8)
+    buffer = _buffer.bytes
     for row in range(0, n, step):
         rows = min(step, n - row)
         view = buffer[: rows * row_bytes]

@@ -15,6 +15,9 @@ from pyllm import __version__
 from pyllm.cli import options
 from pyllm.errors import printable
 
+# numpy's own threads would spin beside ours while a model loads, and no verb multiplies matrices with them.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 VERBS = {
     "chat": "talk with a model; one question with -p",
     "generate": "continue a text",
