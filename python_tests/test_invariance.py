@@ -1,7 +1,10 @@
 """The bytes of greedy answers and of all log-probabilities do not depend on workers, prompt chunks or company."""
+from collections import Counter
+
 import numpy as np
 import pytest
 import request_mixes
+import schedules
 import tiny_models
 
 import pyllm
@@ -53,3 +56,12 @@ def test_the_same_request_twice_is_the_same_answer(tmp_path):
     answers = request_mixes.serve(model, [one, one, other], request_mixes.Mix(2, 2, 3, 0))
     assert answers[0] == answers[1]
     assert answers[0][1] != answers[2][1]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_answers_do_not_depend_on_the_schedule(tmp_path, name):
+    """Sampled and greedy, siblings, warm caches, memory that is too small for all, neighbours that leave."""
+    model, rng, counts = load(tmp_path, name), np.random.default_rng(3), Counter()
+    orders = schedules.random_orders(rng, 12, 317, longest=200, new=80)
+    assert schedules.compare(model, orders, list(schedules.schedules(rng, 8)), counts) == []
+    assert counts["cases"] >= 96 and min(counts["preempted"], counts["prefix_hits"], counts["forked"]) > 5
