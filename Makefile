@@ -6,7 +6,7 @@
 #   make wheel      a wheel in dist/, at most 8 MB
 #   make old-cpus   import and generate on emulated old CPUs (Debian: qemu-user)
 #   make peers      llama.cpp (compiled once, minutes) reads what pyllm writes: logits and errors of quantisation
-#   make invariance  greedy requests in every company, compared bit for bit
+#   make invariance  requests in every company, chunk, memory and order, compared bit for bit
 #   make lm-eval    the model class for EleutherAI's harness beside the harness's own
 #   make clean      remove what the above made (not the model)
 

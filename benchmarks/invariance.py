@@ -55,7 +55,8 @@ def round_of(model: Any, seed: int, longest: int, new: int, counts: Counter[str]
     rng = np.random.default_rng(seed)
     if seed % 2:
         orders = schedules.random_orders(rng, 40, model.config.vocab_size, longest, new)
-        return [f"seed {seed}, {line}" for line in schedules.compare(model, orders, [*schedules.schedules(rng, 8)], counts)]
+        wrong = schedules.compare(model, orders, list(schedules.schedules(rng, 8)), counts)
+        return [f"seed {seed}, {line}" for line in wrong]
     requests = request_mixes.random_requests(rng, 40, model.config.vocab_size, longest, new=8)
     alone = request_mixes.serve(model, requests, request_mixes.ALONE)
     wrong = []
@@ -99,7 +100,8 @@ def main() -> int:
     entry = {
         "claim": "invariance", "models": [name for name, _ in files], "seeds": [options.seed, seed - 1],
         "precision": options.precision, "cases": counts["cases"], "differences": len(wrong),
-        "seconds": round(time.perf_counter() - start, 1), "counts": dict(sorted(counts.items())), "isa": _core.isa(), "version": pyllm.__version__,
+        "seconds": round(time.perf_counter() - start, 1), "counts": dict(sorted(counts.items())),
+        "isa": _core.isa(), "version": pyllm.__version__,
     }
     for what, count in sorted(counts.items()):
         print(f"{count:>9,}  {what}")

@@ -8,6 +8,7 @@ import tiny_models
 
 from pyllm import AutoModelForCausalLM
 from pyllm.generate import CacheBudgetError, GenerationConfig, PagedCache, Sampler, Scheduler, Sequence
+from pyllm.generate.prefix import PrefixIndex
 from pyllm.generate.sequence import Wants
 from pyllm.generate.stopping import StopRules
 
@@ -105,3 +106,73 @@ def test_budgets_are_read(model):
     assert PagedCache(model, "1MiB").pool.pages == 2**20 // page
     assert PagedCache(model, "1.5 MB").pool.pages == 1_500_000 // page
     assert PagedCache(model).pool.pages == 256 * model.config.context_length // 64
+
+
+def test_the_type_of_the_cache_is_chosen_before_the_first_step(model, tmp_path):
+    config = tiny_models.llama_config()
+    path = tmp_path / "tiny.gguf"
+    tiny_models.write_gguf(path, config, tiny_models.random_weights(config, seed=2), dtype="Q4_1")
+    exact = AutoModelForCausalLM.from_pretrained(path, cache_type="f32")
+    assert exact.new_pool().page_bytes == 2 * model.new_pool().page_bytes
+    with pytest.raises(ValueError, match="cache_type: 'bf16' comes after the first step, which took F32"):
+        exact.cache_type = "bf16"
+    with pytest.raises(ValueError, match="cache_type: 'q1', allowed are F32, BF16"):
+        AutoModelForCausalLM.from_pretrained(path, cache_type="q1")
+
+
+def test_the_longest_unused_prefix_goes_first(model, cache):
+    """Two prompts of two pages in a cache of seven; the third needs pages, and the first has been asked for again."""
+    scheduler = Scheduler(model, cache(7))
+    first, second, third = ([token] * 129 for token in (5, 6, 7))
+    for prompt in (first, second, first, third):
+        list(run(scheduler, sequence(prompt, new=2)))
+    reused = []
+    for prompt in (first, second):
+        one = sequence(prompt, new=2)
+        list(run(scheduler, one))
+        reused.append(one.reused)
+    assert reused[0] == 128 and scheduler.cache.used <= 7
+    list(run(scheduler, sequence([8] * 380, new=60)))
+    one = sequence(first, new=2)
+    list(run(scheduler, one))
+    assert one.reused == 0
+
+
+def test_equal_hashes_do_not_make_equal_prefixes(model, cache, monkeypatch):
+    """Every page's tokens with the same hash: the answers stay right, because tokens are compared."""
+
+    class Key(bytes):
+        def __hash__(self):
+            return 1
+
+    index = PrefixIndex(64)
+    plain = PrefixIndex.key
+    monkeypatch.setattr(PrefixIndex, "key", lambda self, tokens, at: Key(plain(self, tokens, at)))
+    assert hash(index.key(array("q", range(64)), 0)) == hash(index.key(array("q", range(64, 128)), 0)) == 1
+    scheduler = Scheduler(model, cache(30))
+    for prompt in (LONG[:130], LONG[130:260], LONG[:64] + LONG[200:266], LONG[:130]):
+        one, other = sequence(prompt, logits=True), sequence(prompt, logits=True)
+        found = bytes_of(run(scheduler, one))[one]
+        assert found == bytes_of(run(Scheduler(model, cache(30)), other))[other]
+    assert scheduler.cache.reused == 64 + 128
+
+
+def test_a_long_prompt_does_not_stall_those_who_decode(model, cache):
+    scheduler = Scheduler(model, cache(40), chunk=64)
+    short, long = sequence([5], new=40), sequence(LONG, new=2)
+    scheduler.add(short)
+    scheduler.step()
+    scheduler.add(long)
+    while not long.generated:
+        before = len(short.generated)
+        scheduler.step()
+        assert len(short.generated) == min(40, before + 1)
+        assert long.state.length <= 8 * len(short.generated) or len(short.generated) == 40
+    scheduler.close()
+
+
+def test_equal_prompts_at_once_are_computed_once(model, cache):
+    scheduler = Scheduler(model, cache(40))
+    everyone = [sequence(LONG[:330], new=2) for _ in range(5)]
+    list(run(scheduler, *everyone))
+    assert [each.reused for each in everyone] == [0, 320, 320, 320, 320]

@@ -66,6 +66,7 @@ class AutoModelForCausalLM:
         dtype: Any = "auto",
         torch_dtype: Any = None,
         precision: str = "default",
+        cache_type: str | None = None,
         threads: int | None = None,
         gguf_file: str | None = None,
         **others: Any,
@@ -73,8 +74,9 @@ class AutoModelForCausalLM:
         """Load a GGUF file, a Hugging Face folder, or a name such as "smollm2".
 
         dtype: "auto" keeps each weight as it is stored, "float32" and "bfloat16" convert. precision "high" takes
-        activations in two int8 terms, attention and cache in float32. Raises ModelFileError for bad files and for
-        models larger than memory, TypeError for unknown arguments.
+        activations in two int8 terms, attention and cache in float32. cache_type: of keys and values, "f32" or "bf16";
+        None suits the weights. Raises ModelFileError for bad files and for models larger than memory, TypeError for
+        unknown arguments, ValueError for unknown types.
         """
         unknown = set(others) - _IGNORED
         if unknown:
@@ -88,6 +90,8 @@ class AutoModelForCausalLM:
             family = import_module(f"pyllm.models.{values['model_type']}")
             model: CausalLM = family.Model(config)
             model.precision = precision
+            if cache_type is not None:
+                model.cache_type = cache_type
             model.open_tokenizer = partial(AutoTokenizer.from_pretrained, path, gguf_file=gguf_file)
             model.generation_config = getattr(source, "generation_config", None) or None
             load_weights(model, family, source, values, dtype if torch_dtype is None else torch_dtype)

@@ -17,6 +17,7 @@ from pyllm.errors import ContextError
 Logits = NDArray[np.float32]
 Hidden = NDArray[np.float32]
 Rows = str | Sequence[int]
+CACHE_TYPES = ("F32", "BF16")
 _recording = Lock()  # the first call may come from several threads
 
 
@@ -39,6 +40,7 @@ class CausalLM(nn.Module, ABC):
     generation_config: dict[str, Any] | None = None  # what the model's folder says; generate() starts from it
     open_tokenizer: Callable[[], Any] | None = None  # of the file that the model came from
     batch_rows = 512  # rows of one replay at most; answers do not depend on it
+    _cache_type: str | None = None
     _program: _core.Program | None = None
     _pool: _core.Pool | None = None
 
@@ -53,9 +55,22 @@ class CausalLM(nn.Module, ABC):
 
     @property
     def cache_type(self) -> str:
-        """Type of cached keys and values: float32 where the weights are, or precision is high; else bfloat16."""
+        """Type of cached keys and values, one of CACHE_TYPES; may be set before the first step.
+
+        Unset it is float32 where the weights are, or precision is high; else bfloat16.
+        """
+        if self._cache_type is not None:
+            return self._cache_type
         exact = all(each.value.dtype == "F32" for _, each in self.named_parameters() if each.packed)
         return "F32" if exact or self.precision == "high" else "BF16"
+
+    @cache_type.setter
+    def cache_type(self, name: str) -> None:
+        if name.upper() not in CACHE_TYPES:
+            raise ValueError(f"cache_type: {name!r}, allowed are {', '.join(CACHE_TYPES)}")
+        if self._program is not None:
+            raise ValueError(f"cache_type: {name!r} comes after the first step, which took {self.cache_type}")
+        self._cache_type = name.upper()
 
     @cached_property
     def tokenizer(self) -> Any:
