@@ -63,5 +63,6 @@ def test_answers_do_not_depend_on_the_schedule(tmp_path, name):
     """Sampled and greedy, siblings, warm caches, memory that is too small for all, neighbours that leave."""
     model, rng, counts = load(tmp_path, name), np.random.default_rng(3), Counter()
     orders = schedules.random_orders(rng, 12, 317, longest=200, new=80)
-    assert schedules.compare(model, orders, list(schedules.schedules(rng, 8)), counts) == []
+    crowded = [schedules.Schedule(1, 512, 8, memory, True, 2, 7) for memory in ("least", "double", "plenty")]
+    assert schedules.compare(model, orders, [*crowded, *schedules.schedules(rng, 5)], counts) == []
     assert counts["cases"] >= 96 and min(counts["preempted"], counts["prefix_hits"], counts["forked"]) > 5
