@@ -39,8 +39,8 @@ class Schedule:
     """How orders are served.
 
     company: sequences at once. memory: "least" is what the largest order needs alone, "double" twice that. warm: all
-    orders have been served before from the same cache. cancelled: neighbours that leave at some step. arrival: seed of
-    the order and the steps of arrival, and of who leaves when.
+    orders have been served before from the same cache. cancelled: neighbours that leave at some step. drafts: tokens
+    drafted at a time, most of them right. arrival: seed of the order and the steps of arrival, and of who leaves when.
     """
 
     threads: int = 1
@@ -49,6 +49,7 @@ class Schedule:
     memory: str = "plenty"
     warm: bool = False
     cancelled: int = 0
+    drafts: int = 0
     arrival: int = 0
 
 
@@ -59,6 +60,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "memory": ("least", "double", "plenty"),
     "warm": (False, True),
     "cancelled": (0, 2, 5),
+    "drafts": (0, 1, 3, 10),
 }
 
 
@@ -67,6 +69,22 @@ def schedules(rng: np.random.Generator, count: int) -> Iterator[Schedule]:
     for _ in range(count):
         drawn = {name: values[int(rng.integers(len(values)))] for name, values in SETTINGS.items()}
         yield Schedule(**drawn, arrival=int(rng.integers(1, 2**31)))
+
+
+class Hints:
+    """Drafts from the answer that is expected, a fifth of them wrong."""
+
+    def __init__(self, answer: tuple[int, ...], most: int, counts: Counter[str], seed: int) -> None:
+        self.answer, self.most, self.counts = answer, most, counts
+        self.rng = np.random.default_rng(seed)
+
+    def drafts(self, tokens: array[int], room: int) -> list[int]:
+        count = min(room, int(self.rng.integers(0, self.most + 1)))
+        after = self.answer[len(tokens) : len(tokens) + count]
+        return [token if self.rng.random() < 0.8 else 0 for token in after]
+
+    def learn(self, drafted: int, held: int) -> None:
+        self.counts.update(drafted=drafted, drafts_held=held)
 
 
 def random_orders(rng: np.random.Generator, count: int, vocabulary: int, longest: int, new: int) -> list[Order]:
@@ -97,15 +115,24 @@ def sequence_of(order: Order) -> Sequence:
     return made[0]
 
 
-def serve(model: Any, orders: list[Order], schedule: Schedule, counts: Counter[str] | None = None) -> Answers:
-    """(tokens, digest) of every sequence of each order, in the order given. Raises where pages are left over."""
+def serve(
+    model: Any,
+    orders: list[Order],
+    schedule: Schedule,
+    counts: Counter[str] | None = None,
+    expected: Answers | None = None,
+) -> Answers:
+    """(tokens, digest) of every sequence of each order, in the order given. Raises where pages are left over.
+
+    expected: what the drafts of the schedule are taken from.
+    """
     before = _core.threads()
     _core.set_threads(schedule.threads)
     try:
         cache = PagedCache(model, pages_of(model, orders, schedule) * model.new_pool().page_bytes)
         if schedule.warm:
             attend(model, orders, Schedule(), cache, Counter())
-        answers = attend(model, orders, schedule, cache, Counter() if counts is None else counts)
+        answers = attend(model, orders, schedule, cache, Counter() if counts is None else counts, expected)
         cache.clear()
         assert cache.used == 0, f"{cache.used} pages are left over"
         return answers
@@ -124,7 +151,14 @@ def pages_of(model: Any, orders: list[Order], schedule: Schedule) -> int:
     return {"least": least, "double": 2 * least, "plenty": 400}[schedule.memory]
 
 
-def attend(model: Any, orders: list[Order], schedule: Schedule, cache: PagedCache, counts: Counter[str]) -> Answers:
+def attend(
+    model: Any,
+    orders: list[Order],
+    schedule: Schedule,
+    cache: PagedCache,
+    counts: Counter[str],
+    expected: Answers | None = None,
+) -> Answers:
     """Serve all orders from one cache."""
     rng = np.random.default_rng(schedule.arrival)
     first = [sequence_of(order) for order in orders]
@@ -134,6 +168,9 @@ def attend(model: Any, orders: list[Order], schedule: Schedule, cache: PagedCach
     coming = [coming[i] for i in order[::-1]]
     digests = {each: hashlib.sha256() for one in first for each in (one, *one.siblings)}
     siblings = [(one, *one.siblings) for one in first]
+    for order, group, answers in zip(orders, siblings, expected or (), strict=False):
+        for each, (answer, _) in zip(group, answers, strict=True):
+            each.lookup = Hints((*order.prompt, *answer), schedule.drafts, counts, each.stream)
     hits = cache.hits
     with Scheduler(model, cache, chunk=schedule.chunk, max_sequences=schedule.company) as scheduler:
         while coming or scheduler.running or scheduler.waiting:
@@ -157,7 +194,7 @@ def compare(model: Any, orders: list[Order], served: list[Schedule], counts: Cou
     """Differences in words between orders alone and under each schedule; counts says which cases there were."""
     expected, wrong = alone(model, orders), []
     for schedule in served:
-        answers = serve(model, orders, schedule, counts)
+        answers = serve(model, orders, schedule, counts, expected)
         cases = sum(len(group) for group in answers)
         counts.update({"cases": cases, "sampled": sum(order.copies for order in orders if order.seed)})
         counts.update({"forked": sum(order.copies - 1 for order in orders)})
