@@ -1,7 +1,8 @@
 """Write RESULTS.md and docs/speed.svg from benchmarks/results.json. Run: python benchmarks/chart.py
 
 results.json: {"machines": {key: description}, "results": [...]}. A result has group, what, figure, unit, command,
-machine (a key), date; `peer` and `peer_figure` where another system did the same work in the same run, `note` where
+machine (a key), date; `peer` and `peer_figure` where another system did the same work in the same run, with `ratio`,
+its `interval` and what was `asked` where it was measured in pairs (and then every pair's seconds); `note` where
 something must be said. Results with "chart": true are drawn, pyllm beside the peer.
 """
 
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "benchmarks" / "results.json"
 OURS, THEIRS, INK, PAPER = "#2563eb", "#94a3b8", "#1f2933", "#ffffff"
 COLUMNS = ("what", "figure", "beside it", "command", "machine", "date")
+PAIRED = ("times as fast", "95 % interval", "asked")
 WIDTH, LEFT, RIGHT, BAR = 760, 190, 90, 20
 
 
@@ -28,6 +30,24 @@ def cell(text: object) -> str:
     return str(text).replace("|", "\\|").replace("\n", " ")
 
 
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """The lines of one group."""
+    paired = any("ratio" in r for r in rows)
+    columns = (*COLUMNS[:3], *PAIRED, *COLUMNS[3:]) if paired else COLUMNS
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for r in rows:
+        peer = f"{r['peer']}: {number(r['peer_figure'])} {r['unit']}" if "peer" in r else ""
+        note = f" ({r['note']})" if "note" in r else ""
+        ratio = ["", "", ""]
+        if "ratio" in r:
+            low, high = r["interval"]
+            ratio = [f"**{r['ratio']:.2f}**", f"{low:.2f} to {high:.2f}, {r['pairs']} pairs", r["asked"]]
+        cells = [r["what"], f"**{number(r['figure'])}** {r['unit']}{note}", peer, *(ratio if paired else [])]
+        cells += [f"`{r['command']}`", r["machine"], r["date"]]
+        lines.append("| " + " | ".join(map(cell, cells)) + " |")
+    return lines
+
+
 def markdown(data: dict[str, Any]) -> str:
     """RESULTS.md: one table per group, then the machines."""
     lines = [
@@ -38,14 +58,7 @@ def markdown(data: dict[str, Any]) -> str:
         "`benchmarks/results.json`.",
     ]
     for group in dict.fromkeys(r["group"] for r in data["results"]):
-        rows = [r for r in data["results"] if r["group"] == group]
-        lines += ["", f"## {group}", "", "| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-        for r in rows:
-            peer = f"{r['peer']}: {number(r['peer_figure'])} {r['unit']}" if "peer" in r else ""
-            note = f" ({r['note']})" if "note" in r else ""
-            figure = f"**{number(r['figure'])}** {r['unit']}{note}"
-            cells = [r["what"], figure, peer, f"`{r['command']}`", r["machine"], r["date"]]
-            lines.append("| " + " | ".join(map(cell, cells)) + " |")
+        lines += ["", f"## {group}", "", *table([r for r in data["results"] if r["group"] == group])]
     if not data["results"]:
         lines += ["", "No figure has been taken yet."]
     lines += ["", "## Machines", ""]
@@ -59,7 +72,8 @@ def bars(y: float, result: dict[str, Any]) -> list[str]:
     if "peer" in result:
         pairs.append((result["peer"], result["peer_figure"], THEIRS))
     most = max(value for _, value, _ in pairs)
-    parts = [f'<text x="16" y="{y + 15:g}" font-weight="bold">{result["what"]}</text>']
+    times = f": {result['ratio']:.1f} times as fast" if "ratio" in result else ""
+    parts = [f'<text x="16" y="{y + 15:g}" font-weight="bold">{result["what"]}{times}</text>']
     y += BAR + 2
     for i, (who, value, colour) in enumerate(pairs):
         top = y + i * (BAR + 4)

@@ -1,43 +1,41 @@
-"""pyllm and llama.cpp on the same file, paired: prompt, decoding, and process start to first token.
+"""pyllm beside llama.cpp and ik_llama.cpp on the same work, paired: the rows of compare_rows.py.
 
-compare.py MODEL.gguf --peer-python PYTHON [--threads 2] [--prompt 512] [--new 128] [--pairs 15] [--json FILE]
+compare.py ROW_OR_GROUP ... --model SmolLM2.gguf --peer-python PYTHON [--avx2-python PYTHON] [--ik LLAMA_BENCH]
 
-Resident processes are driven in turn, A B then B A; whoever waits must sleep, which /proc shows. A pair during which
-more than 1 % of the machine was stolen, or more than --foreign of it went to other programs, is dropped: a busy machine
-favours whoever waits for its threads the least. What is reported is the median of per-pair ratios with a bootstrap
-95 % interval, because the two sides of a pair share the machine's mood and absolute speeds do not keep. llama.cpp runs
-with and without flash attention; the ratio that counts is the one against the faster of both.
+Each row goes into a file of its own in --out, raw samples included; rows that have one are skipped, so a campaign can
+be stopped and started again. Resident processes are driven in turn (paired.py); llama.cpp runs with and without flash
+attention, and the ratio that counts is the one against the fastest. Random models are deleted after their rows.
 """
+
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from compare_files import Files
+from compare_rows import GROUPS, Row, chosen
+from paired import Side, machine_facts, paired, report
 
-PEERS = ("llama.cpp", "llama.cpp-flash")
-WORKERS = Path(__file__).with_name("compare_workers.py")
-FIRST = "The capital of France is"
+HERE = Path(__file__).parent
+WORKERS = HERE / "compare_workers.py"
 
 
 class Engine:
-    """A worker process."""
+    """A worker process that stays."""
 
-    def __init__(self, name: str, python: str, options: argparse.Namespace) -> None:
+    def __init__(self, name: str, python: str, model: Path, threads: int, isa: str = "") -> None:
         self.name = name
-        context = max(options.prompt, options.fill + options.new) + 64
-        command = [python, str(WORKERS), name, str(options.model), "--threads", str(options.threads)]
+        command = [python, str(WORKERS), name, str(model), "--threads", str(threads)]
+        environment = {**os.environ, **({"PYLLM_ISA": isa} if isa and name == "pyllm" else {})}
         self.process = subprocess.Popen(
-            [*command, "--context", str(context)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
     def ask(self, **request: Any) -> dict[str, Any]:
@@ -60,92 +58,17 @@ class Engine:
         self.process.wait()
 
 
-class Machine:
-    """What happened on all CPUs since this object was made; `own` gives the CPU seconds that the measurement used."""
-
-    def __init__(self, own: Callable[[], float]) -> None:
-        self.own = own
-        self.start = self.now()
-
-    def now(self) -> tuple[float, float, float, float]:
-        """(all, stolen, busy, own) in seconds."""
-        ticks = [int(n) for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
-        hertz = os.sysconf("SC_CLK_TCK")
-        idle, waiting, stolen = ticks[3], ticks[4], ticks[7]
-        return sum(ticks) / hertz, stolen / hertz, (sum(ticks) - idle - waiting - stolen) / hertz, self.own()
-
-    def shares(self) -> dict[str, float]:
-        """{"steal", "foreign"}: shares of the machine."""
-        total, stolen, busy, own = (b - a for a, b in zip(self.start, self.now(), strict=True))
-        total = max(total, 1e-9)
-        return {"steal": stolen / total, "foreign": max(0.0, busy - own) / total}
-
-
-def children_seconds() -> float:
-    """CPU time of this process and of those of its children that have ended."""
-    times = os.times()
-    return times.user + times.system + times.children_user + times.children_system
-
-
-def turn(engine: Engine, others: list[Engine], request: dict[str, Any]) -> tuple[float, float]:
-    """(seconds, CPU share that the waiting processes used meanwhile)."""
-    time.sleep(0.3)  # OpenMP runtimes spin for a while after their last region
-    before = sum(other.cpu_seconds() for other in others)
-    start = time.perf_counter()
-    seconds = engine.ask(**request)["seconds"]
-    spent = time.perf_counter() - start
-    return seconds, (sum(other.cpu_seconds() for other in others) - before) / spent
-
-
-def paired(engines: list[Engine], request: dict[str, Any], pairs: int) -> list[dict[str, Any]]:
-    """Rounds in alternating order: {"seconds": {engine: s}, "idle": worst share, "steal": share, "foreign": share}."""
-    for engine in engines:
-        for _ in range(2):
-            engine.ask(**request)
-    rounds = []
-    for index in range(pairs):
-        order = engines if index % 2 == 0 else engines[::-1]
-        machine = Machine(lambda: children_seconds() + sum(engine.cpu_seconds() for engine in engines))
-        seconds, idle = {}, 0.0
-        for engine in order:
-            others = [other for other in engines if other is not engine]
-            seconds[engine.name], share = turn(engine, others, request)
-            idle = max(idle, share)
-        rounds.append({"seconds": seconds, "idle": idle, **machine.shares()})
-    return rounds
-
-
-def interval(values: list[float], seed: int = 1) -> list[float]:
-    """Bootstrap 95 % interval of the median."""
-    rng = np.random.default_rng(seed)
-    medians = np.median(rng.choice(values, (4000, len(values))), axis=1)
-    return [float(x) for x in np.quantile(medians, (0.025, 0.975))]
-
-
-def report(rounds: list[dict[str, Any]], count: int, foreign: float = 0.05) -> dict[str, Any]:
-    """Rates and ratios of the rounds that count; `count` tokens (or 1) per measurement."""
-    kept = [r for r in rounds if r["steal"] <= 0.01 and r["foreign"] <= foreign]
-    if len(kept) < 3:
-        shares = ", ".join(f"{r['foreign']:.0%}" for r in rounds)
-        raise RuntimeError(f"only {len(kept)} of {len(rounds)} pairs on a quiet machine; other programs took {shares}")
-    names = list(kept[0]["seconds"])
-    rate = {name: count / statistics.median(r["seconds"][name] for r in kept) for name in names}
-    ratios = {}
-    for peer in (name for name in names if name != "pyllm"):
-        values = [r["seconds"][peer] / r["seconds"]["pyllm"] for r in kept]
-        ratios[peer] = {"median": statistics.median(values), "interval": interval(values), "min": min(values),
-                        "max": max(values)}
-    best = min(ratios, key=lambda name: ratios[name]["median"])
-    return {"per_second": rate, "ratio": ratios, "against": best, "pairs": len(kept),
-            "dropped": len(rounds) - len(kept), "worst_idle_cpu": max(r["idle"] for r in kept), "raw": rounds}
-
-
-def first_token_seconds(command: list[str], threads: int) -> float:
-    """From the start of a process to its first byte of output."""
+def pinned(command: list[str], threads: int) -> subprocess.Popen:
+    """A process on the first CPUs."""
     cpus = sorted(os.sched_getaffinity(0))[:threads]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                            preexec_fn=lambda: os.sched_setaffinity(0, cpus))  # fmt: skip
+
+
+def first_token(command: list[str], threads: int) -> float:
+    """Seconds from the start of a process to its first byte of output."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                               preexec_fn=lambda: os.sched_setaffinity(0, cpus))
+    process = pinned(command, threads)
     byte = process.stdout.read(1)
     seconds = time.perf_counter() - start
     process.stdout.read()
@@ -154,86 +77,163 @@ def first_token_seconds(command: list[str], threads: int) -> float:
     return seconds
 
 
-def first_token(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rounds of fresh processes, shaped like `paired`'s."""
-    threads, model = str(options.threads), str(options.model)
-    commands = {
-        "pyllm": [sys.executable, "-m", "pyllm", "generate", "-m", model, "-p", FIRST, "-n", "1", "--temp", "0",
-                  "--threads", threads, "--no-display-prompt"],
-        "llama.cpp": [options.peer_python, str(WORKERS), "llama.cpp", model, "--threads", threads, "--first", FIRST],
-    }
-    for command in commands.values():
-        first_token_seconds(command, options.threads)
-    rounds = []
-    for index in range(options.pairs):
-        names = list(commands) if index % 2 == 0 else list(commands)[::-1]
-        machine = Machine(children_seconds)
-        seconds = {name: first_token_seconds(commands[name], options.threads) for name in names}
-        rounds.append({"seconds": seconds, "idle": 0.0, **machine.shares()})
-    return rounds
+def ik_seconds(bench: str, model: Path, threads: int, tokens: int) -> float:
+    """Seconds for a prompt in ik_llama.cpp's own llama-bench: weights repacked while loading, one warm-up, one run."""
+    command = [bench, "-m", str(model), "-p", str(tokens), "-n", "0", "-r", "1", "-t", str(threads), "-rtr", "1",
+               "-fa", "1", "-o", "json"]  # fmt: skip
+    process = pinned(command, threads)
+    text = process.communicate()[0].decode()
+    if process.returncode != 0:
+        raise RuntimeError(f"{bench}: ended with {process.returncode}")
+    return json.loads(text)[0]["samples_ns"][0] * 1e-9
 
 
-def facts(engines: list[Engine]) -> dict[str, Any]:
-    """The machine and the versions."""
-    cpu = next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-                if line.startswith("model name")), platform.machine())
-    pages = Path("/sys/kernel/mm/transparent_hugepage/enabled")
-    return {
-        "cpu": cpu, "cpus": os.cpu_count(), "kernel": platform.release(), "date": time.strftime("%Y-%m-%d"),
-        "huge_pages": pages.read_text().strip() if pages.exists() else "unknown",
-        "environment": {k: v for k, v in os.environ.items() if k.startswith(("OMP_", "GOMP_", "PYLLM_", "KMP_"))},
-        "engines": {engine.name: engine.ask(do="facts") for engine in engines},
-    }
+class Campaign:
+    """The engines that stay from one row to the next that uses the same ones."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.files = Files(options.model, options.cache, options.peer_python)
+        self.engines: dict[tuple[str, str, str], Engine] = {}
+
+    def engine(self, name: str, file: str, isa: str) -> Engine:
+        """The process of an engine, a model and an instruction set."""
+        key = (name, file, isa)
+        if key not in self.engines:
+            python = sys.executable
+            if name != "pyllm":
+                python = self.options.avx2_python if isa == "avx2" else self.options.peer_python
+            self.engines[key] = Engine(name, python, self.files.path(file), self.options.threads, isa)
+        return self.engines[key]
+
+    def keep(self, keys: set[tuple[str, str, str]]) -> None:
+        """End the engines that are not among these."""
+        for key in set(self.engines) - keys:
+            self.engines.pop(key).close()
+
+    def sides(self, row: Row) -> list[Side]:
+        """pyllm and its peers at the work of a row."""
+        if row.work["do"] == "first":
+            self.keep(set())
+            return [self.fresh(row, name) for name in ("pyllm", *row.peers)]
+        names = {"pyllm": row.file} | {name.split("-")[0]: row.peer_file or row.file for name in row.peers}
+        self.keep({(name, file, row.isa) for name, file in names.items()})
+        return [self.side(row, name, names[name.split("-")[0]]) for name in ("pyllm", *row.peers)]
+
+    def fresh(self, row: Row, name: str) -> Side:
+        """A process from its start to its first token."""
+        model, threads, text = str(self.files.path(row.file)), self.options.threads, row.work["text"]
+        if name == "pyllm":
+            command = [sys.executable, "-m", "pyllm", "generate", "-m", model, "-p", text, "-n", "1", "--temp", "0",
+                       "--threads", str(threads), "--no-display-prompt"]  # fmt: skip
+        else:
+            command = [self.options.peer_python, str(WORKERS), name, model, "--threads", str(threads), "--first", text]
+        return Side(name, lambda: first_token(command, threads))
+
+    def side(self, row: Row, name: str, file: str) -> Side:
+        """One of those that stay, or a process per measurement."""
+        threads = self.options.threads
+        if name == "ik_llama.cpp":
+            path, tokens = self.files.path(file), row.work["tokens"]
+            return Side(name, lambda: ik_seconds(self.options.ik, path, threads, tokens))
+        engine = self.engine(name.removesuffix("-flash"), file, row.isa)
+        work = row.work if name == "pyllm" else {**row.work, "do": row.work["do"].replace("engine", "together")}
+        flash = {"flash": True} if name.endswith("-flash") else {}
+        return Side(name, lambda: engine.ask(**work, **flash)["seconds"], engine.cpu_seconds)
+
+    def measure(self, row: Row) -> dict[str, Any]:
+        """The result of a row."""
+        sides = self.sides(row)
+        warm = {side.name: [side.run() for _ in range(3)][1:] for side in sides}
+        if row.pick:
+            best = min(row.peers, key=lambda name: statistics.median(warm[name]))
+            sides = [side for side in sides if side.name in ("pyllm", best)]
+        found = report(paired(sides, self.options.pairs, self.options.foreign), row.count, self.options.foreign)
+        facts = machine_facts()
+        facts["engines"] = {engine.name: engine.ask(do="facts") for engine in self.engines.values()}
+        return {"row": row._asdict(), "threads": self.options.threads, "model": self.files.path(row.file).name,
+                "same_greedy_tokens_of_32": self.agreement(row), "warm": warm, **found, "facts": facts}  # fmt: skip
+
+    def agreement(self, row: Row, new: int = 32) -> dict[str, int]:
+        """How many greedy tokens llama.cpp shares with pyllm from the start: the same work is done on the same file."""
+        if row.work["do"] == "first" or row.peer_file or row.peers[0] != "llama.cpp":
+            return {}
+        ours = self.engine("pyllm", row.file, row.isa).ask(do="greedy", new=new)["ids"]
+        theirs = self.engine("llama.cpp", row.file, row.isa).ask(do="greedy", new=new)["ids"]
+        return {"llama.cpp": next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), new)}
+
+
+def reached(result: dict[str, Any]) -> bool:
+    """Whether what is asked for was measured: the interval's lower bound, or the time."""
+    row = result["row"]
+    if row["seconds"] is not None:
+        return bool(row["count"] / result["per_second"]["pyllm"] <= row["seconds"])
+    return row["asked"] is None or bool(result["ratio"][result["against"]]["interval"][0] >= row["asked"])
+
+
+def line(result: dict[str, Any]) -> str:
+    """A result in one line."""
+    row, ratio = result["row"], result["ratio"][result["against"]]
+    low, high = ratio["interval"]
+    rates = ", ".join(f"{name} {rate:,.1f}/s" for name, rate in result["per_second"].items())
+    asked = f"at most {row['seconds']} s" if row["seconds"] else f"asked {row['asked']}" if row["asked"] else "for show"
+    return (f"{row['name']:18} {rates}; {ratio['median']:.2f} x {result['against']} [{low:.2f}, {high:.2f}], "
+            f"{asked}: {'reached' if reached(result) else 'MISSED'}, {result['pairs']} pairs, "
+            f"{result['dropped']} dropped")  # fmt: skip
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--peer-python", required=True, help="a Python that has llama-cpp-python")
+    parser.add_argument("rows", nargs="*", help=f"names, files or groups: {', '.join(GROUPS)}")
+    parser.add_argument("--model", type=Path, help="SmolLM2-135M-Instruct.Q4_1.gguf; default: `pyllm pull`'s")
+    parser.add_argument("--peer-python", default=sys.executable, help="a Python that has llama-cpp-python")
+    parser.add_argument("--avx2-python", help="one whose llama.cpp was built for AVX2")
+    parser.add_argument("--ik", help="ik_llama.cpp's llama-bench")
+    parser.add_argument("--cache", type=Path, default=Path("build/compare/models"), help="for files that are made")
+    parser.add_argument("--out", type=Path, default=Path("build/compare"), help="a JSON file per row")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--prompt", type=int, default=512)
-    parser.add_argument("--new", type=int, default=128)
-    parser.add_argument("--fill", type=int, default=1, help="tokens in the cache when decoding starts")
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--foreign", type=float, default=0.05, help="share of the machine that others may use")
-    parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    parser.add_argument("--again", action="store_true", help="measure rows again that have a result")
+    parser.add_argument("--keep", action="store_true", help="keep the random models")
+    options = parser.parse_args()
+    if options.model is None:
+        pull = subprocess.run([sys.executable, "-m", "pyllm", "pull"], capture_output=True, text=True, check=True)
+        options.model = Path(pull.stdout.split("\n")[0].strip())
+    return options
 
 
-def agreement(engines: list[Engine], new: int = 32) -> dict[str, int]:
-    """How many greedy tokens each peer shares with pyllm from the start; equal work is checked before it is timed."""
-    ids = {engine.name: engine.ask(do="greedy", new=new)["ids"] for engine in engines}
-    equal = {name: [a == b for a, b in zip(ids["pyllm"], other, strict=True)] for name, other in ids.items()}
-    return {name: next((i for i, same in enumerate(row) if not same), new) for name, row in equal.items()}
+def missing(row: Row, options: argparse.Namespace) -> str:
+    """What a row needs and is not there, or nothing."""
+    if "ik_llama.cpp" in row.peers and not options.ik:
+        return "needs --ik"
+    return "needs --avx2-python" if row.isa == "avx2" and not options.avx2_python else ""
 
 
 def main() -> int:
-    """Measure and print; 1 when pyllm is not ahead of the faster peer everywhere."""
+    """Measure and print; 1 when a row misses what is asked for."""
     options = arguments()
-    engines = [Engine("pyllm", sys.executable, options), *(Engine(n, options.peer_python, options) for n in PEERS)]
-    result: dict[str, Any] = {"model": options.model.name, "threads": options.threads,
-                              "same_greedy_tokens_of_32": agreement(engines)}
-    prompt = {"do": "prompt", "tokens": options.prompt}
-    decode = {"do": "decode", "fill": options.fill, "new": options.new}
-    result["prompt"] = report(paired(engines, prompt, options.pairs), options.prompt, options.foreign)
-    result["decode"] = report(paired(engines, decode, options.pairs), options.new, options.foreign)
-    result["facts"] = facts(engines)
-    for engine in engines:
-        engine.close()
-    result["first_token"] = report(first_token(options), 1, options.foreign)
-    for name in ("prompt", "decode", "first_token"):
-        part = result[name]
-        ratio = part["ratio"][part["against"]]
-        low, high = ratio["interval"]
-        print(f"{name:12} " + ", ".join(f"{k} {v:,.1f}/s" for k, v in part["per_second"].items())
-              + f"; {ratio['median']:.2f} x {part['against']} [{low:.2f}, {high:.2f}], {part['pairs']} pairs")
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
-    behind = [name for name in ("prompt", "decode", "first_token")
-              if result[name]["ratio"][result[name]["against"]]["interval"][0] <= 1]
-    print("behind: " + ", ".join(behind) if behind else "ahead everywhere")
-    return 1 if behind else 0
+    rows = chosen(options.rows or ["smollm2"])
+    options.out.mkdir(parents=True, exist_ok=True)
+    campaign, results = Campaign(options), []
+    for index, row in enumerate(rows):
+        path = options.out / f"{row.name}.json"
+        if reason := missing(row, options):
+            print(f"{row.name:18} left out: {reason}", flush=True)
+            continue
+        if options.again or not path.exists():
+            start = time.perf_counter()
+            print(f"{row.name}: {row.file}, {row.what} ...", flush=True)
+            result = campaign.measure(row)
+            path.write_text(json.dumps({**result, "took": time.perf_counter() - start}) + "\n")
+        results.append(json.loads(path.read_text()))
+        print(line(results[-1]), flush=True)
+        if not options.keep and row.file not in [later.file for later in rows[index + 1 :]]:
+            campaign.keep(set())
+            campaign.files.remove(row.file)
+    campaign.keep(set())
+    return 0 if all(map(reached, results)) else 1
 
 
 if __name__ == "__main__":

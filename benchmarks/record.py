@@ -2,13 +2,15 @@
 
 record.py FILE.json [FILE.json ...] [--machine A]
 
-Takes the --json files of compare.py and quality.py. A figure replaces the one of the same name.
+Takes the files of compare.py, gemm.py, quality.py, and of `make bench ARGS="--benchmark_out=FILE.json"`. A figure
+replaces the one of the same name in its group; a run of native benchmarks replaces its whole group.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -16,37 +18,91 @@ from typing import Any
 import chart
 
 Result = dict[str, Any]
-PEER_NAMES = {"llama.cpp-flash": "llama.cpp, flash attention"}
+PEER_NAMES = {"llama.cpp-flash": "llama.cpp, flash attention", "torch": "PyTorch", "torch-onednn": "PyTorch, oneDNN",
+              "numpy-transposed": "numpy"}  # fmt: skip
+ISAS = {"avx512vnni": "AVX-512 with VNNI and BF16", "avx512": "AVX-512", "avx2": "AVX2", "base": "the baseline"}
+
+
+def beside(data: Result) -> Result:
+    """What every paired result says: both figures, the ratio with its interval, and the samples behind them."""
+    peer = data["against"]
+    ratio = data["ratio"][peer]
+    names = list(data["per_second"])
+    return {
+        "figure": data["per_second"]["pyllm"],
+        "peer": PEER_NAMES.get(peer, peer),
+        "peer_figure": data["per_second"][peer],
+        "ratio": ratio["median"],
+        "interval": ratio["interval"],
+        "pairs": data["pairs"],
+        "dropped": data["dropped"],
+        "seconds": {name: [float(f"{r['seconds'][name]:.5g}") for r in data["raw"]] for name in names},
+    }
 
 
 def compared(data: Result) -> list[Result]:
-    """Results of compare.py: prompt, decoding and first token beside the faster peer."""
-    name, found = data["model"].removesuffix(".gguf"), []
-    kinds = {"prompt": ("reading a prompt", "tokens/s"), "decode": ("decoding", "tokens/s")}
-    kinds["first_token"] = ("process start to first token", "s")
-    for key, (what, unit) in kinds.items():
-        part = data[key]
-        peer = part["against"]
-        ratio = part["ratio"][peer]
-        low, high = ratio["interval"]
-        figures = [part["per_second"]["pyllm"], part["per_second"][peer]]
-        note = f"{ratio['median']:.2f} times as fast, 95 % interval {low:.2f} to {high:.2f}, {part['pairs']} pairs"
-        ours, theirs = [1 / f for f in figures] if unit == "s" else figures
-        found.append(
-            {
-                "group": "Speed",
-                "what": f"{name}: {what}",
-                "figure": ours,
-                "unit": unit,
-                "peer": PEER_NAMES.get(peer, peer),
-                "peer_figure": theirs,
-                "note": note,
-                "command": f"benchmarks/compare.py {data['model']} --threads {data['threads']}",
-                "date": data["facts"]["date"],
-                **({"chart": True} if unit == "tokens/s" else {}),
-            }
-        )
-    return found
+    """A row of compare.py."""
+    row, found = data["row"], beside(data)
+    if row["peer_file"]:
+        found["peer"] += " on " + row["peer_file"].split("-")[1]
+    if row["seconds"] is not None:
+        found |= {key: 1 / found[key] for key in ("figure", "peer_figure")}
+    asked = f"at most {row['seconds']} s" if row["seconds"] else f"{row['asked']}" if row["asked"] else ""
+    return [
+        {
+            "group": "Speed",
+            "what": f"{data['model'].removesuffix('.gguf')}: {row['what']}",
+            "unit": "s" if row["seconds"] is not None else "tokens/s",
+            **found,
+            "asked": asked,
+            "versions": {name: facts["version"] for name, facts in data["facts"]["engines"].items()},
+            "command": f"benchmarks/compare.py {row['name']} --threads {data['threads']}",
+            "date": data["facts"]["date"],
+            **({"chart": True} if row["chart"] else {}),
+        }
+    ]
+
+
+def multiplied(data: Result) -> list[Result]:
+    """The products of gemm.py."""
+    return [
+        {
+            "group": "Products of matrices",
+            "what": f"{product['gemm']}, rows x outputs x inputs",
+            "unit": "GFLOP/s",
+            **beside(product),
+            "asked": "1",
+            "versions": data["facts"]["versions"],
+            "command": f"benchmarks/gemm.py --threads {product['threads']}",
+            "date": data["facts"]["date"],
+        }
+        for product in data["products"]
+    ]
+
+
+def kernels(data: Result) -> list[Result]:
+    """Google Benchmark's: of each kernel the median where it was repeated, and every repetition's time."""
+    found: dict[str, Result] = {}
+    for run in data["benchmarks"]:
+        if run.get("aggregate_name", "median") != "median":
+            continue
+        kernel, kind, shape, isa = run["run_name"].split("/")[:4]
+        result = found.setdefault(run["run_name"], {"nanoseconds": []})
+        if run["run_type"] == "iteration":
+            result["nanoseconds"].append(float(f"{run['real_time']:.5g}"))
+        limit = run["label"]
+        unit = "GB/s" if limit == "read" else "GOP/s"
+        what = "read bandwidth" if limit == "read" else f"{limit} peak"
+        result |= {
+            "group": f"Kernels on {ISAS[isa]}",
+            "what": f"{kernel} {kind} {shape}",
+            "figure": run[unit],
+            "unit": unit,
+            "note": f"{run['%limit']:.0f} % of the {what} of the same minute",
+            "command": "make bench",
+            "date": data["context"]["date"][:10],
+        }
+    return list(found.values())
 
 
 def judged(data: Result) -> list[Result]:
@@ -72,9 +128,20 @@ def judged(data: Result) -> list[Result]:
 
 
 def enter(results: list[Result], new: list[Result]) -> list[Result]:
-    """The list with each new result in the place of the one of its name, or at the end."""
-    by_name = {result["what"]: result for result in results}
-    return list({**by_name, **{result["what"]: result for result in new}}.values())
+    """The list with each new result in the place of the one of its name and group, or at the end."""
+    whole = {result["group"] for result in new if "nanoseconds" in result}
+    kept = [result for result in results if result["group"] not in whole]
+    by_name = {(result["group"], result["what"]): result for result in [*kept, *new]}
+    return list(by_name.values())
+
+
+def written(data: Result) -> str:
+    """JSON with a list of numbers on one line."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    return re.sub(r"\[[\s\d.,eE+-]+\]", lambda found: " ".join(found.group().split()), text) + "\n"
+
+
+READERS = {"row": compared, "products": multiplied, "benchmarks": kernels, "precision": judged}
 
 
 def main() -> None:
@@ -86,9 +153,9 @@ def main() -> None:
     data = json.loads(chart.SOURCE.read_text(encoding="utf-8"))
     for path in options.files:
         measured = json.loads(path.read_text(encoding="utf-8"))
-        new = compared(measured) if "decode" in measured else judged(measured)
+        new = next(read for key, read in READERS.items() if key in measured)(measured)
         data["results"] = enter(data["results"], [{**result, "machine": options.machine} for result in new])
-    chart.SOURCE.write_text(json.dumps(data, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    chart.SOURCE.write_text(written(data), encoding="utf-8")
     chart.main()
 
 

@@ -341,14 +341,27 @@ def test_the_stub_names_what_the_core_has():
 def test_measured_files_enter_the_results(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     record = script("benchmarks", "record", monkeypatch)
-    part = {"against": "llama.cpp", "per_second": {"pyllm": 4.0, "llama.cpp": 2.0}, "pairs": 15,
-            "ratio": {"llama.cpp": {"median": 2.0, "interval": [1.9, 2.1]}}}  # fmt: skip
-    data = {"model": "m.gguf", "threads": 2, "facts": {"date": "2026-01-01"}}
-    found = record.compared({**data, "prompt": part, "decode": part, "first_token": part})
-    assert [(r["figure"], r["peer_figure"], r["unit"]) for r in found] == [
-        (4.0, 2.0, "tokens/s"), (4.0, 2.0, "tokens/s"), (0.25, 0.5, "s"),
+    raw = [{"seconds": {"pyllm": 0.5, "llama.cpp": 1.0}, "idle": 0.0, "steal": 0.0, "foreign": 0.0}]
+    part = {"against": "llama.cpp", "per_second": {"pyllm": 4.0, "llama.cpp": 2.0}, "pairs": 15, "dropped": 0,
+            "ratio": {"llama.cpp": {"median": 2.0, "interval": [1.9, 2.1]}}, "raw": raw}  # fmt: skip
+    facts = {"date": "2026-01-01", "engines": {"pyllm": {"version": "1"}}, "versions": {}}
+    row = {"name": "decode", "what": "decoding", "peer_file": "", "seconds": None, "asked": 3.0, "chart": True}
+    data = {"model": "m.gguf", "threads": 2, "facts": facts, "row": row, **part}
+    found = record.compared(data) + record.compared({**data, "row": {**row, "what": "start", "seconds": 0.3}})
+    found += record.multiplied({"products": [{"gemm": "F32 2x2x2", "threads": 2, **part}], "facts": facts})
+    assert [(r["figure"], r["peer_figure"], r["unit"], r["ratio"], r["asked"]) for r in found] == [
+        (4.0, 2.0, "tokens/s", 2.0, "3.0"), (0.25, 0.5, "s", 2.0, "at most 0.3 s"), (4.0, 2.0, "GFLOP/s", 2.0, "1"),
     ]  # fmt: skip
-    assert "2.00 times as fast, 95 % interval 1.90 to 2.10, 15 pairs" in found[0]["note"]
+    assert found[0]["seconds"] == {"pyllm": [0.5], "llama.cpp": [1.0]}
+    assert "| **2.00** | 1.90 to 2.10, 15 pairs | 3.0 |" in record.chart.table([{**found[0], "machine": "A"}])[-1]
+    run = {"run_name": "matvec/Q4_1/1x16x32/avx2/real_time", "run_type": "iteration", "real_time": 10.0,
+           "label": "read", "GB/s": 40.0, "GOP/s": 9.0, "%limit": 91.0}  # fmt: skip
+    median = {**run, "run_type": "aggregate", "aggregate_name": "median", "GB/s": 41.0}
+    (kernel,) = record.kernels({"context": {"date": "2026-01-01T00:00"}, "benchmarks": [run, run, median]})
+    assert (kernel["figure"], kernel["unit"], kernel["nanoseconds"]) == (41.0, "GB/s", [10.0, 10.0])
+    assert kernel["group"] == "Kernels on AVX2" and "91 % of the read bandwidth" in kernel["note"]
+    assert record.enter([{**kernel, "what": "older"}, found[0]], [kernel]) == [found[0], kernel]
+    assert record.written({"a": [1.5, 2], "b": ["x"]}) == '{\n  "a": [ 1.5, 2 ],\n  "b": [\n    "x"\n  ]\n}\n'
     side = {"top_token_percent": 96.5, "kl_mean": 0.1, "perplexity_percent": 0.2, "positions": 20480}
     judged = record.judged({"model": "m.gguf", "precision": "high", "pyllm": side, "llama.cpp": side})
     assert [r["figure"] for r in judged] == [96.5, 0.1, 0.2]
