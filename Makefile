@@ -5,6 +5,8 @@
 #   make lint       ruff, mypy, clang-format
 #   make wheel      a wheel in dist/, at most 8 MB
 #   make old-cpus   import and generate on emulated old CPUs (Debian: qemu-user)
+#   make compare    speed beside llama.cpp, in turns (build/compare has the samples)
+#   make gemm       products of matrices beside numpy and PyTorch, in turns
 #   make peers      llama.cpp (compiled once, minutes) reads what pyllm writes: logits and errors of quantisation
 #   make invariance  requests in every company, chunk, memory and order, compared bit for bit
 #   make lm-eval    the model class for EleutherAI's harness beside the harness's own
@@ -19,7 +21,7 @@ STAGE := $(PYTHON) .ci/stage
 BUILD := "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.20" "ninja"
 SOURCES := CMakeLists.txt $(shell find csrc pyllm -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.pyi' -o -name py.typed)
 
-.PHONY: run test bench lint format wheel old-cpus peers invariance lm-eval clean
+.PHONY: run test bench lint format wheel old-cpus peers compare gemm invariance lm-eval clean
 
 run: .venv/installed
 	@$(BIN)/pyllm pull >/dev/null
@@ -29,12 +31,19 @@ run: .venv/installed
 test: .venv/tested
 	@PYTHONSAFEPATH=1 $(BIN)/pytest $(PYTEST)
 
-bench: .venv/tools
+bench: .venv/benchmark
 	@$(STAGE) "build the native benchmarks" $(BIN)/cmake -S . -B build/bench -G Ninja -DPYLLM_BENCH=ON \
 	-DCMAKE_MAKE_PROGRAM=$(abspath $(BIN)/ninja) -DPython_EXECUTABLE=$(abspath $(BIN)/python) \
 	-Dpybind11_DIR=$$($(BIN)/python -m pybind11 --cmakedir)
 	@$(STAGE) "compile" $(BIN)/cmake --build build/bench --target bench_kernels
-	@build/bench/bench_kernels
+	@build/bench/bench_kernels $(ARGS)
+
+# PyPI's google-benchmark has no C++ in it; this sdist carries the library whole, and nothing else of it is used.
+.venv/benchmark: .venv/tools
+	@$(STAGE) "fetch Google Benchmark" $(BIN)/pip download --no-deps --no-binary onnx --dest .venv/sdist onnx==1.14.1
+	@tar xzf .venv/sdist/onnx-1.14.1.tar.gz -C .venv/sdist onnx-1.14.1/third_party/benchmark
+	@mv .venv/sdist/onnx-1.14.1/third_party/benchmark $@
+	@touch $@
 
 lint: .venv/linted
 	@$(BIN)/ruff check .
@@ -57,6 +66,13 @@ old-cpus: .venv/tested
 # Arguments: make peers ARGS="--model none --only gpt2"
 peers: .venv/peers
 	@$(BIN)/python benchmarks/peers_logits.py $(ARGS)
+
+# Groups of rows: make compare ARGS="7B 1B". The group avx2 needs another build of llama.cpp: make .venv/avx2/installed
+compare: .venv/peers
+	@$(BIN)/python benchmarks/compare.py --avx2-python "$(wildcard .venv/avx2/bin/python)" $(ARGS)
+
+gemm: .venv/tested
+	@$(BIN)/python benchmarks/gemm.py $(ARGS)
 
 # Arguments: make invariance ARGS="MODEL.gguf --seconds 60"
 invariance: .venv/tested
@@ -92,6 +108,13 @@ clean:
 
 .venv/peers: .venv/tested
 	@$(STAGE) "compile llama-cpp-python" $(BIN)/pip install "llama-cpp-python==0.3.36"
+	@touch $@
+
+AVX2 := -DGGML_NATIVE=OFF -DGGML_AVX=ON -DGGML_AVX2=ON -DGGML_FMA=ON -DGGML_F16C=ON -DGGML_BMI2=ON -DGGML_AVX512=OFF
+.venv/avx2/installed: .venv/tools
+	@$(STAGE) "create .venv/avx2" $(PYTHON) -m venv .venv/avx2
+	@$(STAGE) "compile llama-cpp-python" env CMAKE_ARGS="$(AVX2)" .venv/avx2/bin/pip install --no-cache-dir \
+	--no-binary llama-cpp-python llama-cpp-python==0.3.36
 	@touch $@
 
 .venv/linted: .venv/tools
