@@ -89,6 +89,19 @@ def rms_norm_bound(x: NDArray, weight: NDArray, eps: float) -> NDArray:
     return gamma((np.shape(x)[-1] + 2) / 2 + 4) * np.abs(rms_norm(x, weight, eps)) + TINY
 
 
+def heads(x: NDArray, weight: NDArray, eps: float, frequency: NDArray) -> NDArray:
+    """x (length, heads, d): each head normalised, then neighbouring pairs of row i turned by i * frequency."""
+    return rotary(rms_norm(x, weight, eps).swapaxes(0, 1), np.arange(len(x)), frequency, True).swapaxes(0, 1)
+
+
+def heads_bound(x: NDArray, weight: NDArray, eps: float, frequency: NDArray) -> NDArray:
+    """The norm's error goes into both numbers of a pair; then the rotation's own."""
+    y, error = rms_norm(x, weight, eps), rms_norm_bound(x, weight, eps)
+    pair = error + error.reshape(*error.shape[:-1], -1, 2)[..., ::-1].reshape(error.shape)
+    turned = rotary_bound((np.abs(y) + error).swapaxes(0, 1), np.arange(len(x)), frequency, True, angle_roundings=0)
+    return pair + turned.swapaxes(0, 1)
+
+
 def layer_norm(x: NDArray, weight: NDArray, bias: NDArray | None = None, eps: float = 1e-5) -> NDArray:
     """y = (x - mean) / sqrt(var + eps) * weight + bias over the last axis, var without Bessel's correction."""
     x = f64(x)
@@ -177,6 +190,16 @@ def gelu_bound(x: NDArray, approximate: str = "none") -> NDArray:
         slope = 1 - f * f
     inner = gamma(rounding) * np.abs(t) * slope + gamma(2 * EXP_ULP) * np.abs(f) + gamma(1) * np.abs(1 + f)
     return np.abs(x) / 2 * inner + gamma(2 * EXP_ULP + 4) * np.abs(gelu(x, approximate)) + TINY * (1 + np.abs(x))
+
+
+def softcap(x: NDArray, cap: float) -> NDArray:
+    """cap tanh(x / cap)."""
+    return cap * np.tanh(f64(x) / cap)
+
+
+def softcap_bound(x: NDArray, cap: float) -> NDArray:
+    """A division, tanh with its promised error, a product; the slope of tanh is at most tanh(t) / t."""
+    return gamma(2 * EXP_ULP + 3) * np.abs(softcap(x, cap)) + TINY * (1 + cap)
 
 
 def embedding(ids: NDArray, weight: NDArray) -> NDArray:
@@ -292,17 +315,21 @@ def _grouped(x: NDArray, heads: int) -> NDArray:
     return np.repeat(f64(x), heads // x.shape[1], axis=1)
 
 
-def _scores(q: NDArray, k: NDArray, causal: bool, scale: float | None, window: int | None) -> tuple[NDArray, float]:
+def _scores(
+    q: NDArray, k: NDArray, causal: bool, scale: float | None, window: int | None, cap: float | None = None
+) -> tuple[NDArray, float]:
     scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
     scores = f64(q) @ _grouped(k, q.shape[1]).swapaxes(2, 3) * scale
+    scores = scores if cap is None else softcap(scores, cap)
     return np.where(visible(q.shape[2], k.shape[2], causal, window), scores, -np.inf), scale
 
 
 def attention(
-    q: NDArray, k: NDArray, v: NDArray, causal: bool = False, scale: float | None = None, window: int | None = None
+    q: NDArray, k: NDArray, v: NDArray, causal: bool = False, scale: float | None = None, window: int | None = None,
+    cap: float | None = None,
 ) -> NDArray:
-    """softmax(q k^T scale) v: q (batch, heads, length, d), k and v (batch, groups, total, d)."""
-    scores, _ = _scores(q, k, causal, scale, window)
+    """softmax(softcap(q k^T scale)) v: q (batch, heads, length, d), k and v (batch, groups, total, d)."""
+    scores, _ = _scores(q, k, causal, scale, window, cap)
     return softmax(scores) @ _grouped(v, q.shape[1])
 
 
@@ -314,13 +341,18 @@ def attention_bound(
     scale: float | None = None,
     window: int | None = None,
     probability_unit: float = 0.0,
+    cap: float | None = None,
 ) -> NDArray:
-    """Score errors pass through exp; then the weighted sum. probability_unit: roundoff of stored probabilities."""
+    """Score errors pass through the cap, whose slope is at most 1, and exp; then the weighted sum.
+
+    probability_unit: roundoff of stored probabilities.
+    """
     heads, d, total = q.shape[1], q.shape[3], k.shape[2]
-    scores, scale = _scores(q, k, causal, scale, window)
+    scores, scale = _scores(q, k, causal, scale, window, cap)
     size = np.abs(f64(q)) @ np.abs(_grouped(k, heads)).swapaxes(2, 3) * abs(scale)
     seen = np.isfinite(scores)
-    moved = np.where(seen, gamma(d + 3) * size, 0).max(axis=-1, keepdims=True)
+    error = gamma(d + 3) * size + (0 if cap is None else softcap_bound(size, cap))
+    moved = np.where(seen, error, 0).max(axis=-1, keepdims=True)
     drop = np.where(seen, scores.max(axis=-1, keepdims=True) - np.where(seen, scores, 0), 0).max(axis=-1, keepdims=True)
     chunks = total / 256 + 1  # each merge of two partial results rescales by one more exp
     roundings = 2 * total + (4 * EXP_ULP + 4) * chunks + 2 * drop + 8

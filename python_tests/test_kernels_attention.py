@@ -34,7 +34,8 @@ def test_attention_is_within_its_bound(isa, scale):
 def core_attention(q, k, v, case, cache):
     """One batch member through the core, whose keys and values lie in pages of the cache type."""
     rows = [np.ascontiguousarray(x[0].transpose(1, 0, 2)).reshape(x.shape[2], -1) for x in (q, k, v)]
-    y = _core.attention(*rows, case.heads, case.groups, case.dim, case.dim**-0.5, case.causal, case.window or 0, cache)
+    y = _core.attention(*rows, case.heads, case.groups, case.dim, case.dim**-0.5, case.causal, case.window or 0, 0,
+                        cache)
     return y.reshape(case.length, case.heads, case.dim).transpose(1, 0, 2)[None]
 
 
@@ -59,6 +60,20 @@ def test_scale_is_taken(isa):
     with using(isa):
         y = ops.attention(q, k, v, causal=True, scale=0.7)
     check(y, ref.attention(q, k, v, True, 0.7), ref.attention_bound(q, k, v, True, 0.7))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("cap", [0.5, 50.0])
+def test_softcap_is_within_its_bound(isa, cap):
+    for seed, case in enumerate(cases.ATTENTION):
+        q, k, v = inputs(case, seed, 3.0)
+        with using(isa):
+            y = ops.attention(q, k, v, causal=case.causal, window=case.window, softcap=cap)
+        arguments = (q, k, v, case.causal, None, case.window)
+        try:
+            check(y, ref.attention(*arguments, cap=cap), ref.attention_bound(*arguments, cap=cap))
+        except AssertionError as error:
+            raise AssertionError(f"{case}: {error}") from error
 
 
 @pytest.mark.parametrize("isa", ISAS)

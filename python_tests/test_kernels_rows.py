@@ -3,9 +3,9 @@ import cases
 import numpy as np
 import pytest
 import reference as ref
-from kernel_checks import ISAS, check, random, same_bits, using
+from kernel_checks import ISAS, check, random, same_bits, threads, using
 
-from pyllm import ops
+from pyllm import _core, ops
 
 SHAPES = [(3, n) for n in cases.LENGTHS] + [(rows, 33) for rows in cases.ROWS] + [(2, 576), (1, 1536), (2, 3, 5, 64)]
 SPREADS = ((1.0, 0.0), (1e-3, 0.0), (100.0, 0.0), (1.0, 50.0))  # (scale, shift)
@@ -77,6 +77,46 @@ def test_elementwise_lengths_and_swiglu(isa):
             y, alone = ops.swiglu(gate, up), ops.silu(gate)
         check(y, ref.swiglu(gate, up), ref.swiglu_bound(gate, up))
         check(alone, ref.silu(gate), ref.silu_bound(gate))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("cap", [1e-3, 1.0, 30.0, 50.0])
+def test_softcap_is_within_its_bound(isa, cap):
+    x = element_inputs()
+    with using(isa):
+        y = ops.softcap(x, cap)
+        assert np.isnan(ops.softcap(np.full(17, np.nan), cap)).all()
+    check(y, ref.softcap(x, cap), ref.softcap_bound(x, cap))
+    assert np.abs(y).max() <= np.float32(cap)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("kind", ["rms", "layer"])
+def test_add_norm_is_within_its_bound(isa, kind):
+    for seed, shape in enumerate(SHAPES):
+        x, residual = random(shape, seed, 3.0), random(shape, seed + 1)
+        weight, bias = random(shape[-1:], seed + 2), random(shape[-1:], seed + 3) if kind == "layer" else None
+        with using(isa):
+            y = ops.add_norm(residual, x, ops.Norm(kind, weight, bias, 1e-5))
+        arguments = (x, weight, 1e-5) if kind == "rms" else (x, weight, bias, 1e-5)
+        normed, bound = getattr(ref, f"{kind}_norm")(*arguments), getattr(ref, f"{kind}_norm_bound")(*arguments)
+        check(y, residual + normed, bound + ref.U * (np.abs(residual + normed) + bound))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dim", [2, 14, 16, 20, 64, 72, 128])
+def test_heads_are_normalised_and_turned_within_their_bound(isa, dim):
+    weights = random((2, dim), 1) + np.float32(1)
+    frequency, _ = ref.rotary_frequencies(dim, 10000.0)
+    for rows, heads, groups in ((1, 1, 1), (3, 4, 2), (70, 3, 1)):
+        parts = random((rows, heads, dim), dim, 5.0), random((rows, groups, dim), dim + 1)
+        with using(isa):
+            turned = _core.heads(*parts, *weights, 1e-6, ops.rotary_table(frequency, dim, rows))
+        for x, weight, y in zip(parts, weights, turned, strict=True):
+            check(y, ref.heads(x, weight, 1e-6, frequency), ref.heads_bound(x, weight, 1e-6, frequency))
+        with threads(1), using(isa):
+            alone = _core.heads(*parts, *weights, 1e-6, ops.rotary_table(frequency, dim, rows))
+        assert all(same_bits(a, b) for a, b in zip(alone, turned, strict=True))
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -227,44 +227,63 @@ void bind_engine(py::module_& m) {
 
   bind_states(m);
   py::class_<Recorded>(m, "Program")
-      .def(py::init([](int layers, int heads, int dim, const std::string& cache, std::vector<double> frequency,
-                       double magnitude, int64_t context, bool high) {
-             return std::make_unique<Recorded>(layers, heads, dim, pyllm::type_named(cache),
-                                               pyllm::Rotary{std::move(frequency), magnitude}, context, high);
+      .def(py::init([](int layers, int heads, int dim, const std::string& cache, int64_t context, bool high) {
+             return std::make_unique<Recorded>(layers, heads, dim, pyllm::type_named(cache), context, high);
            }),
-           py::arg("layers"), py::arg("heads"), py::arg("dim"), py::arg("cache"), py::arg("frequency"),
-           py::arg("magnitude"), py::arg("context"), py::arg("high_precision"))
+           py::arg("layers"), py::arg("heads"), py::arg("dim"), py::arg("cache"), py::arg("context"),
+           py::arg("high_precision"))
+      .def(
+          "rotary",
+          [](Recorded& r, std::vector<double> frequency, double magnitude) {
+            return r.program.rotary({std::move(frequency), magnitude});
+          },
+          py::arg("frequency"), py::arg("magnitude"))
       .def(
           "embedding",
-          [](Recorded& r, std::shared_ptr<Weight> w, std::optional<FloatArray> positions) {
+          [](Recorded& r, std::shared_ptr<Weight> w, std::optional<FloatArray> positions, float scale) {
             r.tokens = w->n();
-            return r.program.embedding(std::move(w), floats(positions));
+            return r.program.embedding(std::move(w), floats(positions), scale);
           },
-          py::arg("weight"), py::arg("positions") = py::none())
+          py::arg("weight"), py::arg("positions") = py::none(), py::arg("scale") = 1.0f)
       .def(
           "linear",
           [](Recorded& r, int x, const py::object& norm, const py::list& parts, const std::string& act, bool gated,
-             int residual, int layer) {
-            return r.program.linear(x, norm_of(norm), parts_of(parts), act_named(act), gated, residual, layer);
+             int residual, int layer, int rotary) {
+            return r.program.linear(x, norm_of(norm), parts_of(parts), act_named(act), gated, residual, layer, rotary);
           },
           py::arg("x"), py::arg("norm"), py::arg("parts"), py::arg("act") = "none", py::arg("gated") = false,
-          py::arg("residual") = -1, py::arg("layer") = 0)
+          py::arg("residual") = -1, py::arg("layer") = 0, py::arg("rotary") = Program::kUnturned)
+      .def(
+          "heads",
+          [](Recorded& r, int q, int k, const std::optional<FloatArray>& q_weight,
+             const std::optional<FloatArray>& k_weight, float eps, int layer,
+             int rotary) { r.program.heads(q, k, floats(q_weight), floats(k_weight), eps, layer, rotary); },
+          py::arg("q"), py::arg("k"), py::arg("q_weight"), py::arg("k_weight"), py::arg("eps"), py::arg("layer"),
+          py::arg("rotary"))
       .def(
           "attention",
-          [](Recorded& r, int q, int layer, int heads, float scale, int64_t window) {
-            return r.program.attention(q, layer, heads, scale, window);
+          [](Recorded& r, int q, int layer, int heads, float scale, int64_t window, float softcap) {
+            return r.program.attention(q, layer, heads, scale, window, softcap);
           },
-          py::arg("q"), py::arg("layer"), py::arg("heads"), py::arg("scale"), py::arg("window") = 0)
+          py::arg("q"), py::arg("layer"), py::arg("heads"), py::arg("scale"), py::arg("window") = 0,
+          py::arg("softcap") = 0.0f)
+      .def(
+          "add_norm",
+          [](Recorded& r, int residual, int x, const py::object& norm) {
+            r.program.add_norm(residual, x, norm_of(norm));
+          },
+          py::arg("residual"), py::arg("x"), py::arg("norm"))
       .def(
           "map",
           [](Recorded& r, int x, int up, const std::string& act) { return r.program.map(x, up, act_named(act)); },
           py::arg("x"), py::arg("up") = -1, py::arg("act") = "none")
       .def(
           "logits",
-          [](Recorded& r, int x, const py::object& norm, std::shared_ptr<Weight> w, std::optional<FloatArray> bias) {
-            r.program.logits(x, norm_of(norm), {std::move(w), floats(bias), Epilogue::Store});
+          [](Recorded& r, int x, const py::object& norm, std::shared_ptr<Weight> w, std::optional<FloatArray> bias,
+             float softcap) {
+            r.program.logits(x, norm_of(norm), {std::move(w), floats(bias), Epilogue::Store}, softcap);
           },
-          py::arg("x"), py::arg("norm"), py::arg("weight"), py::arg("bias") = py::none())
+          py::arg("x"), py::arg("norm"), py::arg("weight"), py::arg("bias") = py::none(), py::arg("softcap") = 0.0f)
       .def("finish", [](Recorded& r) { r.program.finish(); })
       .def("run", &run, py::arg("batch"), py::arg("hidden") = false,
            "Appends each (sequence, ids, want); gives float32 logits of the last `want` rows of each, or what the head "

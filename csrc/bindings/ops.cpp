@@ -48,9 +48,11 @@ FloatArray linear(const FloatArray& x, const Weight& w, const std::optional<Floa
   return y;
 }
 
+// y = norm(x), or residual + norm(x).
 FloatArray norm(const FloatArray& x, const FloatArray& weight, const std::optional<FloatArray>& bias, float eps,
-                bool layer) {
+                bool layer, const std::optional<FloatArray>& residual) {
   FloatArray y = like(x);
+  if (residual) std::copy(residual->data(), residual->data() + residual->size(), y.mutable_data());
   const int64_t k = x.shape(x.ndim() - 1);
   pyllm::NormArgs a = {x.data(),
                        weight.data(),
@@ -59,19 +61,21 @@ FloatArray norm(const FloatArray& x, const FloatArray& weight, const std::option
                        k ? x.size() / k : 0,
                        k,
                        eps,
-                       layer ? pyllm::Norm::Layer : pyllm::Norm::RMS};
+                       layer ? pyllm::Norm::Layer : pyllm::Norm::RMS,
+                       residual.has_value()};
   const pyllm::Kernels& kernels = use();
   without_gil([&] { pyllm::run_kernel(kernels.norm, a, 4.0 * (double)x.size()); });
   return y;
 }
 
-FloatArray map(const FloatArray& x, const std::optional<FloatArray>& up, const std::string& act) {
+FloatArray map(const FloatArray& x, const std::optional<FloatArray>& up, const std::string& act, float cap) {
   FloatArray y = like(x);
   pyllm::Act f = act == "silu"        ? pyllm::Act::SiLU
                  : act == "gelu"      ? pyllm::Act::GELU
                  : act == "gelu_tanh" ? pyllm::Act::GELUTanh
+                 : act == "softcap"   ? pyllm::Act::Softcap
                                       : pyllm::Act::None;
-  pyllm::MapArgs a = {x.data(), data(up), y.mutable_data(), x.size(), f};
+  pyllm::MapArgs a = {x.data(), data(up), y.mutable_data(), x.size(), f, cap};
   const pyllm::Kernels& kernels = use();
   without_gil([&] { pyllm::run_kernel(kernels.map, a, 10.0 * (double)x.size()); });
   return y;
@@ -103,7 +107,7 @@ FloatArray rotary(const FloatArray& x, const FloatArray& table,
 // One sequence: q (queries, heads * dim), k and v (keys, kv_heads * dim). Query i stands at position keys - queries +
 // i.
 FloatArray attention(const FloatArray& q, const FloatArray& key, const FloatArray& value, int heads, int kv_heads,
-                     int dim, float scale, bool causal, int64_t window, const std::string& cache) {
+                     int dim, float scale, bool causal, int64_t window, float softcap, const std::string& cache) {
   const pyllm::Kernels& kernels = use();
   const int64_t rows = q.shape(0), keys = key.shape(0);
   FloatArray y = like(q);
@@ -122,8 +126,8 @@ FloatArray attention(const FloatArray& q, const FloatArray& key, const FloatArra
     const double flops = 4.0 * (double)rows * (double)keys * heads * dim;
     const int width = pyllm::team_width(flops);
     a.q = q.data(), a.out = out, a.row = query.data(), a.rows = rows, a.q_stride = a.out_stride = (int64_t)heads * dim;
-    a.cache = &layout, a.heads = heads, a.scale = scale, a.causal = causal, a.length = keys, a.window = window,
-    a.chunks = 1;
+    a.cache = &layout, a.heads = heads, a.scale = scale, a.softcap = softcap, a.causal = causal, a.length = keys;
+    a.window = window, a.chunks = 1;
     a.segment = segment, a.segments = 1;
     pyllm::Buffer partial((size_t)(rows * heads * (16 + pyllm::panels(dim) * 16) * 4));
     a.partial = (float*)partial.data();
@@ -135,14 +139,45 @@ FloatArray attention(const FloatArray& q, const FloatArray& key, const FloatArra
   return y;
 }
 
+// q (rows, heads, dim) and k (rows, key heads, dim): each head over its root mean square, times its weight, turned.
+std::pair<FloatArray, FloatArray> heads(const FloatArray& q, const FloatArray& k, const FloatArray& q_weight,
+                                        const FloatArray& k_weight, float eps, const FloatArray& table) {
+  FloatArray turned_q = like(q), turned_k = like(k);
+  std::copy(q.data(), q.data() + q.size(), turned_q.mutable_data());
+  std::copy(k.data(), k.data() + k.size(), turned_k.mutable_data());
+  const int64_t rows = q.shape(0);
+  pyllm::HeadsArgs a = {turned_q.mutable_data(),
+                        turned_k.mutable_data(),
+                        q_weight.data(),
+                        k_weight.data(),
+                        eps,
+                        nullptr,
+                        rows,
+                        q.shape(1),
+                        table.data(),
+                        nullptr,
+                        0};
+  const pyllm::Kernels& kernels = use();
+  without_gil([&] {
+    pyllm::CacheLayout layout = {1, (int)k.shape(1), (int)k.shape(2), pyllm::Type::F32};
+    pyllm::Sequence sequence(std::make_shared<pyllm::Pool>(layout, 0));
+    sequence.reserve(rows);
+    std::vector<pyllm::Row> row;
+    for (int64_t i = 0; i < rows; ++i) row.push_back({i, sequence.table()});
+    a.row = row.data(), a.cache = &layout;
+    pyllm::run_kernel(kernels.heads, a, 10.0 * (double)(q.size() + k.size()));
+  });
+  return {turned_q, turned_k};
+}
+
 FloatArray embedding(const py::array_t<int32_t, py::array::c_style>& ids, const Weight& w) {
   for (py::ssize_t i = 0; i < ids.size(); ++i)
     if (ids.data()[i] < 0 || ids.data()[i] >= w.n())
       throw std::out_of_range("embedding: id " + std::to_string(ids.data()[i]) + " at " + std::to_string(i) +
                               ", allowed are 0 to " + std::to_string(w.n() - 1));
   FloatArray y({ids.size(), (py::ssize_t)w.k()});
-  pyllm::EmbeddingArgs a = {ids.data(), nullptr, w.panels(), nullptr, y.mutable_data(),
-                            ids.size(), w.k(),   w.k(),      w.type()};
+  pyllm::EmbeddingArgs a = {ids.data(), nullptr, w.panels(), nullptr,  y.mutable_data(),
+                            ids.size(), w.k(),   w.k(),      w.type(), 1};
   const pyllm::Kernels& kernels = use();
   without_gil([&] { pyllm::run_kernel(kernels.embedding, a, 20.0 * (double)ids.size() * (double)w.k()); });
   return y;
@@ -152,11 +187,14 @@ FloatArray embedding(const py::array_t<int32_t, py::array::c_style>& ids, const 
 
 void bind_ops(py::module_& m) {
   m.def("linear", &linear, py::arg("x"), py::arg("weight"), py::arg("bias") = py::none(), py::arg("high") = false);
-  m.def("norm", &norm, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("layer"));
-  m.def("map", &map, py::arg("x"), py::arg("up"), py::arg("act"));
+  m.def("norm", &norm, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("layer"),
+        py::arg("residual") = py::none());
+  m.def("map", &map, py::arg("x"), py::arg("up"), py::arg("act"), py::arg("cap") = 0.0f);
   m.def("softmax", &softmax, py::arg("x"));
   m.def("rotary", &rotary, py::arg("x"), py::arg("table"), py::arg("position"));
   m.def("attention", &attention);
+  m.def("heads", &heads, py::arg("q"), py::arg("k"), py::arg("q_weight"), py::arg("k_weight"), py::arg("eps"),
+        py::arg("table"));
   m.def("embedding", &embedding, py::arg("ids"), py::arg("weight"));
   m.def("last_kernel_isa", [] { return last_isa; }, "Instruction set that the last of these functions ran on");
 }

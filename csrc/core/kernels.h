@@ -6,7 +6,7 @@
 namespace pyllm {
 
 enum class Norm : uint8_t { None, RMS, Layer };
-enum class Act : uint8_t { None, SiLU, GELU, GELUTanh };
+enum class Act : uint8_t { None, SiLU, GELU, GELUTanh, Softcap };
 enum class Epilogue : uint8_t {
   Store,     // out = y + bias
   Add,       // out += y + bias
@@ -78,7 +78,7 @@ struct AttentionArgs {
   int64_t rows, q_stride, out_stride;
   const CacheLayout* cache;
   int layer, heads;
-  float scale;
+  float scale, softcap;    // scores are c tanh(scale q k / c); softcap 0: scale q k
   bool causal;             // else every row sees `length` positions
   int64_t length, window;  // window: only the last that many positions; 0: all
   int64_t chunks;          // capacity of partial per row and head
@@ -98,15 +98,17 @@ struct EmbeddingArgs {
   float* out;
   int64_t rows, k, out_stride;
   Type token_type;
+  float scale;  // of the tokens' rows
 };
 
-// y = norm(x), row by row.
+// y = norm(x), row by row; add: y += norm(x).
 struct NormArgs {
   const float *x, *weight, *bias;
   float* out;
   int64_t rows, k;
   float eps;
   Norm norm;
+  bool add;
 };
 
 // y = f(x) elementwise; with up: y = f(x) * up. Softmax works on rows of k.
@@ -115,6 +117,7 @@ struct MapArgs {
   float* out;
   int64_t n;
   Act act;
+  float cap;  // of Softcap: cap tanh(x / cap)
 };
 struct SoftmaxArgs {
   const float* x;
@@ -126,6 +129,18 @@ struct RotaryArgs {
   const int64_t* position;
   float* out;
   int64_t rows, heads, dim;
+};
+// Every head of queries and keys divided by its root mean square, times a weight (dim), then turned: both in place, the
+// keys also into the cache.
+struct HeadsArgs {
+  float *q, *k;  // (rows, heads * dim), (rows, key heads * dim)
+  const float *q_weight, *k_weight;
+  float eps;
+  const Row* row;
+  int64_t rows, heads;
+  const float* rotary;  // as in LinearArgs
+  const CacheLayout* cache;
+  int layer;
 };
 // Row-major (rows, k) of float32 into panels of F32 or BF16; transposed: the source is (k, rows).
 struct PackArgs {
@@ -162,6 +177,7 @@ struct Kernels {
   Kernel<MapArgs> map;
   Kernel<SoftmaxArgs> softmax;
   Kernel<RotaryArgs> rotary;
+  Kernel<HeadsArgs> heads;
   Kernel<PackArgs> pack;
   Kernel<UnpackArgs> unpack;
   Kernel<CacheWriteArgs> cache_write;

@@ -42,6 +42,7 @@ struct Program::EmbeddingStep : Step {
   std::shared_ptr<Weight> tokens;
   Floats positions;
   int out;
+  float scale;
   EmbeddingArgs a{};
   void bind(Context& c) override {
     a = {c.tokens,
@@ -52,7 +53,8 @@ struct Program::EmbeddingStep : Step {
          c.rows,
          tokens->k(),
          tokens->k(),
-         tokens->type()};
+         tokens->type(),
+         scale};
   }
   void run(const Kernels& k, int, int w, int n, int s, int slices) const override {
     run_slice(k.embedding, a, w, n, s, slices);
@@ -62,7 +64,7 @@ struct Program::EmbeddingStep : Step {
 
 struct Program::LinearStep : Step {
   Program& p;
-  int x, layer, terms;
+  int x, layer, terms, rotary = kUnturned;
   NormOf norm;
   std::vector<Part> parts;
   std::vector<int> outs;
@@ -86,7 +88,7 @@ struct Program::LinearStep : Step {
     a.norm_bias = norm.bias ? norm.bias->data() : nullptr;
     a.act = act, a.gated = gated, a.terms = terms, a.parts = (int)parts.size();
     a.row = c.row.data(), a.layer = layer, a.cache = &p.cache_;
-    a.rotary = p.rotary_.frequency.empty() ? nullptr : p.table_.data();
+    a.rotary = p.table(rotary);
     for (size_t i = 0; i < parts.size(); ++i) {
       const Weight& w = *parts[i].weight;
       float* out = last ? c.out : outs[i] >= 0 ? c.buffer[(size_t)outs[i]] : nullptr;
@@ -124,10 +126,36 @@ struct Program::LinearStep : Step {
   }
 };
 
+struct Program::HeadsStep : Step {
+  Program& p;
+  int q, k, layer, rotary;
+  Floats q_weight, k_weight;
+  float eps;
+  HeadsArgs a{};
+  explicit HeadsStep(Program& owner) : p(owner) {}
+  void bind(Context& c) override {
+    a = {c.buffer[(size_t)q],
+         c.buffer[(size_t)k],
+         q_weight->data(),
+         k_weight->data(),
+         eps,
+         c.row.data(),
+         c.rows,
+         p.width_of(q) / p.cache_.dim,
+         p.table(rotary),
+         &p.cache_,
+         layer};
+  }
+  void run(const Kernels& k, int, int w, int n, int s, int slices) const override {
+    run_slice(k.heads, a, w, n, s, slices);
+  }
+  std::string describe() const override { return "heads"; }
+};
+
 struct Program::AttentionStep : Step {
   Program& p;
   int q, out, layer, heads;
-  float scale;
+  float scale, softcap;
   int64_t window;
   int64_t positions = 0;
   AttentionArgs a{};
@@ -141,7 +169,7 @@ struct Program::AttentionStep : Step {
     const int64_t width = (int64_t)heads * p.cache_.dim;
     a.q = c.buffer[(size_t)q], a.out = c.buffer[(size_t)out], a.q_stride = a.out_stride = width;
     a.row = c.row.data(), a.rows = c.rows, a.cache = &p.cache_, a.layer = layer, a.heads = heads;
-    a.scale = scale, a.causal = true, a.window = window;
+    a.scale = scale, a.softcap = softcap, a.causal = true, a.window = window;
     a.segment = c.segment.data(), a.segments = (int64_t)c.segment.size() - 1;
     a.split = c.rows <= kSplitRows && c.positions > kChunk;
     positions = c.positions;
@@ -161,18 +189,54 @@ struct Program::AttentionStep : Step {
   std::string describe() const override { return "attention heads=" + std::to_string(heads); }
 };
 
+static NormArgs norm_args(const NormOf& n, const float* x, float* out, int64_t rows, int64_t k, bool add) {
+  const auto data = [](const Floats& f) { return f ? f->data() : nullptr; };
+  return {x, data(n.weight), data(n.bias), out, rows, k, n.eps, n.kind, add};
+}
+
+// residual += norm(x).
+struct Program::NormStep : Step {
+  Program& p;
+  int residual, x;
+  NormOf norm;
+  NormArgs a{};
+  explicit NormStep(Program& owner) : p(owner) {}
+  void bind(Context& c) override {
+    a = norm_args(norm, c.buffer[(size_t)x], c.buffer[(size_t)residual], c.rows, p.width_of(x), true);
+  }
+  void run(const Kernels& k, int, int w, int n, int s, int slices) const override {
+    run_slice(k.norm, a, w, n, s, slices);
+  }
+  std::string describe() const override { return "add_norm"; }
+};
+
 struct Program::MapStep : Step {
   int x, up, out;
   int64_t width;
   Act act;
   MapArgs a{};
   void bind(Context& c) override {
-    a = {c.buffer[(size_t)x], up >= 0 ? c.buffer[(size_t)up] : nullptr, c.buffer[(size_t)out], c.rows * width, act};
+    a = {c.buffer[(size_t)x], up >= 0 ? c.buffer[(size_t)up] : nullptr, c.buffer[(size_t)out], c.rows * width, act, 0};
   }
   void run(const Kernels& k, int, int w, int n, int s, int slices) const override {
     run_slice(k.map, a, w, n, s, slices);
   }
   std::string describe() const override { return "map"; }
+};
+
+// Logits, where they stand.
+struct Program::SoftcapStep : Step {
+  Program& p;
+  float cap;
+  MapArgs a{};
+  SoftcapStep(Program& owner, float limit) : p(owner), cap(limit) {}
+  void bind(Context& c) override {
+    a = {c.out, nullptr, c.out, (int64_t)c.wanted.size() * p.vocabulary_, Act::Softcap, cap};
+  }
+  void run(const Kernels& k, int, int w, int n, int s, int slices) const override {
+    run_slice(k.map, a, w, n, s, slices);
+  }
+  std::string describe() const override { return "softcap"; }
 };
 
 // The wanted rows as the head would see them.
@@ -183,14 +247,7 @@ struct Program::HiddenStep : Step {
   NormArgs a{};
   std::vector<int32_t> wanted;
   void bind(Context& c) override {
-    a = {c.buffer[(size_t)x],
-         norm.weight ? norm.weight->data() : nullptr,
-         norm.bias ? norm.bias->data() : nullptr,
-         c.out,
-         1,
-         width,
-         norm.eps,
-         norm.kind};
+    a = norm_args(norm, c.buffer[(size_t)x], c.out, 1, width, false);
     wanted = c.wanted;
   }
   void run(const Kernels& k, int, int w, int n, int, int) const override {
@@ -205,11 +262,21 @@ struct Program::HiddenStep : Step {
   std::string describe() const override { return "hidden"; }
 };
 
-Program::Program(int layers, int heads, int dim, Type cache, Rotary rotary, int64_t context, bool high_precision)
-    : cache_{layers, heads, dim, cache}, rotary_(std::move(rotary)), context_(context), terms_(high_precision ? 2 : 1) {
+Program::Program(int layers, int heads, int dim, Type cache, int64_t context, bool high_precision)
+    : cache_{layers, heads, dim, cache}, context_(context), terms_(high_precision ? 2 : 1) {
   if (cache != Type::F32 && cache != Type::BF16) throw std::invalid_argument("program: the cache is F32 or BF16");
   if (heads && (layers < 1 || dim < 2 || dim % 2)) throw std::invalid_argument("program: head width must be even");
-  if ((int64_t)rotary_.frequency.size() * 2 > dim) throw std::invalid_argument("program: more angles than features");
+}
+
+int Program::rotary(Rotary rotary) {
+  if ((int64_t)rotary.frequency.size() * 2 > cache_.dim)
+    throw std::invalid_argument("rotary: more angles than features");
+  rotary_.push_back({std::move(rotary), {}});
+  return (int)rotary_.size() - 1;
+}
+
+const float* Program::table(int rotary) const {
+  return rotary == kUnturned ? nullptr : rotary_[(size_t)rotary].numbers.data();
 }
 
 int Program::value(int64_t width) {
@@ -221,16 +288,16 @@ int Program::value(int64_t width) {
 
 void Program::use(int v) { values_.at((size_t)v).last = (int)steps_.size(); }
 
-int Program::embedding(std::shared_ptr<Weight> tokens, Floats positions) {
+int Program::embedding(std::shared_ptr<Weight> tokens, Floats positions, float scale) {
   auto s = std::make_shared<EmbeddingStep>();
   s->out = value(tokens->k());
-  s->tokens = std::move(tokens), s->positions = std::move(positions);
+  s->tokens = std::move(tokens), s->positions = std::move(positions), s->scale = scale;
   steps_.push_back(s);
   return s->out;
 }
 
 std::vector<int> Program::linear(int x, NormOf norm, std::vector<Part> parts, Act act, bool gated, int residual,
-                                 int layer) {
+                                 int layer, int rotary) {
   if (parts.empty() || (int)parts.size() > kParts || (gated && parts.size() != 2))
     throw std::invalid_argument("linear: one to three weights share an input, a gate has two");
   const int64_t k = values_.at((size_t)x).width;
@@ -254,17 +321,37 @@ std::vector<int> Program::linear(int x, NormOf norm, std::vector<Part> parts, Ac
     }
   }
   s->x = x, s->layer = layer, s->terms = terms_, s->norm = std::move(norm), s->parts = std::move(parts);
-  s->act = act, s->gated = gated;
+  s->act = act, s->gated = gated, s->rotary = rotary;
   steps_.push_back(s);
   return results;
 }
 
-int Program::attention(int q, int layer, int heads, float scale, int64_t window) {
+void Program::heads(int q, int k, Floats q_weight, Floats k_weight, float eps, int layer, int rotary) {
+  const int64_t dim = cache_.dim;
+  if (width_of(q) % dim || width_of(k) != cache_.heads * dim || (int64_t)q_weight->size() != dim ||
+      (int64_t)k_weight->size() != dim)
+    throw std::invalid_argument("heads: queries, keys and their norms must be heads of " + std::to_string(dim));
+  auto s = std::make_shared<HeadsStep>(*this);
+  use(q), use(k);
+  s->q = q, s->k = k, s->layer = layer, s->rotary = rotary;
+  s->q_weight = std::move(q_weight), s->k_weight = std::move(k_weight), s->eps = eps;
+  steps_.push_back(s);
+}
+
+void Program::add_norm(int residual, int x, NormOf norm) {
+  if (width_of(residual) != width_of(x)) throw std::invalid_argument("add_norm: two widths");
+  auto s = std::make_shared<NormStep>(*this);
+  use(residual), use(x);
+  s->residual = residual, s->x = x, s->norm = std::move(norm);
+  steps_.push_back(s);
+}
+
+int Program::attention(int q, int layer, int heads, float scale, int64_t window, float softcap) {
   if (!cache_.heads || heads % cache_.heads)
     throw std::invalid_argument("attention: query heads must be a multiple of key heads");
   auto s = std::make_shared<AttentionStep>(*this);
   use(q);
-  s->q = q, s->layer = layer, s->heads = heads, s->scale = scale, s->window = window;
+  s->q = q, s->layer = layer, s->heads = heads, s->scale = scale, s->softcap = softcap, s->window = window;
   s->out = value((int64_t)heads * cache_.dim);
   steps_.push_back(s);
   return s->out;
@@ -280,7 +367,7 @@ int Program::map(int x, int up, Act act) {
   return s->out;
 }
 
-void Program::logits(int x, NormOf norm, Part head) {
+void Program::logits(int x, NormOf norm, Part head, float softcap) {
   vocabulary_ = head.weight->n();
   auto s = std::make_shared<LinearStep>(*this);
   use(x);
@@ -293,6 +380,7 @@ void Program::logits(int x, NormOf norm, Part head) {
   hidden->x = x, hidden->width = width_ = values_.at((size_t)x).width, hidden->norm = s->norm;
   head_ = bare, hidden_ = hidden, trunk_ = steps_.size();
   steps_.push_back(s);
+  if (softcap != 0) steps_.push_back(std::make_shared<SoftcapStep>(*this, softcap));
 }
 
 // Values whose lives do not overlap share a buffer.
@@ -314,23 +402,22 @@ void Program::finish() {
   finished_ = true;
 }
 
-void Program::grow_rotary(int64_t positions) {
-  if (rotary_.frequency.empty() || positions <= table_positions_) return;
-  int64_t n = std::min(context_, std::max(positions, std::max<int64_t>(256, 2 * table_positions_)));
-  const int64_t dim = cache_.dim;
-  table_.resize((size_t)(n * 2 * dim));
-  for (int64_t p = table_positions_; p < n; ++p) {
-    float *c = table_.data() + p * 2 * dim, *s = c + dim;
+void RotaryTable::grow(int64_t positions, int64_t context, int64_t dim) {
+  const int64_t known = (int64_t)numbers.size() / (2 * dim);
+  if (positions <= known) return;
+  int64_t n = std::min(context, std::max(positions, std::max<int64_t>(256, 2 * known)));
+  numbers.resize((size_t)(n * 2 * dim));
+  for (int64_t p = known; p < n; ++p) {
+    float *c = numbers.data() + p * 2 * dim, *s = c + dim;
     std::fill(c, c + dim, 1.0f);
     std::fill(s, s + dim, 0.0f);
-    for (size_t i = 0; i < rotary_.frequency.size(); ++i) {
-      double angle = (double)p * rotary_.frequency[i];
-      c[2 * i] = c[2 * i + 1] = (float)(std::cos(angle) * rotary_.magnitude);
-      s[2 * i + 1] = (float)(std::sin(angle) * rotary_.magnitude);
+    for (size_t i = 0; i < rotary.frequency.size(); ++i) {
+      double angle = (double)p * rotary.frequency[i];
+      c[2 * i] = c[2 * i + 1] = (float)(std::cos(angle) * rotary.magnitude);
+      s[2 * i + 1] = (float)(std::sin(angle) * rotary.magnitude);
       s[2 * i] = -s[2 * i + 1];
     }
   }
-  table_positions_ = n;
 }
 
 void Program::run(const int32_t* tokens, const std::vector<Segment>& segments, const std::vector<int32_t>& wanted,
@@ -342,7 +429,7 @@ void Program::run(const int32_t* tokens, const std::vector<Segment>& segments, c
     c.positions = std::max(c.positions, s.sequence->length() + s.count);
   }
   c.rows = (int64_t)c.row.size();
-  grow_rotary(c.positions);
+  for (RotaryTable& each : rotary_) each.grow(c.positions, context_, cache_.dim);
 
   std::vector<size_t> start;
   size_t total = 0;

@@ -31,6 +31,13 @@ struct Rotary {
   double magnitude = 1;
 };
 
+// One of the program's tables, as far as it has been needed: (positions, 2, dim), cosines, then signed sines.
+struct RotaryTable {
+  Rotary rotary;
+  std::vector<float> numbers;
+  void grow(int64_t positions, int64_t context, int64_t dim);
+};
+
 struct Part {
   std::shared_ptr<Weight> weight;
   Floats bias;
@@ -45,16 +52,21 @@ struct Segment {
 class Program {
  public:
   // heads = 0: no attention, no cache.
-  Program(int layers, int heads, int dim, Type cache, Rotary rotary, int64_t context, bool high_precision);
+  Program(int layers, int heads, int dim, Type cache, int64_t context, bool high_precision);
 
-  int embedding(std::shared_ptr<Weight> tokens, Floats positions);
+  int rotary(Rotary rotary);  // gives its number; kUnturned is none
+  int embedding(std::shared_ptr<Weight> tokens, Floats positions, float scale);
   // Each part with Epilogue::Store, Activate or Rotary gives a value; Key and Value go to the cache of `layer`.
   // residual >= 0: the parts are added to that value, which is then the result. gated: see LinearArgs.
-  std::vector<int> linear(int x, NormOf norm, std::vector<Part> parts, Act act, bool gated, int residual, int layer);
-  int attention(int q, int layer, int heads, float scale, int64_t window);
+  std::vector<int> linear(int x, NormOf norm, std::vector<Part> parts, Act act, bool gated, int residual, int layer,
+                          int rotary);
+  // Queries and keys normalised head by head and turned; q stays where it is, k goes to the cache of `layer`.
+  void heads(int q, int k, Floats q_weight, Floats k_weight, float eps, int layer, int rotary);
+  int attention(int q, int layer, int heads, float scale, int64_t window, float softcap);
+  void add_norm(int residual, int x, NormOf norm);  // residual += norm(x)
   int map(int x, int up, Act act);
-  void logits(int x, NormOf norm, Part head);  // last: only for the rows that are wanted
-  void finish();                               // no more recording; plans the buffers
+  void logits(int x, NormOf norm, Part head, float softcap);  // last: only for the rows that are wanted
+  void finish();                                              // no more recording; plans the buffers
 
   // Runs the rows; out receives (wanted, vocabulary), or (wanted, width) where the rows stay hidden: normalised, but
   // not through the head. The sequences have been reserved; lengths advance on success.
@@ -70,6 +82,7 @@ class Program {
   int64_t width_of(int value) const { return values_.at((size_t)value).width; }
   std::string describe() const;
   static constexpr int64_t kMaxRows = 512;
+  static constexpr int kUnturned = -1;
 
  private:
   struct Value {
@@ -80,18 +93,21 @@ class Program {
   struct Step;
   struct EmbeddingStep;
   struct LinearStep;
+  struct HeadsStep;
   struct AttentionStep;
+  struct NormStep;
   struct MapStep;
+  struct SoftcapStep;
   struct HiddenStep;
   using Steps = std::vector<std::shared_ptr<Step>>;
 
   int value(int64_t width);
   void use(int v);
-  void grow_rotary(int64_t positions);
+  const float* table(int rotary) const;
   void replay(const Steps& steps, Context& c);
 
   CacheLayout cache_;
-  Rotary rotary_;
+  std::vector<RotaryTable> rotary_;
   int64_t context_, vocabulary_ = 0, width_ = 0;
   int terms_;
   std::vector<Value> values_;
@@ -99,8 +115,6 @@ class Program {
   size_t trunk_ = 0;                     // steps before the head
   std::shared_ptr<Step> hidden_, head_;  // what may stand in for the head: its norm alone, it alone
   std::vector<int64_t> buffer_width_;
-  std::vector<float> table_;
-  int64_t table_positions_ = 0;
   Buffer arena_, scratch_;
   bool finished_ = false;
 };

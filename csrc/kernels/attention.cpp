@@ -1,4 +1,4 @@
-// softmax(scale q K^T) V over paged keys and values, grouped queries, causal or not.
+// softmax(cap(scale q K^T)) V over paged keys and values, grouped queries, causal or not.
 //
 // Defined once, as chunks of kChunk positions at absolute positions: each gives (maximum m, sum l, output o), merged in
 // ascending order. Within a chunk o is summed position by position (bf16: pair by pair). Whoever computes a chunk, in
@@ -54,15 +54,15 @@ void load_queries(Queries& t) {
   }
 }
 
-// Scores of the chunk's first `positions` positions. Few queries are bound by memory: while a page is multiplied, the
-// next one is fetched, at the end the values that come after the keys.
-void scores(Queries& t, int64_t chunk, int64_t positions) {
+// Scores of the chunk's positions from a page on up to `positions`. Few queries are bound by memory: while a page is
+// multiplied, the next one is fetched, at the end the values that come after the keys.
+void scores(Queries& t, int64_t chunk, int64_t page, int64_t positions) {
   const CacheLayout& c = *t.a.cache;
   const int64_t bytes = panel_bytes(c.type, c.dim), first = chunk * (kChunk / kPage),
                 pages = (positions + kPage - 1) / kPage;
   TileArgs a = {};
   a.row_stride = query_bytes(c), a.k = c.dim, a.out_stride = kScoreBytes / 4;
-  for (int64_t page = 0; page < pages; ++page) {
+  for (; page < pages; ++page) {
     const uint8_t* keys = keys_of(t, first + page);
     const int64_t left = (positions - page * kPage + 15) / 16, count = left < kPage / 16 ? left : kPage / 16;
     a.ahead = (page + 1 < pages ? keys_of(t, first + page + 1) : values_of(t, first)) - keys;
@@ -90,6 +90,7 @@ void soften(Queries& t, int i, int64_t from, int64_t to, float* m, float* l) {
     if (to - n < 16) inside = below((int)(to - n), inside, outside);
     return n < from ? below((int)(from - n), outside, inside) : inside;
   };
+  for (int64_t n = from / 16 * 16; t.a.softcap && n < to; n += 16) store(s + n, softcap(load(s + n), t.a.softcap));
   for (int64_t n = from / 16 * 16; n < to; n += 16) top = max(top, seen(n, load(s + n), set1(-INFINITY)));
   *m = max_of(top);
   f32v shift = set1(*m);
@@ -148,7 +149,8 @@ void chunk_product(Queries& t, int64_t chunk, float* stats) {
   const int64_t start = chunk * kChunk;
   int64_t positions = t.limit[t.count - 1] + 1 - start;
   if (positions > kChunk) positions = kChunk;
-  scores(t, chunk, positions);
+  const int64_t unseen = t.begin[0] < start ? 0 : t.begin[0] - start;  // pages before the first window stay unread
+  if (unseen < positions) scores(t, chunk, unseen / kPage, positions);
   memset(t.out, 0, (size_t)(t.count * padded(*t.a.cache)) * 4);
   int64_t from[kQueries], to[kQueries], common = 0, until = kChunk;
   int first = t.count, last = 0;  // queries that see anything here; limits ascend, so they are neighbours

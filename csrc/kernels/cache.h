@@ -5,7 +5,7 @@
 
 namespace pyllm::PYLLM_ISA {
 
-// Features [feature, feature + n), feature = head * dim + d a multiple of 16 and n <= 16, of one row's key or value.
+// Features [feature, feature + n), feature = head * dim + d and n <= 16, of one row's key or value.
 void cache_put(const CacheLayout& c, const Row& row, int layer, bool value, int64_t feature, f32v x, int n);
 void cache_write(const CacheWriteArgs& a, int worker, int workers);
 

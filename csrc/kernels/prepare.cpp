@@ -17,7 +17,8 @@ PreparedLayout prepared_layout(const LinearArgs& a) {
 }
 
 // The mean is subtracted before squares are summed: E[x^2] - E[x]^2 would cancel.
-void normalise(const float* x, const float* weight, const float* bias, float eps, Norm norm, int64_t k, float* y) {
+void normalise(const float* x, const float* weight, const float* bias, float eps, Norm norm, int64_t k, float* y,
+               bool accumulate) {
   float mean = 0;
   if (norm == Norm::Layer) {
     f32v s = set1(0);
@@ -36,6 +37,7 @@ void normalise(const float* x, const float* weight, const float* bias, float eps
     f32v v = mul(sub(load_n(x + i, n), m), r);
     if (weight) v = mul(v, load_n(weight + i, n));
     if (bias) v = add(v, load_n(bias + i, n));
+    if (accumulate) v = add(load_n(y + i, n), v);
     store_n(y + i, v, n);
   }
 }

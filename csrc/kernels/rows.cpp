@@ -1,5 +1,7 @@
 // Operations that work row by row or number by number: norms, activations, softmax, rotary positions.
 #include "kernels/rows.h"
+
+#include "kernels/cache.h"
 #include "kernels/prepare.h"
 #include "simd/math.h"
 
@@ -8,7 +10,7 @@ namespace pyllm::PYLLM_ISA {
 void norm(const NormArgs& a, int worker, int workers) {
   Share s = share(a.rows, worker, workers);
   for (int64_t r = s.first; r < s.last; ++r)
-    normalise(a.x + r * a.k, a.weight, a.bias, a.eps, a.norm, a.k, a.out + r * a.k);
+    normalise(a.x + r * a.k, a.weight, a.bias, a.eps, a.norm, a.k, a.out + r * a.k, a.add);
 }
 
 void map(const MapArgs& a, int worker, int workers) {
@@ -19,6 +21,7 @@ void map(const MapArgs& a, int worker, int workers) {
     if (a.act == Act::SiLU) x = silu(x);
     if (a.act == Act::GELU) x = gelu(x);
     if (a.act == Act::GELUTanh) x = gelu_tanh(x);
+    if (a.act == Act::Softcap) x = softcap(x, a.cap);
     if (a.up) x = mul(x, load_n(a.up + i, n));
     store_n(a.out + i, x, n);
   }
@@ -51,16 +54,37 @@ void softmax(const SoftmaxArgs& a, int worker, int workers) {
   }
 }
 
+namespace {
+
 // y[2i] = x[2i] cos - x[2i+1] sin, y[2i+1] = x[2i+1] cos + x[2i] sin; the table holds -sin at even places.
+void turn(const float* x, const float* table, int64_t dim, float* y) {
+  for (int64_t d = 0; d < dim; d += 16) {
+    int n = dim - d < 16 ? (int)(dim - d) : 16;
+    f32v v = load_n(x + d, n);
+    store_n(y + d, fma(swap_pairs(v), load_n(table + dim + d, n), mul(v, load_n(table + d, n))), n);
+  }
+}
+
+}  // namespace
+
 void rotary(const RotaryArgs& a, int worker, int workers) {
   Share s = share(a.rows * a.heads, worker, workers);
-  for (int64_t r = s.first; r < s.last; ++r) {
-    const float* table = a.table + a.position[r / a.heads] * 2 * a.dim;
-    for (int64_t d = 0; d < a.dim; d += 16) {
-      int n = a.dim - d < 16 ? (int)(a.dim - d) : 16;
-      f32v x = load_n(a.x + r * a.dim + d, n);
-      f32v y = fma(swap_pairs(x), load_n(table + a.dim + d, n), mul(x, load_n(table + d, n)));
-      store_n(a.out + r * a.dim + d, y, n);
+  for (int64_t r = s.first; r < s.last; ++r)
+    turn(a.x + r * a.dim, a.table + a.position[r / a.heads] * 2 * a.dim, a.dim, a.out + r * a.dim);
+}
+
+void heads(const HeadsArgs& a, int worker, int workers) {
+  const CacheLayout& c = *a.cache;
+  const int64_t each = a.heads + c.heads;
+  Share s = share(a.rows * each, worker, workers);
+  for (int64_t i = s.first; i < s.last; ++i) {
+    const int64_t r = i / each, head = i % each, key = head - a.heads;
+    float* x = key < 0 ? a.q + (r * a.heads + head) * c.dim : a.k + (r * c.heads + key) * c.dim;
+    normalise(x, key < 0 ? a.q_weight : a.k_weight, nullptr, a.eps, Norm::RMS, c.dim, x);
+    if (a.rotary) turn(x, a.rotary + a.row[r].position * 2 * c.dim, c.dim, x);
+    for (int64_t d = 0; key >= 0 && d < c.dim; d += 16) {
+      int n = c.dim - d < 16 ? (int)(c.dim - d) : 16;
+      cache_put(c, a.row[r], a.layer, false, key * c.dim + d, load_n(x + d, n), n);
     }
   }
 }

@@ -8,6 +8,7 @@ void norm(const NormArgs& a, int worker, int workers);
 void map(const MapArgs& a, int worker, int workers);
 void softmax(const SoftmaxArgs& a, int worker, int workers);
 void rotary(const RotaryArgs& a, int worker, int workers);
+void heads(const HeadsArgs& a, int worker, int workers);
 void pack(const PackArgs& a, int worker, int workers);
 void unpack(const UnpackArgs& a, int worker, int workers);
 double peak(int what, double seconds);

@@ -55,6 +55,7 @@ void embedding(const EmbeddingArgs& a, int worker, int workers) {
   for (int64_t r = s.first; r < s.last; ++r) {
     float* out = a.out + r * a.out_stride;
     unpack_row(a.tokens, a.token_type, a.ids[r], a.k, out);
+    for (int64_t i = 0; a.scale != 1 && i < a.k; ++i) out[i] *= a.scale;
     if (!a.positions) continue;
     const float* position = a.positions + a.row[r].position * a.k;
     for (int64_t i = 0; i < a.k; ++i) out[i] += position[i];

@@ -21,6 +21,7 @@ const Kernels table = {
     map,
     softmax,
     rotary,
+    heads,
     pack,
     unpack,
     cache_write,

@@ -4,9 +4,8 @@
 
 namespace pyllm::PYLLM_ISA {
 
-// e^x: x = n ln 2 + r, |r| <= ln 2 / 2, a Taylor polynomial of degree 7 in r (error 6e-9 relative, below half an ulp),
-// and 2^n in two factors, so that results down to the subnormals and up to infinity come out right. NaN stays NaN.
-PYLLM_INLINE f32v exp_near_zero(f32v x, f32v k) {  // e^(x - k ln 2)
+// e^(x - k ln 2) - 1, |x - k ln 2| <= ln 2 / 2: a Taylor polynomial of degree 7.
+PYLLM_INLINE f32v expm1_near_zero(f32v x, f32v k) {
   f32v r = fma(k, set1(-0.693359375f), x);  // ln 2 = 0.693359375 - 2.12194440e-4: the first product is exact
   r = fma(k, set1(2.12194440e-4f), r);
   f32v p = set1(1.0f / 5040);
@@ -15,9 +14,12 @@ PYLLM_INLINE f32v exp_near_zero(f32v x, f32v k) {  // e^(x - k ln 2)
   p = fma(p, r, set1(1.0f / 24));
   p = fma(p, r, set1(1.0f / 6));
   p = fma(p, r, set1(0.5f));
-  p = fma(p, mul(r, r), r);
-  return add(p, set1(1.0f));
+  return fma(p, mul(r, r), r);
 }
+
+// e^x: x = n ln 2 + r, |r| <= ln 2 / 2, the polynomial in r (error 6e-9 relative, below half an ulp), and 2^n in two
+// factors, so that results down to the subnormals and up to infinity come out right. NaN stays NaN.
+PYLLM_INLINE f32v exp_near_zero(f32v x, f32v k) { return add(expm1_near_zero(x, k), set1(1.0f)); }
 PYLLM_INLINE f32v exp(f32v x) {
   x = min(set1(89.0f), max(set1(-104.0f), x));
   i32v n = round_i32(mul(x, set1(1.44269504088896f)));
@@ -34,6 +36,19 @@ PYLLM_INLINE f32v exp_to_one(f32v x) {
 
 PYLLM_INLINE f32v sigmoid(f32v x) { return div(set1(1.0f), add(set1(1.0f), exp(sub(set1(0.0f), x)))); }
 PYLLM_INLINE f32v silu(f32v x) { return div(x, add(set1(1.0f), exp(sub(set1(0.0f), x)))); }
+
+// tanh x = e / (e + 2), e = exp(2x) - 1 = 2^n (exp(r) - 1) + (2^n - 1), which cancels nowhere: small x keep their digits.
+// Beyond 20 it is 1 in float32. NaN stays NaN.
+PYLLM_INLINE f32v tanh(f32v x) {
+  f32v y = min(set1(40.0f), max(set1(-40.0f), add(x, x)));
+  i32v n = round_i32(mul(y, set1(1.44269504088896f)));
+  f32v scale = pow2(n);
+  f32v e = fma(expm1_near_zero(y, to_f32(n)), scale, sub(scale, set1(1.0f)));
+  return div(e, add(e, set1(2.0f)));
+}
+
+// cap tanh(x / cap): x while it is small, never beyond +-cap.
+PYLLM_INLINE f32v softcap(f32v x, float cap) { return mul(set1(cap), tanh(div(x, set1(cap)))); }
 
 // GELU by tanh: x/2 (1 + tanh u) = x sigmoid(2u), which has no cancellation. u = sqrt(2/pi) (x + 0.044715 x^3).
 PYLLM_INLINE f32v gelu_tanh(f32v x) {

@@ -35,7 +35,6 @@ class CausalLM(nn.Module, ABC):
     """
 
     config: Any
-    rotation: tuple[Sequence[float], float] | None = None
     precision = "default"
     generation_config: dict[str, Any] | None = None  # what the model's folder says; generate() starts from it
     open_tokenizer: Callable[[], Any] | None = None  # of the file that the model came from
@@ -85,9 +84,8 @@ class CausalLM(nn.Module, ABC):
             return self._program or self._record()
 
     def _record(self) -> _core.Program:
-        recorder = ops.Recorder(
-            (*self.cache, self.cache_type), self.rotation, self.config.context_length, self.precision == "high"
-        )
+        cache, high = (*self.cache, self.cache_type), self.precision == "high"
+        recorder = ops.Recorder(cache, self.config.context_length, high)
         self.forward(recorder.tokens)
         self._program = recorder.finish()
         return self._program

@@ -31,6 +31,16 @@ def swiglu(gate: Any, up: Any) -> Array:
     return activate(gate, "silu", up)
 
 
+def softcap(x: Any, cap: float) -> Array:
+    """y = cap tanh(x / cap): x while it is small, never beyond cap. Any shape, float32. arXiv:2408.00118, section 2.
+
+    Raises ValueError for a cap that is not above 0.
+    """
+    if not cap > 0:
+        raise ValueError(f"softcap: {cap}, allowed is a number above 0")
+    return _core.map(float32(x, "softcap"), None, "softcap", cap)
+
+
 def activate(x: Any, act: str, up: Any = None) -> Any:
     """act(x), times `up` where given; act "none", "silu", "gelu" or "gelu_tanh"."""
     if isinstance(x, Symbol):

@@ -15,12 +15,19 @@ from pyllm.ops.record import Symbol
 
 
 def attention(
-    q: Any, k: Any, v: Any, causal: bool = False, scale: float | None = None, window: int | None = None
+    q: Any,
+    k: Any,
+    v: Any,
+    causal: bool = False,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
 ) -> Array:
     """softmax(scale q k^T) v per head. Vaswani et al. 2017, arXiv:1706.03762; grouped queries arXiv:2305.13245.
 
     q (batch, heads, queries, d), k and v (batch, key heads, keys, d), heads a multiple of key heads; float32.
     causal: query i sees keys up to keys - queries + i; window: only the last that many of those. scale: 1 / sqrt(d).
+    softcap: scores s become softcap tanh(s / softcap), arXiv:2408.00118.
     Raises ValueError for shapes that do not fit.
     """
     q, k, v = (float32(x, "attention", name) for x, name in ((q, "q"), (k, "k"), (v, "v")))
@@ -34,11 +41,13 @@ def attention(
         raise ValueError(f"attention: {queries} queries over {keys} keys of width {d}: every query must see a key")
     if window is not None and (window < 1 or not causal):
         raise ValueError(f"attention: window {window}: 1 or more, and only with causal=True")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"attention: softcap {softcap}: above 0")
     scale = d**-0.5 if scale is None else scale
     out = np.empty_like(q)
     for i in range(batch if queries else 0):
         a, b, c = (np.ascontiguousarray(x[i].transpose(1, 0, 2)).reshape(x.shape[2], -1) for x in (q, k, v))
-        y = _core.attention(a, b, c, heads, groups, d, scale, causal, window or 0, "F32")
+        y = _core.attention(a, b, c, heads, groups, d, scale, causal, window or 0, softcap or 0, "F32")
         out[i] = y.reshape(queries, heads, d).transpose(1, 0, 2)
     return out
 
@@ -98,23 +107,40 @@ def self_attention(
     scale: float,
     rotation: tuple[Sequence[float], float] | None = None,
     window: int = 0,
+    softcap: float = 0.0,
+    head_norms: tuple[Norm, Norm] | None = None,
 ) -> Any:
     """Causal attention of norm(x) with itself; parts: (weight, bias) of queries, keys and values.
 
     x (length, d); heads query heads in `groups` key heads; rotation: (frequencies, magnitude), pairs neighbouring.
+    head_norms: RMS norms of each head of queries and of keys, before the rotation. window, softcap: 0 is none.
     While recording, keys and values go to the cache of `layer`.
     """
     if isinstance(x, Symbol):
-        epilogues = ("store" if rotation is None else "rotary", "key", "value")
-        recorded = [(*part, epilogue) for part, epilogue in zip(parts, epilogues, strict=True)]
-        return x.linear(norm, recorded, layer=layer)[0].attention(layer, heads, scale, window)
+        queries = _recorded(x, norm, parts, layer, rotation, head_norms)
+        return queries.attention(layer, heads, scale, window, softcap)
     x = normalise(x, norm)
     q, k, v = (
         linear(x, weight, bias).reshape(len(x), count, -1)
         for (weight, bias), count in zip(parts, (heads, groups, groups), strict=True)
     )
+    if head_norms is not None:
+        q, k = (normalise(each, head_norm) for each, head_norm in zip((q, k), head_norms, strict=True))
     if rotation is not None:
         q, k = (rotary(each, np.arange(len(x)), 0, True, *rotation) for each in (q, k))
     q, k, v = (each.transpose(1, 0, 2)[None] for each in (q, k, v))
-    y = attention(q, k, v, True, scale, window or None)
+    y = attention(q, k, v, True, scale, window or None, softcap or None)
     return np.ascontiguousarray(y[0].transpose(1, 0, 2)).reshape(len(x), -1)
+
+
+def _recorded(
+    x: Symbol, norm: Norm | None, parts: list[tuple[Any, Any]], layer: int, rotation: Any, head_norms: Any
+) -> Symbol:
+    """Queries as a value, keys and values in the cache: rotated by the product itself, or after the norm of heads."""
+    turned = "store" if rotation is None else "rotary"
+    epilogues = (turned, "key", "value") if head_norms is None else ("store", "store", "value")
+    recorded = [(*part, epilogue) for part, epilogue in zip(parts, epilogues, strict=True)]
+    if head_norms is None:
+        return x.linear(norm, recorded, layer=layer, rotation=rotation)[0]
+    q, k = x.linear(norm, recorded, layer=layer)
+    return q.heads(k, head_norms, layer, rotation)

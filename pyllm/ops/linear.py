@@ -8,6 +8,7 @@ import numpy as np
 
 from pyllm import _core
 from pyllm.ops.activation import activate
+from pyllm.ops.activation import softcap as capped
 from pyllm.ops.arrays import Array, float32, vector
 from pyllm.ops.norm import Norm, normalise
 from pyllm.ops.record import Symbol
@@ -81,8 +82,12 @@ def gated_linear(
     return activate(linear(x, gate, gate_bias), act, linear(x, up, up_bias))
 
 
-def logits(x: Any, norm: Norm | None, weight: Any, bias: Any = None) -> Any:
-    """norm(x) W^T + bias, the last operation of a language model; while recording, for the wanted rows only."""
+def logits(x: Any, norm: Norm | None, weight: Any, bias: Any = None, softcap: float = 0.0) -> Any:
+    """norm(x) W^T + bias, soft-capped unless softcap is 0: a language model's last operation.
+
+    While recording, for the wanted rows only.
+    """
     if isinstance(x, Symbol):
-        return x.logits(norm, weight, bias)
-    return linear(normalise(x, norm), weight, bias)
+        return x.logits(norm, weight, bias, softcap)
+    y = linear(normalise(x, norm), weight, bias)
+    return capped(y, softcap) if softcap else y

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from pyllm import _core
 from pyllm.ops.arrays import Array, float32, vector
+from pyllm.ops.record import Symbol
 
 
 class Norm(NamedTuple):
@@ -45,6 +46,17 @@ def normalise(x: Any, norm: Norm | None) -> Array:
     if norm.kind == "layer":
         return layer_norm(x, norm.weight, norm.bias, norm.eps)
     return rms_norm(x, norm.weight, norm.eps)
+
+
+def add_norm(residual: Any, x: Any, norm: Norm) -> Any:
+    """y = residual + norm(x), equal shapes. While recording, y takes the place of residual."""
+    if isinstance(x, Symbol):
+        return residual.add_norm(x, norm)
+    x, residual = _rows(x, "add_norm"), float32(residual, "add_norm", "residual")
+    if x.shape != residual.shape:
+        raise ValueError(f"add_norm: residual {residual.shape} and x {x.shape} differ")
+    weight = vector(norm.weight, x.shape[-1], "add_norm", "weight")
+    return _core.norm(x, weight, norm.bias, norm.eps, norm.kind == "layer", residual)
 
 
 def softmax(x: Any) -> Array:

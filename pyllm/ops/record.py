@@ -10,13 +10,24 @@ from pyllm import _core
 class Recorder:
     """Collects the kernel calls of one forward. `tokens` is the symbol to call the model with.
 
-    cache: (layers, key/value heads, head width, "F32" or "BF16"); rotary: (frequencies, magnitude) or None.
+    cache: (layers, key/value heads, head width, "F32" or "BF16").
     """
 
-    def __init__(self, cache: tuple[int, int, int, str], rotary: Any, context: int, high: bool = False) -> None:
-        frequency, magnitude = rotary if rotary is not None else ((), 1.0)
-        self.program = _core.Program(*cache, list(frequency), float(magnitude), context, high)
+    def __init__(self, cache: tuple[int, int, int, str], context: int, high: bool = False) -> None:
+        self.program = _core.Program(*cache, context, high)
+        self._rotations: list[tuple[Any, int]] = []
         self.tokens = Symbol(self, -1)
+
+    def rotation(self, wanted: Any) -> int:
+        """The number of a (frequencies, magnitude), which layers share; -1 for None."""
+        if wanted is None:
+            return -1
+        for rotation, number in self._rotations:
+            if rotation == wanted:
+                return number
+        frequencies, magnitude = wanted
+        self._rotations.append((wanted, self.program.rotary(list(frequencies), float(magnitude))))
+        return self._rotations[-1][1]
 
     def finish(self) -> _core.Program:
         """The program, ready to run."""
@@ -31,9 +42,9 @@ class Symbol:
         self.recorder = recorder
         self.value = value
 
-    def embedding(self, weight: Any, positions: Any = None) -> Symbol:
-        """Rows of `weight` at these tokens, plus the rows of `positions` at their places."""
-        return Symbol(self.recorder, self.recorder.program.embedding(weight, positions))
+    def embedding(self, weight: Any, positions: Any = None, scale: float = 1.0) -> Symbol:
+        """Rows of `weight` at these tokens times `scale`, plus the rows of `positions` at their places."""
+        return Symbol(self.recorder, self.recorder.program.embedding(weight, positions, scale))
 
     def linear(
         self,
@@ -43,20 +54,35 @@ class Symbol:
         gated: bool = False,
         residual: Symbol | None = None,
         layer: int = 0,
+        rotation: Any = None,
     ) -> list[Symbol]:
         """One step: norm(self) with one to three (weight, bias, epilogue)."""
         place = -1 if residual is None else residual.value
-        values = self.recorder.program.linear(self.value, norm, parts, act, gated, place, layer)
+        number = self.recorder.rotation(rotation)
+        values = self.recorder.program.linear(self.value, norm, parts, act, gated, place, layer, number)
         return [Symbol(self.recorder, value) for value in values]
 
-    def attention(self, layer: int, heads: int, scale: float, window: int) -> Symbol:
+    def heads(self, k: Symbol, norms: tuple[Any, Any], layer: int, rotation: Any) -> Symbol:
+        """Queries, and keys `k` into the layer's cache, after the norm of each head and the rotation."""
+        (_, q_weight, _, eps), (_, k_weight, _, _) = norms
+        number = self.recorder.rotation(rotation)
+        self.recorder.program.heads(self.value, k.value, q_weight, k_weight, eps, layer, number)
+        return self
+
+    def attention(self, layer: int, heads: int, scale: float, window: int, softcap: float) -> Symbol:
         """Queries over the layer's cache."""
-        return Symbol(self.recorder, self.recorder.program.attention(self.value, layer, heads, scale, window))
+        value = self.recorder.program.attention(self.value, layer, heads, scale, window, softcap)
+        return Symbol(self.recorder, value)
+
+    def add_norm(self, x: Symbol, norm: Any) -> Symbol:
+        """This value plus norm(x), in its place."""
+        self.recorder.program.add_norm(self.value, x.value, norm)
+        return self
 
     def map(self, act: str, up: Symbol | None = None) -> Symbol:
         """act(self), times up."""
         return Symbol(self.recorder, self.recorder.program.map(self.value, -1 if up is None else up.value, act))
 
-    def logits(self, norm: Any, weight: Any, bias: Any = None) -> None:
+    def logits(self, norm: Any, weight: Any, bias: Any = None, softcap: float = 0.0) -> None:
         """The end of the recording: scores of the vocabulary for the rows that a run wants."""
-        self.recorder.program.logits(self.value, norm, weight, bias)
+        self.recorder.program.logits(self.value, norm, weight, bias, softcap)
