@@ -126,7 +126,7 @@ void attention(State& state, Type cache, int64_t rows, int64_t keys) {
 // y = f(x) row by row, from memory to memory.
 void norm(State& state, Norm which, int64_t rows, int64_t k) {
   std::vector<float> x = random_floats((size_t)(rows * k)), w((size_t)k, 1.0f), y(x.size());
-  NormArgs a = {x.data(), w.data(), which == Norm::Layer ? w.data() : nullptr, y.data(), rows, k, 1e-5f, which};
+  NormArgs a = {x.data(), w.data(), which == Norm::Layer ? w.data() : nullptr, y.data(), rows, k, 1e-5f, which, false};
   roofline::measure(state, 8.0 * (double)x.size(), 8.0 * (double)x.size(), roofline::kFp32,
                     [&] { run<NormArgs>(kernels().norm, nullptr, a); });
 }
@@ -141,7 +141,7 @@ void softmax(State& state, int64_t rows, int64_t k) {
 // out = silu(x) * up.
 void gate(State& state, int64_t n) {
   std::vector<float> x = random_floats((size_t)n), y(x.size());
-  MapArgs a = {x.data(), x.data(), y.data(), n, Act::SiLU};
+  MapArgs a = {x.data(), x.data(), y.data(), n, Act::SiLU, 0};
   roofline::measure(state, 20.0 * (double)n, 8.0 * (double)n, roofline::kFp32,
                     [&] { run<MapArgs>(kernels().map, nullptr, a); });
 }

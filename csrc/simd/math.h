@@ -37,7 +37,7 @@ PYLLM_INLINE f32v exp_to_one(f32v x) {
 PYLLM_INLINE f32v sigmoid(f32v x) { return div(set1(1.0f), add(set1(1.0f), exp(sub(set1(0.0f), x)))); }
 PYLLM_INLINE f32v silu(f32v x) { return div(x, add(set1(1.0f), exp(sub(set1(0.0f), x)))); }
 
-// tanh x = e / (e + 2), e = exp(2x) - 1 = 2^n (exp(r) - 1) + (2^n - 1), which cancels nowhere: small x keep their digits.
+// tanh x = e / (e + 2), e = exp(2x) - 1 = 2^n (exp(r) - 1) + (2^n - 1), which cancels nowhere: small x keep digits.
 // Beyond 20 it is 1 in float32. NaN stays NaN.
 PYLLM_INLINE f32v tanh(f32v x) {
   f32v y = min(set1(40.0f), max(set1(-40.0f), add(x, x)));

@@ -13,7 +13,6 @@ from pyllm.auto.weights import load_weights
 from pyllm.formats import download, open_model, read_config
 from pyllm.models.causal import CausalLM
 
-FAMILIES = ("llama", "gpt2")
 PRECISIONS = ("default", "high")
 _IGNORED = {
     *("revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "low_cpu_mem_usage", "device_map")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.auto.weights import FOLDER, GGUF_FILE, Place, is_rotated, places, storage_type
+from pyllm.auto.weights import FOLDER, GGUF_FILE, Place, Turned, is_rotated, places, storage_type
 from pyllm.formats.encode import decode, encode
 from pyllm.formats.folder_config import DTYPES, folder_config
 from pyllm.formats.gguf_config import IN_PAIRS
@@ -27,11 +27,11 @@ _DTYPES = {name: kind for kind, name in DTYPES.items()}
 
 
 class Part(NamedTuple):
-    """A parameter and its place in the new file; rotated: rows of a head that are brought from pairs into halves."""
+    """A parameter and its place in the new file; rotated: how its rows are brought from pairs into halves."""
 
     place: Place
     parameter: Any
-    rotated: int
+    rotated: Turned
 
 
 def save_folder(
@@ -134,8 +134,10 @@ def _tensors(model: Any, family: Any, column: int, kind: Any, path: str) -> list
     """Every tensor of the new file, in the order of the parameters; parts of one tensor come together."""
     halves = column == FOLDER or _family(model)[0] not in IN_PAIRS
     grouped: dict[str, list[Part]] = {}
-    for name, place, parameter in places(model, family, column):
-        rotated = model.config.head_dim if halves and is_rotated(name, family) else 0
+    dim = getattr(model.config, "head_dim", 0)
+    turned = Turned(dim, getattr(model.config, "rotary_dim", dim))
+    for name, place, parameter in places(model, family, column, dim):
+        rotated = turned if halves and is_rotated(name, family) else Turned()
         grouped.setdefault(place.name, []).append(Part(place, parameter, rotated))
     for parts in grouped.values():
         parts.sort(key=lambda each: each.place.part)
@@ -150,6 +152,8 @@ def _tensor(name: str, parts: list[Part], kind: Any, path: str) -> NewTensor:
         if parts[0].place.transposed:
             whole = np.concatenate([rows for part in parts for rows in _rows(part)])
             yield encoded(path, name, dtype, np.ascontiguousarray(whole.T))
+        elif parts[0].place.within:
+            yield encoded(path, name, dtype, _mixed(parts))
         else:
             for part in parts:
                 for rows in _rows(part):
@@ -162,23 +166,29 @@ def _rows(part: Part) -> Iterator[NDArray[np.float32]]:
     """A parameter's numbers slice by slice, (rows, k) float32; a vector is one row of the file."""
     value = part.parameter.value
     if len(part.parameter.shape) == 1:
-        yield _halves(value, part.rotated).reshape(1, -1)
+        yield _as_stored(value, part).reshape(1, -1)
         return
     n, k = part.parameter.shape
     step = max(1, AT_ONCE // k)
-    step = max(step // part.rotated, 1) * part.rotated if part.rotated else step
+    step = max(step // part.rotated.dim, 1) * part.rotated.dim if part.rotated else step
     for row in range(0, n, step):
         rows = min(step, n - row)
         numbers = value[row : row + rows] if isinstance(value, np.ndarray) else value.dequantise(row, rows)
-        yield _halves(numbers, part.rotated)
+        yield _as_stored(numbers, part)
 
 
-def _halves(rows: NDArray[np.float32], dim: int) -> NDArray[np.float32]:
-    """Of each `dim` rows neighbours (2i, 2i+1) become halves (i, i + dim/2)."""
-    if not dim:
-        return rows
-    split = rows.reshape(-1, dim // 2, 2, *rows.shape[1:]).swapaxes(1, 2)
-    return np.ascontiguousarray(split).reshape(rows.shape)
+def _as_stored(rows: NDArray[np.float32], part: Part) -> NDArray[np.float32]:
+    """Rows in the order of the file, less what reading adds."""
+    rows = np.ascontiguousarray(part.rotated.halves(rows)) if part.rotated else rows
+    return rows - np.float32(part.place.offset) if part.place.offset else rows
+
+
+def _mixed(parts: list[Part]) -> NDArray[np.float32]:
+    """Parts whose outputs take turns head by head, as rows of the file; vectors are one row."""
+    each = [np.concatenate(list(_rows(part))) for part in parts]
+    vector = len(parts[0].parameter.shape) == 1
+    heads = [rows.reshape(-1, parts[0].place.within, 1 if vector else rows.shape[1]) for rows in each]
+    return np.stack(heads, axis=1).reshape((1, -1) if vector else (-1, each[0].shape[1]))
 
 
 def _frequencies(config: Any) -> list[NewTensor]:

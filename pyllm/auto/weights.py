@@ -19,6 +19,7 @@ from pyllm.nn.module import Module, Parameter
 SLICE = 1 << 20  # bytes that a thread reads at a time: they are still in its cache when they are packed
 THREADS = 4  # more readers bring nothing
 FOLDER, GGUF_FILE = 0, 1  # which of the names in NAMES
+_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")  # which tied models may have again
 _DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 
 
@@ -27,12 +28,22 @@ _NONE = np.empty(0, np.uint8)
 
 
 class Place(NamedTuple):
-    """Where a parameter lies: the tensor's name, and which part of how many of its outputs."""
+    """Where a parameter lies: the tensor's name, and which part of how many of its outputs.
+
+    within: of each so many outputs, a head's, and not of them all. offset: what is added to the stored numbers.
+    """
 
     name: str
     transposed: bool
     part: int
     parts: int
+    within: int = 0
+    offset: float = 0.0
+
+    def rows_of(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """This part of all outputs (outputs, ...)."""
+        heads = rows.reshape(-1, self.parts, self.within or len(rows) // self.parts, *rows.shape[1:])
+        return heads[:, self.part].reshape(-1, *rows.shape[1:])
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the whole tensor in the file, from the parameter's."""
@@ -40,10 +51,33 @@ class Place(NamedTuple):
         return whole[::-1] if self.transposed else whole
 
 
+class Turned(NamedTuple):
+    """Rows of each head of `dim` of which the first `turned` are rotated and must be brought into pairs; 0: none."""
+
+    dim: int = 0
+    turned: int = 0
+
+    def __bool__(self) -> bool:
+        return self.turned > 0
+
+    def pairs(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Halves (i, i + turned/2) of each head's rows become neighbours (2i, 2i + 1)."""
+        return self._ordered(rows, 2, -1)
+
+    def halves(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """The inverse of pairs."""
+        return self._ordered(rows, -1, 2)
+
+    def _ordered(self, rows: NDArray[Any], *shape: int) -> NDArray[Any]:
+        order = np.arange(self.dim)
+        order[: self.turned] = order[: self.turned].reshape(shape).T.reshape(-1)
+        return rows.reshape(-1, self.dim, *rows.shape[1:])[:, order].reshape(rows.shape)
+
+
 class StoredRows:
     """A matrix that stays in its file: what writing needs of a packed `_core.Weight`, read when asked for."""
 
-    def __init__(self, place: Place, source: Any, shape: tuple[int, ...], rotated: int) -> None:
+    def __init__(self, place: Place, source: Any, shape: tuple[int, ...], rotated: Turned) -> None:
         self.place, self.source, self.shape, self.rotated = place, source, shape, rotated
         self.dtype = source.tensors[place.name].dtype
         self._whole: NDArray[np.uint8] | None = None  # of a matrix whose rows lie elsewhere in the file, until its end
@@ -52,7 +86,7 @@ class StoredRows:
         """(rows, k) float32 from `row`, in the order that a packed weight has."""
         info = self.source.tensors[self.place.name]
         n, k = self.shape
-        if not (self.place.transposed or self.rotated):
+        if not (self.place.transposed or self.place.within or self.rotated):
             return decode(self.dtype, self.source.read(info, self.place.part * n + row, rows), rows, k)
         whole = _rearranged(info, self.source, self.place, n, self.rotated) if self._whole is None else self._whole
         self._whole = None if row + rows == n else whole
@@ -76,19 +110,31 @@ def open_weights(model: Module, family: Any, source: Any, config: dict[str, Any]
             _fill(parameter, place, rotated, source, None)
 
 
-def _found(model: Module, family: Any, source: Any, config: dict[str, Any]) -> list[tuple[Parameter, Place, int]]:
-    """(parameter, its place in the file, rows of a head that must be brought into pairs); all checked."""
-    found = places(model, family, GGUF_FILE if hasattr(source, "metadata") else FOLDER)
-    first = found[0][1].name
-    if first not in source.tensors and first.split(".", 1)[1] in source.tensors:  # saved without the head around it
-        found = [(path, place._replace(name=place.name.split(".", 1)[1]), each) for path, place, each in found]
+def _found(model: Module, family: Any, source: Any, config: dict[str, Any]) -> list[tuple[Parameter, Place, Turned]]:
+    """(parameter, its place in the file, how its rows must be brought into pairs); all checked."""
+    found = places(model, family, GGUF_FILE if hasattr(source, "metadata") else FOLDER, config.get("head_dim", 0))
+    old, new = _renaming(found[0][1].name, source.tensors)
+    found = [(path, place._replace(name=_renamed(place.name, old, new)), each) for path, place, each in found]
     expected = {place.name: place.stored_shape(parameter.shape) for _, place, parameter in found}
     ignored = [name for name in source.tensors if any(re.fullmatch(each, name) for each in family.IGNORED)]
     if config.get("tie_word_embeddings"):
-        ignored += [name for name in ("lm_head.weight", "output.weight") if name not in expected]
+        ignored += [name for name in _HEADS if name not in expected]
     check_weights(source.path, expected, source.tensors, ignored)
-    head_dim = 0 if config.get("rope_interleaved") else config.get("head_dim", 0)
-    return [(parameter, place, head_dim if is_rotated(path, family) else 0) for path, place, parameter in found]
+    dim = 0 if config.get("rope_interleaved") else config.get("head_dim", 0)
+    turned = Turned(dim, config.get("rotary_dim", dim) if dim else 0)
+    return [(each, place, turned if is_rotated(path, family) else Turned()) for path, place, each in found]
+
+
+def _renaming(first: str, tensors: Any) -> tuple[str, str]:
+    """(old, new) beginning of names: models are saved without the head around them, or within one that reads images."""
+    base = first.split(".", 1)[0] + "."
+    ways = ((base, base), (base, ""), (base, "model.language_model."), ("", "language_model."))
+    fits = (way for way in ways if _renamed(first, *way) in tensors)
+    return next(fits, (base, base))
+
+
+def _renamed(name: str, old: str, new: str) -> str:
+    return new + name.removeprefix(old) if name.startswith(old) else name
 
 
 def storage_type(dtype: Any, known: dict[str, str]) -> str | None:
@@ -104,26 +150,31 @@ def is_rotated(path: str, family: Any) -> bool:
     return any(each in path for each in family.ROTATED)
 
 
-def places(model: Module, family: Any, column: int) -> list[tuple[str, Place, Parameter]]:
-    """(path, place, parameter) of each parameter in FOLDER or GGUF_FILE; a head that is the embedding is there once."""
+def places(model: Module, family: Any, column: int, head_dim: int = 0) -> list[tuple[str, Place, Parameter]]:
+    """(path, place, parameter) of each parameter in FOLDER or GGUF_FILE; a head that is the embedding is there once.
+
+    head_dim: for families whose files mix the parts of each head.
+    """
     found: dict[int, tuple[str, Place, Parameter]] = {}
     for path, parameter in model.named_parameters():
         template = re.sub(r"\.\d+\.", ".{}.", path)
         base, _, kind = template.rpartition(".")
         name = family.NAMES[template][column] if template in family.NAMES else f"{family.NAMES[base][column]}@{kind}"
         layer = re.search(r"\.(\d+)\.", path)
-        place = _parse(name.format(layer.group(1) if layer else ""), parameter)
+        place = _parse(name.format(layer.group(1) if layer else ""), parameter, head_dim)
         found.setdefault(id(parameter), (path, place, parameter))
     return list(found.values())
 
 
-def _parse(name: str, parameter: Parameter) -> Place:
-    """`^name#part/parts@kind`, as NAMES of a family says."""
+def _parse(name: str, parameter: Parameter, head_dim: int) -> Place:
+    """`^name#part/parts@kind`, as NAMES of a family says: ^ transposed, + less one, %part/parts of each head."""
     name, _, kind = name.partition("@")
-    name, _, part = name.partition("#")
+    within = head_dim if "%" in name else 0
+    name, _, part = name.replace("%", "#").partition("#")
     first, parts = (int(each) for each in part.split("/")) if part else (0, 1)
     transposed = name.startswith("^") and len(parameter.shape) == 2
-    return Place(name.lstrip("^") + (f".{kind}" if kind else ""), transposed, first, parts)
+    offset = 1.0 if name.startswith("+") else 0.0
+    return Place(name.lstrip("^+") + (f".{kind}" if kind else ""), transposed, first, parts, within, offset)
 
 
 def _bytes_needed(infos: list[TensorInfo], wanted: str | None) -> int:
@@ -134,16 +185,16 @@ def _bytes_needed(infos: list[TensorInfo], wanted: str | None) -> int:
     return THREADS * SLICE + sum(size * int(np.prod(info.shape)) for info in infos)
 
 
-def _fill(parameter: Parameter, place: Place, rotated: int, source: Any, wanted: str | None) -> None:
+def _fill(parameter: Parameter, place: Place, rotated: Turned, source: Any, wanted: str | None) -> None:
     info = source.tensors[place.name]
     n, k = (1, *parameter.shape)[-2:]
-    if place.transposed or rotated or len(parameter.shape) == 1:
+    if place.transposed or place.within or rotated or len(parameter.shape) == 1:
         weight = _core.Weight(info.dtype, n, k)
         weight.fill(0, n, _rearranged(info, source, place, n, rotated))
     else:
         weight = _packed(info, source, place.part * n, n, k)
     if not parameter.packed:
-        parameter.value = weight.dequantise(0, n).reshape(parameter.shape)
+        parameter.value = weight.dequantise(0, n).reshape(parameter.shape) + np.float32(place.offset)
     elif wanted is not None and wanted != info.dtype:
         parameter.value = _converted(weight, wanted)
     else:
@@ -167,20 +218,20 @@ def _packed(info: TensorInfo, source: Any, first: int, n: int, k: int) -> _core.
     return weight
 
 
-def _rearranged(info: TensorInfo, source: Any, place: Place, n: int, rotated: int) -> NDArray[np.uint8]:
+def _rearranged(info: TensorInfo, source: Any, place: Place, n: int, rotated: Turned) -> NDArray[np.uint8]:
     """Bytes of n rows in the order that panels want them."""
     raw = source.read(info, 0, info.rows)
     if len(info.shape) == 1:  # a vector is one row; its numbers are the outputs
         numbers = raw.reshape(info.shape[0], -1) if info.shape[0] and raw.size % info.shape[0] == 0 else raw[None]
-        rows = numbers[place.part * len(numbers) // place.parts : (place.part + 1) * len(numbers) // place.parts]
+        rows = place.rows_of(numbers)
     elif place.transposed:
         inputs, outputs = info.shape
         numbers = raw.view(np.uint32 if info.dtype == "F32" else np.uint16).reshape(inputs, outputs)
         rows = np.ascontiguousarray(numbers[:, place.part * n : (place.part + 1) * n].T)
     else:
-        rows = raw.reshape(info.rows, -1)[place.part * n : (place.part + 1) * n]
-    if rotated:  # halves (i, i + d/2) of each head become neighbours (2i, 2i+1)
-        rows = rows.reshape(-1, 2, rotated // 2, *rows.shape[1:]).swapaxes(1, 2)
+        rows = place.rows_of(raw.reshape(info.rows, -1))
+    if rotated:
+        rows = rotated.pairs(rows)
     return np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
 
 

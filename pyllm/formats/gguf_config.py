@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyllm.errors import ModelFileError, printable
-from pyllm.formats.config import FAMILIES, Raw
+from pyllm.formats.fields import Raw
 from pyllm.formats.gguf import GGUF, StringArray
 
 # Hugging Face's name -> GGUF's key after the architecture.
@@ -26,6 +26,24 @@ _LLAMA_KEYS = {
     "rope_dim": "rope.dimension_count",
     "rope_scaling": "rope.scaling.type",
 }
+_WINDOW_KEYS = {"sliding_window": "attention.sliding_window"}
+_GEMMA_2_KEYS = {
+    **_LLAMA_KEYS,
+    **_WINDOW_KEYS,
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+}
+_NEOX_KEYS = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "max_position_embeddings": "context_length",
+    "layer_norm_eps": "attention.layer_norm_epsilon",
+    "rope_theta": "rope.freq_base",
+    "rope_dim": "rope.dimension_count",
+    "use_parallel_residual": "use_parallel_residual",
+}
 _GPT2_KEYS = {
     "n_embd": "embedding_length",
     "n_inner": "feed_forward_length",
@@ -39,27 +57,44 @@ _TOKENIZER_KEYS = {
     "eos_token_id": "tokenizer.ggml.eos_token_id",
 }
 SCALING_KEYS = {
-    "factor": "llama.rope.scaling.factor",
-    "original_max_position_embeddings": "llama.rope.scaling.original_context_length",
-    "attention_factor": "llama.rope.scaling.attn_factor",
-    "beta_fast": "llama.rope.scaling.yarn_beta_fast",
-    "beta_slow": "llama.rope.scaling.yarn_beta_slow",
+    "factor": "rope.scaling.factor",
+    "original_max_position_embeddings": "rope.scaling.original_context_length",
+    "attention_factor": "rope.scaling.attn_factor",
+    "beta_fast": "rope.scaling.yarn_beta_fast",
+    "beta_slow": "rope.scaling.yarn_beta_slow",
 }
-KEYS = {"llama": _LLAMA_KEYS, "gpt2": _GPT2_KEYS}
-IN_PAIRS = {"llama"}  # architectures whose files have the rows of q and k in rotary pairs, not in halves
+# By family: Hugging Face's name -> GGUF's key after the architecture.
+KEYS = {
+    "gpt2": _GPT2_KEYS,
+    "llama": _LLAMA_KEYS,
+    "mistral": _LLAMA_KEYS | _WINDOW_KEYS,
+    "qwen2": _LLAMA_KEYS | _WINDOW_KEYS,
+    "qwen3": _LLAMA_KEYS | _WINDOW_KEYS,
+    "gemma": _LLAMA_KEYS,
+    "gemma2": _GEMMA_2_KEYS,
+    "gemma3_text": _GEMMA_2_KEYS | {"rope_local_base_freq": "rope.freq_base_swa"},
+    "gpt_neox": _NEOX_KEYS,
+}
+# The architectures whose names are not their families'. Mistral's files say llama: see gguf_values.
+ARCHITECTURES = {name: name for name in KEYS} | {
+    "mistral": "llama",
+    "gemma3_text": "gemma3",
+    "gpt_neox": "gptneox",
+}
+IN_PAIRS = {"llama", "mistral"}  # families whose files have the rows of q and k in rotary pairs, not in halves
+# Layers of the sizes that scale their scores by the width per head and not by the size of a head, as nothing else says.
+_BY_WIDTH = {"gemma2": 46, "gemma3_text": 62}
 
 
 def gguf_values(file: GGUF) -> tuple[Raw, str]:
-    """(unchecked values under Hugging Face's names, architecture). Raises ModelFileError."""
-    kind = _one(file, "general.architecture")
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        found = "missing" if kind is None else printable(repr(kind), 100)
-        allowed = f"known are: {', '.join(FAMILIES)}"
-        raise ModelFileError(file.path, "metadata 'general.architecture'", None, found, allowed)
-    names = {name: f"{kind}.{key}" for name, key in KEYS[kind].items()} | _TOKENIZER_KEYS
-    names["vocab_size"] = f"{kind}.vocab_size"
-    values = {name: _one(file, key) for name, key in names.items()}
-    names |= {f"rope_scaling.{name}": key for name, key in SCALING_KEYS.items()}
+    """(unchecked values under Hugging Face's names, family). Raises ModelFileError."""
+    family, architecture = _family(file)
+    names = {name: f"{architecture}.{key}" for name, key in KEYS[family].items()} | _TOKENIZER_KEYS
+    names["vocab_size"] = f"{architecture}.vocab_size"
+    found = {name: _one(file, key) for name, key in names.items()}
+    values = {name: value for name, value in found.items() if value is not None}
+    scaling_names = {name: f"{architecture}.{key}" for name, key in SCALING_KEYS.items()}
+    names |= {f"rope_scaling.{name}": key for name, key in scaling_names.items()}
     raw = Raw(
         file.path,
         values,
@@ -71,13 +106,37 @@ def gguf_values(file: GGUF) -> tuple[Raw, str]:
         raw.refuse("split.count", f"one of {printable(repr(split), 40)} files", "a model in one file: merge them first")
     values["vocab_size"] = _vocabulary(file, raw)
     values["tie_word_embeddings"] = "output.weight" not in file.tensors
-    if kind == "llama":
-        values["attention_bias"] = "blk.0.attn_q.bias" in file.tensors
+    if family != "gpt2":
+        _check_experts(file, raw, architecture)
+        values["attention_bias"] = any(f"blk.0.{name}.bias" in file.tensors for name in ("attn_q", "attn_qkv"))
         values["mlp_bias"] = "blk.0.ffn_up.bias" in file.tensors
-        values["rope_interleaved"] = kind in IN_PAIRS
-        _check_llama_keys(file, raw)
-        values["rope_scaling"] = _scaling(file)
-    return raw, kind
+        values["rope_interleaved"] = family in IN_PAIRS
+        values["rope_scaling"] = _scaling(file, architecture, scaling_names)
+    if family.startswith("qwen") and "sliding_window" in values:
+        values |= {"use_sliding_window": True, "max_window_layers": 0}
+    if family in _BY_WIDTH:
+        values["query_pre_attn_scalar"] = score_scale(family, values)
+    return raw, family
+
+
+def _family(file: GGUF) -> tuple[str, str]:
+    """(family, architecture): Mistral is a llama with a window."""
+    architecture = _one(file, "general.architecture")
+    families = {name: family for family, name in ARCHITECTURES.items() if family != "mistral"}
+    if not isinstance(architecture, str) or architecture not in families:
+        found = "missing" if architecture is None else printable(repr(architecture), 100)
+        allowed = f"known are: {', '.join(families)}"
+        raise ModelFileError(file.path, "metadata 'general.architecture'", None, found, allowed)
+    window = architecture == "llama" and _one(file, "llama.attention.sliding_window") not in (None, 0)
+    return "mistral" if window else families[architecture], architecture
+
+
+def score_scale(family: str, values: dict[str, Any]) -> Any:
+    """query_pre_attn_scalar, which GGUF has no key for; None where unchecked values are of a wrong type."""
+    width, heads, size = (values.get(name) for name in ("hidden_size", "num_attention_heads", "head_dim"))
+    if values.get("num_hidden_layers") == _BY_WIDTH[family] and isinstance(width, int) and isinstance(heads, int):
+        return width / heads if heads > 0 else None
+    return size
 
 
 def _one(file: GGUF, key: str) -> Any:
@@ -97,7 +156,7 @@ def _vocabulary(file: GGUF, raw: Raw) -> int:
         found = "missing" if embedding is None else f"shape {list(embedding.shape)}"
         raise ModelFileError(file.path, "tensor 'token_embd.weight'", None, found, "(vocabulary, hidden)")
     rows = embedding.shape[0]
-    stated = raw.values["vocab_size"]
+    stated = raw.values.get("vocab_size")
     if stated is not None and stated != rows:
         raw.refuse("vocab_size", printable(repr(stated), 100), f"{rows:,}, the rows of 'token_embd.weight'")
     tokens = file.metadata.get("tokenizer.ggml.tokens")
@@ -107,21 +166,21 @@ def _vocabulary(file: GGUF, raw: Raw) -> int:
     return rows
 
 
-def _check_llama_keys(file: GGUF, raw: Raw) -> None:
-    """Keys that would make it another model than the one pyllm computes."""
-    experts = _one(file, "llama.expert_count")
+def _check_experts(file: GGUF, raw: Raw, architecture: str) -> None:
+    """A key that would make it another model than the one pyllm computes."""
+    experts = _one(file, f"{architecture}.expert_count")
     if experts not in (None, 0):
-        raw.refuse("llama.expert_count", printable(repr(experts), 100), "0: no mixture of experts")
+        raw.refuse(f"{architecture}.expert_count", printable(repr(experts), 100), "0: no mixture of experts")
 
 
-def _scaling(file: GGUF) -> dict[str, Any] | None:
+def _scaling(file: GGUF, architecture: str, keys: dict[str, str]) -> dict[str, Any] | None:
     """The rotary scaling in Hugging Face's spelling; per-frequency factors come from the tensor rope_freqs."""
     if "rope_freqs.weight" in file.tensors:
         return {"type": "frequencies", "factors": _frequency_factors(file)}
-    kind = _one(file, "llama.rope.scaling.type")
-    scaling = {name: _one(file, key) for name, key in SCALING_KEYS.items()}
+    kind = _one(file, f"{architecture}.rope.scaling.type")
+    scaling = {name: _one(file, key) for name, key in keys.items()}
     if scaling["factor"] is None:
-        scaling["factor"] = _one(file, "llama.rope.scale_linear")
+        scaling["factor"] = _one(file, f"{architecture}.rope.scale_linear")
     if kind == "none" or (kind is None and scaling["factor"] is None):
         return None
     scaling["type"] = "linear" if kind is None else kind

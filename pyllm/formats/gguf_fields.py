@@ -5,28 +5,45 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from pyllm.formats.gguf_config import KEYS, SCALING_KEYS
+from pyllm.formats.gguf_config import ARCHITECTURES, KEYS, SCALING_KEYS, score_scale
 
 _DEFAULTS = {"beta_fast": 32.0, "beta_slow": 1.0}  # of YaRN in llama.cpp: written only where a model differs
 
 
-def gguf_fields(architecture: str, values: dict[str, Any]) -> dict[str, Any]:
+def gguf_fields(family: str, values: dict[str, Any]) -> dict[str, Any]:
     """Key -> value for the normalised fields of a configuration. Raises ValueError for what GGUF cannot say.
 
     The scalings llama3 and frequencies are no metadata but the tensor rope_freqs.weight, which the caller writes;
     "dynamic" changes nothing within the context that a model was trained for and is left out.
     """
-    known = dict(values)
+    _check_layers(family, values)
+    known, architecture = dict(values), ARCHITECTURES[family]
     scaling = known.pop("rope_scaling", None)
     if "head_dim" in known:
         known["value_dim"] = known["rope_dim"] = known["head_dim"]
-    names = {name: f"{architecture}.{key}" for name, key in KEYS[architecture].items()}
+    if "rotary_pct" in known:
+        known["rope_dim"] = int(known["hidden_size"] // known["num_attention_heads"] * known["rotary_pct"])
+    names = {name: f"{architecture}.{key}" for name, key in KEYS[family].items()}
     names["vocab_size"] = f"{architecture}.vocab_size"
     fields = {"general.architecture": architecture}
     fields |= {key: known[name] for name, key in names.items() if known.get(name) is not None}
     if scaling is not None and scaling["type"] in ("linear", "yarn"):
         fields |= _scaling_fields(architecture, scaling)
     return fields
+
+
+def _check_layers(family: str, values: dict[str, Any]) -> None:
+    """What follows from a family's name alone in GGUF must be as it says."""
+    every = {"qwen2": 0, "qwen3": 0, "gemma2": 2, "gemma3_text": 6}.get(family)  # how often a layer sees all
+    types = values.get("layer_types") or ()
+    windows = [each == "sliding_attention" for each in types]
+    if every is not None and windows != [bool((i + 1) % every) if every else windows[0] for i in range(len(types))]:
+        raise ValueError(f"layer_types: {', '.join(types)}; a GGUF file of {family} cannot say so")
+    scale = values.get("query_pre_attn_scalar")
+    if scale is not None and scale != score_scale(family, values):
+        raise ValueError(f"query_pre_attn_scalar: {scale}; a GGUF file of {family} means {score_scale(family, values)}")
+    if values.get("rope_local_scaling") is not None:
+        raise ValueError("rope_local_scaling: GGUF has none for layers with a window")
 
 
 def _scaling_fields(architecture: str, scaling: dict[str, Any]) -> dict[str, Any]:
@@ -40,4 +57,4 @@ def _scaling_fields(architecture: str, scaling: dict[str, Any]) -> dict[str, Any
         if abs(found["attention_factor"] - 1) < 1e-9:
             del found["attention_factor"]
     fields: dict[str, Any] = {f"{architecture}.rope.scaling.type": scaling["type"]}
-    return fields | {SCALING_KEYS[name].replace("llama.", f"{architecture}.", 1): found[name] for name in found}
+    return fields | {f"{architecture}.{SCALING_KEYS[name]}": found[name] for name in found}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pyllm import nn, ops
-from pyllm.models.causal import CausalLM
+from pyllm import nn
+from pyllm.models.decoder import Decoder
 
 # Parameter path -> name in Hugging Face folders, name in GGUF files. {} is the layer. #i/n: the i-th of n equal parts
 # of the outputs; a leading ^: stored as (inputs, outputs) in Hugging Face folders.
@@ -50,35 +50,25 @@ class Config:
         return self.n_positions
 
 
-class GPT2(CausalLM):
+class GPT2(Decoder):
     """Tokens to logits: embeddings of tokens and positions, layers, norm, head."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = c = config
-        self.embedding = nn.Embedding(c.vocab_size, c.n_embd, c.n_positions)
-        self.layers = [self._layer(i) for i in range(c.n_layer)]
-        self.norm = nn.LayerNorm(c.n_embd, c.layer_norm_epsilon)
-        self.head = self.embedding if c.tie_word_embeddings else nn.Linear(c.n_embd, c.vocab_size)
+    def __init__(self, c: Config) -> None:
+        super().__init__(
+            c,
+            nn.Embedding(c.vocab_size, c.n_embd, c.n_positions),
+            [self._layer(c, i) for i in range(c.n_layer)],
+            nn.LayerNorm(c.n_embd, c.layer_norm_epsilon),
+            None if c.tie_word_embeddings else nn.Linear(c.n_embd, c.vocab_size),
+        )
 
-    def _layer(self, i: int) -> nn.Block:
-        c = self.config
+    def _layer(self, c: Config, i: int) -> nn.Block:
         return nn.Block(
             nn.SelfAttention(c.n_embd, c.n_head, c.n_head, c.n_embd // c.n_head, i, bias=True),
-            nn.FeedForward(c.n_embd, c.n_inner, "gelu_tanh"),
+            nn.FeedForward(c.n_embd, c.n_inner, c.activation_function),
             nn.LayerNorm(c.n_embd, c.layer_norm_epsilon),
             nn.LayerNorm(c.n_embd, c.layer_norm_epsilon),
         )
 
-    @property
-    def cache(self) -> tuple[int, int, int]:
-        """(layers, heads, head width)."""
-        return self.config.n_layer, self.config.n_head, self.config.n_embd // self.config.n_head
-
-    def forward(self, tokens: Any) -> Any:
-        """(length,) ids to (length, vocabulary)."""
-        x = self.embedding(tokens)
-        for layer in self.layers:
-            x = layer(x)
-        return ops.logits(x, self.norm.value, self.head.weight.value)
 
 Model = GPT2

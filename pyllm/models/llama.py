@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from pyllm import nn, ops
-from pyllm.models.causal import CausalLM
+from pyllm import nn
+from pyllm.models.decoder import Decoder
 
 # Parameter path -> name in Hugging Face folders, name in GGUF files. {} is the layer.
 NAMES = {
@@ -58,37 +58,32 @@ class Config:
         return self.max_position_embeddings
 
 
-class LLaMA(CausalLM):
+class LLaMA(Decoder):
     """Tokens to logits: embedding, layers, norm, head."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = c = config
-        self.rotation = nn.rotary_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
-        self.embedding = nn.Embedding(c.vocab_size, c.hidden_size)
-        self.layers = [self._layer(i) for i in range(c.num_hidden_layers)]
-        self.norm = nn.RMSNorm(c.hidden_size, c.rms_norm_eps)
-        self.head = self.embedding if c.tie_word_embeddings else nn.Linear(c.hidden_size, c.vocab_size)
+    def __init__(self, c: Config) -> None:
+        super().__init__(
+            c,
+            nn.Embedding(c.vocab_size, c.hidden_size),
+            [self.block(c, i) for i in range(c.num_hidden_layers)],
+            nn.RMSNorm(c.hidden_size, c.rms_norm_eps),
+            None if c.tie_word_embeddings else nn.Linear(c.hidden_size, c.vocab_size),
+        )
 
-    def _layer(self, i: int) -> nn.Block:
-        c = self.config
-        heads, groups = c.num_attention_heads, c.num_key_value_heads
+    def block(self, c: Any, i: int) -> nn.Block:
+        """Layer i."""
         return nn.Block(
-            nn.SelfAttention(c.hidden_size, heads, groups, c.head_dim, i, self.rotation, c.attention_bias),
+            self.attention(c, i),
             nn.GatedFeedForward(c.hidden_size, c.intermediate_size, c.hidden_act, c.mlp_bias),
             nn.RMSNorm(c.hidden_size, c.rms_norm_eps),
             nn.RMSNorm(c.hidden_size, c.rms_norm_eps),
         )
 
-    @property
-    def cache(self) -> tuple[int, int, int]:
-        """(layers, key/value heads, head width)."""
-        return self.config.num_hidden_layers, self.config.num_key_value_heads, self.config.head_dim
+    def attention(self, c: Any, i: int) -> nn.SelfAttention:
+        """Of layer i; where Mistral and Qwen differ."""
+        heads, groups = c.num_attention_heads, c.num_key_value_heads
+        rotation = nn.rotary_frequencies(c.head_dim, c.rope_theta, c.rope_scaling)
+        return nn.SelfAttention(c.hidden_size, heads, groups, c.head_dim, i, rotation, c.attention_bias)
 
-    def forward(self, tokens: Any) -> Any:
-        """(length,) ids to (length, vocabulary)."""
-        x = self.embedding(tokens)
-        for layer in self.layers:
-            x = layer(x)
-        return ops.logits(x, self.norm.value, self.head.weight.value)
 
 Model = LLaMA

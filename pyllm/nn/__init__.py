@@ -1,7 +1,7 @@
 """Parts of models: parameters and shapes, assembled by the families in pyllm.models."""
 
 from pyllm.nn.attention import SelfAttention
-from pyllm.nn.block import Block
+from pyllm.nn.block import Block, ParallelBlock, SandwichBlock
 from pyllm.nn.embedding import Embedding
 from pyllm.nn.feedforward import FeedForward, GatedFeedForward
 from pyllm.nn.linear import Linear
@@ -18,7 +18,9 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "Module",
+    "ParallelBlock",
     "RMSNorm",
+    "SandwichBlock",
     "SelfAttention",
     "State",
     "rotary_frequencies",

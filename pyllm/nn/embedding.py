@@ -9,12 +9,14 @@ from pyllm.nn.module import Module, Parameter
 
 
 class Embedding(Module):
-    """A table (vocabulary, width), and with `positions` > 0 one of (positions, width) that is added."""
+    """A table (vocabulary, width), its rows times `scale`; with `positions` > 0 one of (positions, width) is added."""
 
-    def __init__(self, vocabulary: int, width: int, positions: int = 0) -> None:
+    def __init__(self, vocabulary: int, width: int, positions: int = 0, scale: float = 1.0) -> None:
         self.weight = Parameter(vocabulary, width, packed=True)
         self.positions = Parameter(positions, width) if positions else None
+        self.scale = scale
 
     def __call__(self, ids: Any) -> Any:
         """(...) token ids to (..., width)."""
-        return ops.embedding(ids, self.weight.value, None if self.positions is None else self.positions.value)
+        positions = None if self.positions is None else self.positions.value
+        return ops.embedding(ids, self.weight.value, positions, self.scale)

@@ -8,31 +8,47 @@ from pyllm import ops
 from pyllm.nn.linear import Linear
 from pyllm.nn.module import Module
 
+# Hugging Face's names of activations -> ours.
+ACTIVATIONS = {
+    "silu": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+
 
 class FeedForward(Module):
-    """x + W_down act(W_up norm(x))."""
+    """x + W_down act(W_up norm(x)); act under Hugging Face's name."""
 
     def __init__(self, width: int, inner: int, act: str, bias: bool = True) -> None:
         self.up = Linear(width, inner, bias)
         self.down = Linear(inner, width, bias)
-        self.act = act
+        self.act = ACTIVATIONS[act]
+
+    def inner(self, x: Any, norm: ops.Norm | None) -> Any:
+        """What W_down takes: (length, inner)."""
+        return ops.norm_linear(x, norm, *self.up.pair, act=self.act)
 
     def __call__(self, x: Any, norm: ops.Norm | None) -> Any:
         """(length, width) to the same."""
-        return ops.linear_add(x, ops.norm_linear(x, norm, *self.up.pair, act=self.act), *self.down.pair)
+        return ops.linear_add(x, self.inner(x, norm), *self.down.pair)
 
 
 class GatedFeedForward(Module):
-    """x + W_down (act(W_gate norm(x)) * W_up norm(x))."""
+    """x + W_down (act(W_gate norm(x)) * W_up norm(x)); act under Hugging Face's name."""
 
     def __init__(self, width: int, inner: int, act: str, bias: bool = False) -> None:
         self.gate = Linear(width, inner, bias)
         self.up = Linear(width, inner, bias)
         self.down = Linear(inner, width, bias)
-        self.act = act
+        self.act = ACTIVATIONS[act]
+
+    def inner(self, x: Any, norm: ops.Norm | None) -> Any:
+        """What W_down takes: (length, inner)."""
+        (gate, gate_bias), (up, up_bias) = self.gate.pair, self.up.pair
+        return ops.gated_linear(x, norm, gate, up, gate_bias, up_bias, self.act)
 
     def __call__(self, x: Any, norm: ops.Norm | None) -> Any:
         """(length, width) to the same."""
-        (gate, gate_bias), (up, up_bias) = self.gate.pair, self.up.pair
-        h = ops.gated_linear(x, norm, gate, up, gate_bias, up_bias, self.act)
-        return ops.linear_add(x, h, *self.down.pair)
+        return ops.linear_add(x, self.inner(x, norm), *self.down.pair)

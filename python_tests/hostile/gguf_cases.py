@@ -233,7 +233,7 @@ NAN, INF = float("nan"), float("inf")
 # Metadata that no model can have: key -> (packed value or None for missing, fragment of the error).
 BAD_VALUES: dict[str, list[tuple[bytes | None, str]]] = {
     "general.architecture": [
-        (None, "known are: gpt2, llama"),
+        (None, "known are: gpt2, llama, qwen2"),
         (value(STRING, "mamba"), "'mamba'"),
         (value(U8, 1), "1"),
         (value(STRING, "x" * 100_000), "xxx..."),
