@@ -231,3 +231,11 @@ def rounded_activations(x: NDArray, terms: int = 1) -> list[NDArray]:
         product = (code.astype(np.float32) * scale[..., None]).reshape(x.shape)
         rest = rest - product
     return out
+
+
+def cached_q8_0(x: NDArray) -> NDArray:
+    """What a Q8_0 cache gives back of x (..., d), d a multiple of 16: bf16 of code * half, the largest being 127."""
+    groups = x.reshape(*x.shape[:-1], -1, 16)
+    scale = (np.abs(groups).max(-1, keepdims=True) / np.float32(127)).astype(np.float16).astype(np.float32)
+    codes = np.where(scale > 0, np.clip(np.rint(groups / np.where(scale > 0, scale, 1)), -127, 127), 0)
+    return round_bf16((codes.astype(np.float32) * scale).reshape(x.shape))

@@ -55,6 +55,36 @@ def test_bf16_cache_is_within_its_bound(isa):
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_q8_0_cache_is_within_its_bound(isa):
+    """Keys and values are read back from int8 with a half as scale for every 16 features, rounded to bf16."""
+    wide = [case for case in cases.ATTENTION if case.batch == 1 and case.dim % 16 == 0]
+    assert len(wide) > 4
+    for seed, case in enumerate(wide):
+        q, k, v = inputs(case, seed)
+        with using(isa):
+            y = core_attention(q, k, v, case, "Q8_0")
+        k, v = blocks.cached_q8_0(k), blocks.cached_q8_0(v)
+        scaled = blocks.round_bf16(q * np.float32(case.dim**-0.5))
+        arguments = (scaled, k, v, case.causal, 1.0, case.window)
+        try:
+            check(y, ref.attention(*arguments), ref.attention_bound(*arguments, probability_unit=ref.U_BF16))
+        except AssertionError as error:
+            raise AssertionError(f"{case}: {error}") from error
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_q8_0_cache_keeps_zeros_and_passes_nan_on(isa):
+    case = cases.Attention(1, 1, 4, 70, 32)
+    q, k, v = inputs(case, 7)
+    v[:, :, 3] = 0
+    k[:, :, 69, 5] = np.nan
+    with using(isa):
+        y = core_attention(q, k, v, case, "Q8_0")
+    assert np.isfinite(y[:, :, :3]).all()
+    assert np.isnan(y[:, :, 3]).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
 def test_scale_is_taken(isa):
     q, k, v = inputs(cases.Attention(2, 2, 9, 9, 16), 40)
     with using(isa):

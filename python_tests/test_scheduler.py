@@ -118,6 +118,15 @@ def test_the_type_of_the_cache_is_chosen_before_the_first_step(model, tmp_path):
         exact.cache_type = "bf16"
     with pytest.raises(ValueError, match="cache_type: 'q1', allowed are F32, BF16"):
         AutoModelForCausalLM.from_pretrained(path, cache_type="q1")
+    small = AutoModelForCausalLM.from_pretrained(path, cache_type="q8_0")
+    assert small.new_pool().page_bytes == model.new_pool().page_bytes * 9 // 16
+    prompt = np.arange(2, 300) % 317
+    whole = small(prompt).logits[0]
+    state = small.new_state()
+    pieces = [small.step([(state, piece)], "all") for piece in np.array_split(prompt, 7)]
+    assert np.array_equal(np.concatenate(pieces), whole)
+    near = exact(prompt).logits[0]
+    assert 0 < np.linalg.norm(whole - near) < 0.1 * np.linalg.norm(near)
 
 
 def test_the_longest_unused_prefix_goes_first(model, cache):

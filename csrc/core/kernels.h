@@ -22,12 +22,19 @@ constexpr int kPage = 64;
 constexpr int kChunk = 256;
 
 // Inside a page, per layer and head: keys as panels of 16 positions over the head's features, then values as panels of
-// 16 features over the positions; both padded to whole panels, so attention is two small panel products.
+// 16 features over the positions; both padded to whole panels, so attention is two small panel products. Q8_0: the
+// numbers of bf16 panels in int8, in the same order, then a half for every position and 16 features that they are
+// multiplied with, 16 features after 16 features (so heads are a multiple of 16 wide); attention makes bf16 panels of a
+// page before it reads them.
 struct CacheLayout {
   int layers, heads, dim;  // key/value heads, features per head
-  Type type;               // F32 or BF16
-  int64_t key_bytes() const { return kPage / kPanel * panel_bytes(type, dim); }
-  int64_t value_bytes() const { return panels(dim) * panel_bytes(type, kPage); }
+  Type type;               // F32, BF16 or Q8_0
+  Type panel_type() const { return type == Type::F32 ? Type::F32 : Type::BF16; }
+  int64_t key_panels() const { return kPage / kPanel * panel_bytes(panel_type(), dim); }
+  int64_t value_panels() const { return panels(dim) * panel_bytes(panel_type(), kPage); }
+  int64_t scales() const { return panels(dim) * kPage * 2; }
+  int64_t key_bytes() const { return type == Type::Q8_0 ? key_panels() / 2 + scales() : key_panels(); }
+  int64_t value_bytes() const { return type == Type::Q8_0 ? value_panels() / 2 + scales() : value_panels(); }
   int64_t head_bytes() const { return key_bytes() + value_bytes(); }
   int64_t page_bytes() const { return (int64_t)layers * heads * head_bytes(); }
 };

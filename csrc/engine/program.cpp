@@ -264,7 +264,11 @@ struct Program::HiddenStep : Step {
 
 Program::Program(int layers, int heads, int dim, Type cache, int64_t context, bool high_precision)
     : cache_{layers, heads, dim, cache}, context_(context), terms_(high_precision ? 2 : 1) {
-  if (cache != Type::F32 && cache != Type::BF16) throw std::invalid_argument("program: the cache is F32 or BF16");
+  if (cache != Type::F32 && cache != Type::BF16 && cache != Type::Q8_0)
+    throw std::invalid_argument("program: the cache is F32, BF16 or Q8_0");
+  if (cache == Type::Q8_0 && dim % 16)
+    throw std::invalid_argument("program: a cache of Q8_0 needs heads a multiple of 16 wide, found " +
+                                std::to_string(dim));
   if (heads && (layers < 1 || dim < 2 || dim % 2)) throw std::invalid_argument("program: head width must be even");
 }
 

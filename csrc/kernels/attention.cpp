@@ -32,14 +32,32 @@ struct Queries {  // kQueries query vectors of one key/value head and one segmen
   uint8_t* score;                                                                 // (count, kScoreBytes) of floats
   uint8_t* weight;                                                                // (count, weight_bytes)
   float* out;                                                                     // (count, padded dim)
+  uint8_t *keys, *values;  // panels of a page of Q8_0, of values_page those of the values
+  int64_t values_page;
   float* scores(int i) const { return (float*)(score + i * kScoreBytes); }
 };
 
+// Where a page's keys and values are stored, and the panels to multiply them as.
 const uint8_t* keys_of(const Queries& t, int64_t page) {
   const CacheLayout& c = *t.a.cache;
   return t.a.row[t.row[0]].pages[page] + (t.a.layer * (int64_t)c.heads + t.head) * c.head_bytes();
 }
 const uint8_t* values_of(const Queries& t, int64_t page) { return keys_of(t, page) + t.a.cache->key_bytes(); }
+const uint8_t* key_panels(Queries& t, int64_t page) {
+  if (t.a.cache->type != Type::Q8_0) return keys_of(t, page);
+  expand_keys(*t.a.cache, keys_of(t, page), t.keys);
+  return t.keys;
+}
+const uint8_t* value_panels(Queries& t, int64_t page) {
+  if (t.a.cache->type != Type::Q8_0) return values_of(t, page);
+  if (t.values_page != page) expand_values(*t.a.cache, values_of(t, page), t.values);
+  t.values_page = page;
+  return t.values;
+}
+// From what is read to what comes next; Q8_0 is read while it is made panels, and needs no more.
+int64_t distance(const Queries& t, const uint8_t* from, const uint8_t* to) {
+  return t.a.cache->type == Type::Q8_0 ? 0 : to - from;
+}
 
 void load_queries(Queries& t) {
   const CacheLayout& c = *t.a.cache;
@@ -58,14 +76,14 @@ void load_queries(Queries& t) {
 // multiplied, the next one is fetched, at the end the values that come after the keys.
 void scores(Queries& t, int64_t chunk, int64_t page, int64_t positions) {
   const CacheLayout& c = *t.a.cache;
-  const int64_t bytes = panel_bytes(c.type, c.dim), first = chunk * (kChunk / kPage),
+  const int64_t bytes = panel_bytes(c.panel_type(), c.dim), first = chunk * (kChunk / kPage),
                 pages = (positions + kPage - 1) / kPage;
   TileArgs a = {};
   a.row_stride = query_bytes(c), a.k = c.dim, a.out_stride = kScoreBytes / 4;
   for (; page < pages; ++page) {
-    const uint8_t* keys = keys_of(t, first + page);
+    const uint8_t* keys = key_panels(t, first + page);
     const int64_t left = (positions - page * kPage + 15) / 16, count = left < kPage / 16 ? left : kPage / 16;
-    a.ahead = (page + 1 < pages ? keys_of(t, first + page + 1) : values_of(t, first)) - keys;
+    a.ahead = distance(t, keys, page + 1 < pages ? keys_of(t, first + page + 1) : values_of(t, first));
     for (int r = 0; r < t.count;) {
       TileSize s = {1, 1};
       for (int64_t n = 0; n < count; n += s.panels) {
@@ -73,7 +91,7 @@ void scores(Queries& t, int64_t chunk, int64_t page, int64_t positions) {
         a.rows = t.query + r * a.row_stride;
         for (int i = 0; i < s.panels; ++i) a.panel[i] = keys + (n + i) * bytes;
         a.out = t.scores(r) + page * kPage + n * 16;
-        float_tile(c.type, s)(a);
+        float_tile(c.panel_type(), s)(a);
       }
       r += s.rows;
     }
@@ -107,16 +125,17 @@ void soften(Queries& t, int i, int64_t from, int64_t to, float* m, float* l) {
 // pairs: where the range begins or ends inside one, its other half is masked.
 void values(Queries& t, int64_t chunk, int r, int rows, int64_t from, int64_t to) {
   const CacheLayout& c = *t.a.cache;
-  const int64_t bytes = panel_bytes(c.type, kPage), pairs = c.type == Type::F32 ? 1 : 2;
+  const int64_t bytes = panel_bytes(c.panel_type(), kPage), pairs = c.type == Type::F32 ? 1 : 2;
   const int64_t step = pairs == 1 ? 64 : 32;  // bytes of a panel per position
   TileArgs a = {};
   a.row_stride = weight_bytes(c), a.out_stride = padded(c), a.add = true;
   for (int64_t n = from; n < to;) {
     const int64_t page = n / kPage, end = (page + 1) * kPage < to ? (page + 1) * kPage : to;
-    const uint8_t* v = values_of(t, chunk * (kChunk / kPage) + page);
+    const int64_t place = chunk * (kChunk / kPage) + page;
+    const uint8_t* v = value_panels(t, place);
     const int64_t lead = pairs == 2 && n % 2, begin = n + lead, tail = pairs == 2 && end % 2 && end > begin;
     a.k = end - tail - begin;
-    a.ahead = end < to ? values_of(t, chunk * (kChunk / kPage) + page + 1) - v : 0;
+    a.ahead = end < to ? distance(t, v, values_of(t, place + 1)) : 0;
     const auto half = [&](int i, int64_t p, int64_t at,
                           bool second) {  // one position that shares its pair with a masked one
       u8v pair_of_values = load_u8(v + p * bytes + at % kPage / 2 * 64);
@@ -133,7 +152,7 @@ void values(Queries& t, int64_t chunk, int r, int rows, int64_t from, int64_t to
         a.rows = t.weight + (r + i) * a.row_stride + begin * element(c);
         for (int k = 0; k < s.panels; ++k) a.panel[k] = v + (p + k) * bytes + begin % kPage * step;
         a.out = t.out + (r + i) * a.out_stride + p * 16;
-        float_tile(c.type, s)(a);
+        float_tile(c.panel_type(), s)(a);
       }
       i += s.rows;
     }
@@ -203,7 +222,7 @@ Queries make_tile(const AttentionArgs& a, uint8_t* scratch, int64_t first_row, i
                   int64_t head) {
   const CacheLayout& c = *a.cache;
   const int64_t group = a.heads / c.heads;
-  Queries t = {a, head, 0, {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr};
+  Queries t = {a, head, 0, {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, -1};
   for (int64_t v = first; v < vectors && t.count < kQueries; ++v, ++t.count) {
     int64_t row = first_row + v / group;
     t.row[t.count] = row;
@@ -216,6 +235,8 @@ Queries make_tile(const AttentionArgs& a, uint8_t* scratch, int64_t first_row, i
   t.score = t.query + kQueries * query_bytes(c);
   t.weight = t.score + kQueries * kScoreBytes;
   t.out = (float*)(t.weight + kQueries * weight_bytes(c));
+  t.keys = (uint8_t*)(t.out + kQueries * padded(c));
+  t.values = t.keys + c.key_panels();
   load_queries(t);
   return t;
 }
@@ -235,7 +256,8 @@ void run_chunk(Queries& t, int64_t chunk) {
 
 int64_t attention_scratch(const AttentionArgs& a) {
   const CacheLayout& c = *a.cache;
-  return kQueries * (query_bytes(c) + kScoreBytes + weight_bytes(c) + padded(c) * 4);
+  const int64_t pages = c.type == Type::Q8_0 ? c.key_panels() + c.value_panels() : 0;
+  return kQueries * (query_bytes(c) + kScoreBytes + weight_bytes(c) + padded(c) * 4) + pages;
 }
 
 // Tasks: segment x key/value head x tile of queries, and when split x chunk. Whole tiles are dealt in turn, since later

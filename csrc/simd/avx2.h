@@ -12,6 +12,9 @@ struct u8v { __m256i lo, hi; };
 struct s8v { __m256i v; };
 struct pairv { __m256i v; };
 
+PYLLM_INLINE uint16_t f32_to_f16(float f) {
+  return (uint16_t)_mm_extract_epi16(_mm_cvtps_ph(_mm_set_ss(f), _MM_FROUND_TO_NEAREST_INT), 0);
+}
 PYLLM_INLINE float bf16_to_f32(uint16_t h) { uint32_t b = (uint32_t)h << 16; float f; memcpy(&f, &b, 4); return f; }
 PYLLM_INLINE uint16_t f32_to_bf16(float f) {
   uint32_t b; memcpy(&b, &f, 4);
@@ -131,6 +134,16 @@ PYLLM_INLINE u8v load_u8(const uint8_t* p) {
 PYLLM_INLINE void store_u8(uint8_t* p, u8v a) {
   _mm256_storeu_si256((__m256i*)p, a.lo);
   _mm256_storeu_si256((__m256i*)(p + 32), a.hi);
+}
+PYLLM_INLINE __m256i scale_pairs_half(const int8_t* p, __m256 first, __m256 second) {
+  __m256i w = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i*)p));
+  __m256 lo = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(w, 16), 16));
+  __m256 hi = _mm256_cvtepi32_ps(_mm256_srai_epi32(w, 16));
+  return _mm256_or_si256(round_bf16(_mm256_mul_ps(lo, first)),
+                         _mm256_slli_epi32(round_bf16(_mm256_mul_ps(hi, second)), 16));
+}
+PYLLM_INLINE u8v scale_pairs(const int8_t* p, f32v first, f32v second) {
+  return {scale_pairs_half(p, first.lo, second.lo), scale_pairs_half(p + 16, first.hi, second.hi)};
 }
 PYLLM_INLINE u8v or_u8(u8v a, u8v b) { return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)}; }
 template <int S> PYLLM_INLINE __m256i bits_half(__m256i a, __m256i m) {

@@ -12,6 +12,9 @@ struct u8v { __m512i v; };
 struct s8v { __m512i v; };
 struct pairv { __m512i v; };
 
+PYLLM_INLINE uint16_t f32_to_f16(float f) {
+  return (uint16_t)_mm_extract_epi16(_mm_cvtps_ph(_mm_set_ss(f), _MM_FROUND_TO_NEAREST_INT), 0);
+}
 PYLLM_INLINE float bf16_to_f32(uint16_t h) { uint32_t b = (uint32_t)h << 16; float f; memcpy(&f, &b, 4); return f; }
 PYLLM_INLINE uint16_t f32_to_bf16(float f) {
   uint32_t b; memcpy(&b, &f, 4);
@@ -100,6 +103,12 @@ PYLLM_INLINE void store_bf16_alternate(uint16_t* p, f32v a) {
 
 PYLLM_INLINE u8v load_u8(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 PYLLM_INLINE void store_u8(uint8_t* p, u8v a) { _mm512_storeu_si512(p, a.v); }
+PYLLM_INLINE u8v scale_pairs(const int8_t* p, f32v first, f32v second) {
+  __m512i w = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i*)p));
+  __m512i lo = round_bf16(mul(to_f32(_mm512_srai_epi32(_mm512_slli_epi32(w, 16), 16)), first));
+  __m512i hi = round_bf16(mul(to_f32(_mm512_srai_epi32(w, 16)), second));
+  return {_mm512_or_si512(lo, _mm512_slli_epi32(hi, 16))};
+}
 PYLLM_INLINE u8v or_u8(u8v a, u8v b) { return {_mm512_or_si512(a.v, b.v)}; }
 template <int S> PYLLM_INLINE u8v bits(u8v a, uint8_t mask) {
   __m512i m = _mm512_set1_epi8((char)mask);

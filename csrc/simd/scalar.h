@@ -27,6 +27,18 @@ PYLLM_INLINE float f16_to_f32(uint16_t h) {
   else { float f = (float)fraction * 5.9604644775390625e-08f; memcpy(&bits, &f, 4); bits |= sign; }
   float out; memcpy(&out, &bits, 4); return out;
 }
+// To nearest, ties to even; overflow gives infinity, NaN stays NaN.
+PYLLM_INLINE uint16_t f32_to_f16(float f) {
+  uint32_t b; memcpy(&b, &f, 4);
+  uint32_t sign = (b >> 16) & 0x8000, a = b & 0x7fffffffu;
+  if (a > 0x7f800000u) return (uint16_t)(sign | 0x7e00);
+  if (a >= 0x477ff000u) return (uint16_t)(sign | 0x7c00);
+  if (a < 0x38800000u) {  // subnormal: adding 0.5 leaves the number in the low bits, rounded
+    float x; memcpy(&x, &a, 4); x += 0.5f; memcpy(&a, &x, 4);
+    return (uint16_t)(sign | (a - 0x3f000000u));
+  }
+  return (uint16_t)(sign | ((a - 0x38000000u + 0xfff + ((a >> 13) & 1)) >> 13));
+}
 PYLLM_INLINE float bf16_to_f32(uint16_t h) { uint32_t b = (uint32_t)h << 16; float f; memcpy(&f, &b, 4); return f; }
 PYLLM_INLINE uint16_t f32_to_bf16(float f) {
   uint32_t b; memcpy(&b, &f, 4);
@@ -117,6 +129,15 @@ PYLLM_INLINE void store_bf16_alternate(uint16_t* p, f32v a) {
 
 PYLLM_INLINE u8v load_u8(const uint8_t* p) { u8v r; memcpy(r.q, p, 64); return r; }
 PYLLM_INLINE void store_u8(uint8_t* p, u8v a) { memcpy(p, a.q, 64); }
+// 16 pairs of int8, the first numbers times `first`, the others times `second`, as pairs of bf16.
+PYLLM_INLINE u8v scale_pairs(const int8_t* p, f32v first, f32v second) {
+  uint16_t t[32];
+  for (int i = 0; i < 16; ++i) {
+    t[2 * i] = f32_to_bf16((float)p[2 * i] * first.q[i / 4][i % 4]);
+    t[2 * i + 1] = f32_to_bf16((float)p[2 * i + 1] * second.q[i / 4][i % 4]);
+  }
+  u8v r; memcpy(r.q, t, 64); return r;
+}
 PYLLM_INLINE u8v or_u8(u8v a, u8v b) { u8v r; PYLLM_QUARTERS r.q[i] = a.q[i] | b.q[i]; return r; }
 // Bytes of a moved by S bits (right if positive, left if negative), then masked; the mask must drop what a neighbouring
 // byte moves in.

@@ -17,7 +17,7 @@ from pyllm.errors import ContextError
 Logits = NDArray[np.float32]
 Hidden = NDArray[np.float32]
 Rows = str | Sequence[int]
-CACHE_TYPES = ("F32", "BF16")
+CACHE_TYPES = ("F32", "BF16", "Q8_0")
 _recording = Lock()  # the first call may come from several threads
 
 
