@@ -29,6 +29,9 @@ def folder_config(kind: str, values: dict[str, Any], dtype: str) -> dict[str, An
     scaling = fields.get("rope_scaling")
     if scaling is not None:
         fields["rope_scaling"] = _scaling(scaling, fields)
+    whole = fields.get("query_pre_attn_scalar")
+    if isinstance(whole, float) and whole.is_integer():  # transformers takes no float
+        fields["query_pre_attn_scalar"] = int(whole)
     return {"architectures": [ARCHITECTURES[kind]], "model_type": kind, **fields, "torch_dtype": DTYPES[dtype]}
 
 
