@@ -21,7 +21,7 @@ from typing import Any
 
 from compare_files import Files
 from compare_rows import GROUPS, Row, chosen
-from paired import Side, machine_facts, paired, report
+from paired import NoisyError, Side, machine_facts, paired, report
 
 HERE = Path(__file__).parent
 WORKERS = HERE / "compare_workers.py"
@@ -216,7 +216,7 @@ def main() -> int:
     options = arguments()
     rows = chosen(options.rows or ["smollm2"])
     options.out.mkdir(parents=True, exist_ok=True)
-    campaign, results = Campaign(options), []
+    campaign, results, noisy = Campaign(options), [], False
     for index, row in enumerate(rows):
         path = options.out / f"{row.name}.json"
         if reason := missing(row, options):
@@ -225,15 +225,21 @@ def main() -> int:
         if options.again or not path.exists():
             start = time.perf_counter()
             print(f"{row.name}: {row.file}, {row.what} ...", flush=True)
-            result = campaign.measure(row)
-            path.write_text(json.dumps({**result, "took": time.perf_counter() - start}) + "\n")
-        results.append(json.loads(path.read_text()))
-        print(line(results[-1]), flush=True)
+            try:
+                result = campaign.measure(row)
+            except NoisyError as error:
+                print(f"{row.name:18} not measured: {error}", flush=True)
+                noisy = True
+            else:
+                path.write_text(json.dumps({**result, "took": time.perf_counter() - start}) + "\n")
+        if path.exists():
+            results.append(json.loads(path.read_text()))
+            print(line(results[-1]), flush=True)
         if not options.keep and row.file not in [later.file for later in rows[index + 1 :]]:
             campaign.keep(set())
             campaign.files.remove(row.file)
     campaign.keep(set())
-    return 0 if all(map(reached, results)) else 1
+    return 1 if noisy or not all(map(reached, results)) else 0
 
 
 if __name__ == "__main__":

@@ -23,6 +23,10 @@ STEAL = 0.01
 Round = dict[str, Any]
 
 
+class NoisyError(RuntimeError):
+    """Too few quiet pairs for a figure."""
+
+
 @dataclass(frozen=True)
 class Side:
     """Who is measured: `run` does the work once and gives seconds. cpu: CPU seconds that its process has used."""
@@ -103,7 +107,7 @@ def report(rounds: Sequence[Round], count: float, foreign: float = 0.05) -> dict
     kept = [each for each in rounds if quiet(each, foreign)]
     if len(kept) < 3:
         shares = ", ".join(f"{each['foreign']:.0%}" for each in rounds)
-        raise RuntimeError(f"only {len(kept)} of {len(rounds)} pairs on a quiet machine; other programs took {shares}")
+        raise NoisyError(f"only {len(kept)} of {len(rounds)} pairs on a quiet machine; other programs took {shares}")
     names = list(kept[0]["seconds"])
     rate = {name: count / statistics.median(r["seconds"][name] for r in kept) for name in names}
     ratios = {}
