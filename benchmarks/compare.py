@@ -77,15 +77,15 @@ def first_token(command: list[str], threads: int) -> float:
     return seconds
 
 
-def ik_seconds(bench: str, model: Path, threads: int, tokens: int) -> float:
-    """Seconds for a prompt in ik_llama.cpp's own llama-bench: weights repacked while loading, one warm-up, one run."""
+def ik_prompt(bench: str, model: Path, threads: int, tokens: int) -> dict[str, Any]:
+    """A prompt in ik_llama.cpp's own llama-bench: weights repacked while loading, one warm-up, one run."""
     command = [bench, "-m", str(model), "-p", str(tokens), "-n", "0", "-r", "1", "-t", str(threads), "-rtr", "1",
                "-fa", "1", "-o", "json"]  # fmt: skip
     process = pinned(command, threads)
     text = process.communicate()[0].decode()
     if process.returncode != 0:
         raise RuntimeError(f"{bench}: ended with {process.returncode}")
-    return json.loads(text)[0]["samples_ns"][0] * 1e-9
+    return json.loads(text)[0]
 
 
 class Campaign:
@@ -95,6 +95,7 @@ class Campaign:
         self.options = options
         self.files = Files(options.model, options.cache, options.peer_python)
         self.engines: dict[tuple[str, str, str], Engine] = {}
+        self.ik_version = ""
 
     def engine(self, name: str, file: str, isa: str) -> Engine:
         """The process of an engine, a model and an instruction set."""
@@ -132,14 +133,18 @@ class Campaign:
 
     def side(self, row: Row, name: str, file: str) -> Side:
         """One of those that stay, or a process per measurement."""
-        threads = self.options.threads
         if name == "ik_llama.cpp":
-            path, tokens = self.files.path(file), row.work["tokens"]
-            return Side(name, lambda: ik_seconds(self.options.ik, path, threads, tokens))
+            return Side(name, lambda: self.ik_seconds(self.files.path(file), row.work["tokens"]))
         engine = self.engine(name.removesuffix("-flash"), file, row.isa)
         work = row.work if name == "pyllm" else {**row.work, "do": row.work["do"].replace("engine", "together")}
         flash = {"flash": True} if name.endswith("-flash") else {}
         return Side(name, lambda: engine.ask(**work, **flash)["seconds"], engine.cpu_seconds)
+
+    def ik_seconds(self, model: Path, tokens: int) -> float:
+        """A prompt in a process of its own; its version is kept."""
+        found = ik_prompt(self.options.ik, model, self.options.threads, tokens)
+        self.ik_version = f"{found['build_commit']}; flash attention, repacked"
+        return found["samples_ns"][0] * 1e-9
 
     def measure(self, row: Row) -> dict[str, Any]:
         """The result of a row."""
@@ -151,6 +156,8 @@ class Campaign:
         found = report(paired(sides, self.options.pairs, self.options.foreign), row.count, self.options.foreign)
         facts = machine_facts()
         facts["engines"] = {engine.name: engine.ask(do="facts") for engine in self.engines.values()}
+        if "ik_llama.cpp" in row.peers:
+            facts["engines"]["ik_llama.cpp"] = {"version": self.ik_version}
         return {"row": row._asdict(), "threads": self.options.threads, "model": self.files.path(row.file).name,
                 "same_greedy_tokens_of_32": self.agreement(row), "warm": warm, **found, "facts": facts}  # fmt: skip
 
