@@ -41,11 +41,30 @@ GPT2_TOP = {
 }
 
 
+HEAD_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
+SANDWICH = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+MORE = {"qwen3": HEAD_NORMS, "gemma2": SANDWICH, "gemma3_text": SANDWICH | HEAD_NORMS}
+NEOX_LAYER = {
+    "input_layernorm": "attn_norm",
+    "attention.query_key_value": "attn_qkv",
+    "attention.dense": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.dense_h_to_4h": "ffn_up",
+    "mlp.dense_4h_to_h": "ffn_down",
+}
+NEOX_TOP = {"gpt_neox.embed_in": "token_embd", "gpt_neox.final_layer_norm": "output_norm", "embed_out": "output"}
+
+
 def names(family: str, layers: int) -> dict[str, str]:
     """Hugging Face's module name -> GGUF's, without `.weight` and `.bias`."""
-    top, layer, prefix = (
-        (LLAMA_TOP, LLAMA_LAYER, "model.layers") if family == "llama" else (GPT2_TOP, GPT2_LAYER, "transformer.h")
-    )
+    top, layer, prefix = {
+        "gpt2": (GPT2_TOP, GPT2_LAYER, "transformer.h"),
+        "gpt_neox": (NEOX_TOP, NEOX_LAYER, "gpt_neox.layers"),
+    }.get(family, (LLAMA_TOP, LLAMA_LAYER | MORE.get(family, {}), "model.layers"))
     return dict(top) | {f"{prefix}.{i}.{a}": f"blk.{i}.{b}" for i in range(layers) for a, b in layer.items()}
 
 
@@ -57,6 +76,12 @@ def to_pairs(rows: NDArray, heads: int) -> NDArray:
 def to_halves(rows: NDArray, heads: int) -> NDArray:
     """The inverse of to_pairs."""
     return rows.reshape(heads, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def unmixed(rows: NDArray, heads: int) -> list[NDArray]:
+    """GPT-NeoX's rows, head by head q, k and v, as all of q, all of k, all of v."""
+    each = rows.reshape(heads, 3, -1, *rows.shape[1:])
+    return [each[:, i].reshape(-1, *rows.shape[1:]) for i in range(3)]
 
 
 def read(path: str | Path) -> tuple[dict[str, NDArray], dict[str, Any]]:

@@ -4,7 +4,7 @@ import pytest
 import tiny_models
 import torch
 import transformers
-from test_parity import VARIANTS, logits_of, relative, tokens
+from test_parity import NO_GGUF, VARIANTS, logits_of, relative, tokens
 
 import pyllm
 
@@ -26,7 +26,8 @@ def test_logits_are_within_1e4_of_transformers(tmp_path, name):
 def test_transformers_reads_saved_folders(tmp_path, name):
     config = VARIANTS[name]
     weights = tiny_models.random_weights(config, seed=7)
-    source = tiny_models.write_gguf(tmp_path / "m.gguf", config, weights)
+    write = tiny_models.write_folder if name in NO_GGUF else tiny_models.write_gguf
+    source = write(tmp_path / "m.gguf", config, weights)
     pyllm.AutoModelForCausalLM.from_pretrained(source).save_pretrained(tmp_path / "out", max_shard_size="150KB")
     folders = (tiny_models.write_folder(tmp_path / "m", config, weights), tmp_path / "out")
     expected, found = (

@@ -1,4 +1,4 @@
-"""Tiny random LLaMA and GPT-2 models, as Hugging Face folders and as GGUF files of every tensor type.
+"""Tiny random models of every family, as Hugging Face folders and as GGUF files of every tensor type.
 
     config = tiny_models.llama_config(attention_bias=True)
     weights = tiny_models.random_weights(config, seed=1)
@@ -20,6 +20,7 @@ import gguf_reference
 import numpy as np
 import reference as ref
 import reference_blocks as blocks
+import tiny_families
 import tiny_tokenizers
 from numpy.typing import NDArray
 
@@ -41,27 +42,7 @@ ROPE_SCALINGS = {
 
 def llama_config(**changes: Any) -> Config:
     """A config.json of a small LLaMA; keyword arguments replace or add fields."""
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": 317,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 640,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "rope_scaling": None,
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": False,
-        "hidden_act": "silu",
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-    }
-    return config | changes
+    return tiny_families.config("llama", **changes)
 
 
 def gpt2_config(**changes: Any) -> Config:
@@ -86,30 +67,7 @@ def gpt2_config(**changes: Any) -> Config:
 
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Every weight's name and shape, as Hugging Face stores them."""
-    return _llama_shapes(config) if config["model_type"] == "llama" else _gpt2_shapes(config)
-
-
-def _llama_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    d, inner, heads = config["hidden_size"], config["intermediate_size"], config["num_attention_heads"]
-    head_dim = config.get("head_dim") or d // heads
-    q, kv = heads * head_dim, config["num_key_value_heads"] * head_dim
-    matrices = {"q_proj": (q, d), "k_proj": (kv, d), "v_proj": (kv, d), "o_proj": (d, q)}
-    out: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (config["vocab_size"], d)}
-    for i in range(config["num_hidden_layers"]):
-        layer = f"model.layers.{i}"
-        out[f"{layer}.input_layernorm.weight"] = out[f"{layer}.post_attention_layernorm.weight"] = (d,)
-        for name, shape in matrices.items():
-            out[f"{layer}.self_attn.{name}.weight"] = shape
-            if config["attention_bias"]:
-                out[f"{layer}.self_attn.{name}.bias"] = shape[:1]
-        for name, shape in {"gate_proj": (inner, d), "up_proj": (inner, d), "down_proj": (d, inner)}.items():
-            out[f"{layer}.mlp.{name}.weight"] = shape
-            if config["mlp_bias"]:
-                out[f"{layer}.mlp.{name}.bias"] = shape[:1]
-    out["model.norm.weight"] = (d,)
-    if not config["tie_word_embeddings"]:
-        out["lm_head.weight"] = (config["vocab_size"], d)
-    return out
+    return _gpt2_shapes(config) if config["model_type"] == "gpt2" else tiny_families.shapes(config)
 
 
 def _gpt2_shapes(config: Config) -> dict[str, tuple[int, ...]]:
@@ -141,8 +99,8 @@ def random_weights(config: Config, seed: int = 0) -> Weights:
         if name.endswith(".bias"):
             value *= 0.1
         elif len(shape) == 1:
-            value = 1 + 0.1 * value
-        elif not any(part in name for part in ("embed_tokens", "wte", "wpe")):
+            value = 0.1 * value + (not config["model_type"].startswith("gemma"))
+        elif not any(part in name for part in ("embed_tokens", "wte", "wpe", "embed_in")):
             value *= 2 / np.sqrt(shape[0] if ".c_" in name else shape[1])
         out[name] = value.astype(np.float32)
     return out
@@ -198,14 +156,15 @@ def write_gguf(
     seed: int = 0,
 ) -> Path:
     """A GGUF file: matrices of `dtype`, the token table of `embedding` (or dtype), norms and biases float32."""
-    writer = gguf.GGUFWriter(path, config["model_type"])
-    (_llama_fields if config["model_type"] == "llama" else _gpt2_fields)(writer, config)
+    family = config["model_type"]
+    writer = gguf.GGUFWriter(path, tiny_families.ARCHITECTURES.get(family, family))
+    (_gpt2_fields if family == "gpt2" else _decoder_fields)(writer, config)
     tiny_tokenizers.write_fields(writer, config["vocab_size"], tokenizer)
     layers = config.get("num_hidden_layers", config.get("n_layer"))
     names = gguf_reference.names(config["model_type"], layers)
     for index, (name, value) in enumerate(weights.items()):
         module, _, part = name.rpartition(".")
-        kind = (embedding or dtype) if module.endswith(("embed_tokens", "wte")) else dtype
+        kind = (embedding or dtype) if module.endswith(("embed_tokens", "wte", "embed_in")) else dtype
         value = _as_gguf(name, value, config)
         if value.ndim == 1 or module.endswith("wpe"):
             kind = "F32"
@@ -218,11 +177,16 @@ def write_gguf(
 
 
 def _as_gguf(name: str, value: NDArray, config: Config) -> NDArray:
-    """Rows in GGUF's order: q and k in rotary pairs; GPT-2's matrices (outputs, inputs)."""
-    if ".q_proj." in name:
+    """As GGUF has it: LLaMA's q and k in rotary pairs, GPT-2's matrices (outputs, inputs), Gemma's norms plus one."""
+    family = config["model_type"]
+    if family in ("llama", "mistral") and ".q_proj." in name:
         value = gguf_reference.to_pairs(value, config["num_attention_heads"])
-    if ".k_proj." in name:
+    if family in ("llama", "mistral") and ".k_proj." in name:
         value = gguf_reference.to_pairs(value, config["num_key_value_heads"])
+    if family.startswith("gemma") and name.endswith("norm.weight"):
+        value = value + np.float32(1)
+    if "query_key_value" in name:  # head by head q, k, v; then all q, all k, all v
+        value = np.concatenate(gguf_reference.unmixed(value, config["num_attention_heads"]))
     return np.ascontiguousarray(value.T if ".c_" in name and value.ndim == 2 else value)
 
 
@@ -238,31 +202,12 @@ def _packed(value: NDArray, dtype: str, seed: int) -> tuple[NDArray, None, gguf.
     return raw, None, kind
 
 
-def _llama_fields(writer: gguf.GGUFWriter, config: Config) -> None:
-    heads = config["num_attention_heads"]
-    head_dim = config.get("head_dim") or config["hidden_size"] // heads
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_rope_dimension_count(head_dim)
-    writer.add_vocab_size(config["vocab_size"])
-    if config.get("head_dim"):
-        writer.add_key_length(head_dim)
-        writer.add_value_length(head_dim)
-    scaling = config["rope_scaling"] or {}
-    if scaling.get("rope_type") in ("linear", "yarn"):
-        writer.add_rope_scaling_type(gguf.RopeScalingType[scaling["rope_type"].upper()])
-        writer.add_rope_scaling_factor(scaling["factor"])
-    if scaling.get("rope_type") == "yarn":
-        writer.add_rope_scaling_orig_ctx_len(scaling["original_max_position_embeddings"])
+def _decoder_fields(writer: gguf.GGUFWriter, config: Config) -> None:
+    tiny_families.write_fields(writer, config)
+    scaling = config.get("rope_scaling") or {}
     if scaling.get("rope_type") == "llama3":
-        plain, _ = ref.rotary_frequencies(head_dim, config["rope_theta"])
-        slowed, _ = ref.rotary_frequencies(head_dim, config["rope_theta"], scaling)
+        plain, _ = ref.rotary_frequencies(tiny_families.head_dim(config), config["rope_theta"])
+        slowed, _ = ref.rotary_frequencies(tiny_families.head_dim(config), config["rope_theta"], scaling)
         writer.add_tensor("rope_freqs.weight", (plain / slowed).astype(np.float32))
 
 

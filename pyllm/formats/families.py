@@ -65,7 +65,7 @@ GEMMA2 = _changed(
     Field("hidden_activation", "choice", default=_TANH[0], choices=_TANH),
     Field("sliding_window", "int", *_CONTEXT, 4096),
     _LAYER_TYPES,
-    Field("query_pre_attn_scalar", "float", 1e-3, 1e6, 256.0),
+    Field("query_pre_attn_scalar", "int", 1, 1 << 20, 256),
     Field("attn_logit_softcapping", "float", 1e-3, 1e6, 50.0),
     Field("final_logit_softcapping", "float", 1e-3, 1e6, 30.0),
 )

@@ -23,15 +23,15 @@ _LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_posit
 def folder_config(kind: str, values: dict[str, Any], dtype: str) -> dict[str, Any]:
     """What config.json holds. values: a family's Config as a dict; dtype: F32, F16 or BF16.
 
-    Raises ValueError for divisors of frequencies that follow no rule which config.json can name.
+    Raises ValueError for divisors of frequencies that follow no rule which config.json can name, and for a scaling of
+    the layers with windows.
     """
     fields = dict(values)
     scaling = fields.get("rope_scaling")
     if scaling is not None:
         fields["rope_scaling"] = _scaling(scaling, fields)
-    whole = fields.get("query_pre_attn_scalar")
-    if isinstance(whole, float) and whole.is_integer():  # transformers takes no float
-        fields["query_pre_attn_scalar"] = int(whole)
+    if fields.pop("rope_local_scaling", None) is not None:
+        raise ValueError("rope_local_scaling: config.json has no name for it that every transformers reads")
     return {"architectures": [ARCHITECTURES[kind]], "model_type": kind, **fields, "torch_dtype": DTYPES[dtype]}
 
 

@@ -135,7 +135,7 @@ def score_scale(family: str, values: dict[str, Any]) -> Any:
     """query_pre_attn_scalar, which GGUF has no key for; None where unchecked values are of a wrong type."""
     width, heads, size = (values.get(name) for name in ("hidden_size", "num_attention_heads", "head_dim"))
     if values.get("num_hidden_layers") == _BY_WIDTH[family] and isinstance(width, int) and isinstance(heads, int):
-        return width / heads if heads > 0 else None
+        return width // heads if heads > 0 else None
     return size
 
 

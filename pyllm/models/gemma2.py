@@ -39,7 +39,7 @@ class Config:
     max_position_embeddings: int
     layer_types: tuple[str, ...]
     sliding_window: int = 4096
-    query_pre_attn_scalar: float = 256.0
+    query_pre_attn_scalar: int = 256
     attn_logit_softcapping: float | None = 50.0
     final_logit_softcapping: float | None = 30.0
     rms_norm_eps: float = 1e-6
