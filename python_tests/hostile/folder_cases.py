@@ -76,6 +76,52 @@ BAD_LLAMA: dict[str, tuple[Any, ...]] = {
     "quantization_config": ({"quant_method": "gptq"}, 1),
     "rope_parameters": (1, [], "linear"),
 }
+# The same for what other families add.
+_CAPS = (0, -1.0, NAN, INF, "50", True, [])
+RELATIVES: dict[str, tuple[dict[str, Any], dict[str, tuple[Any, ...]]]] = {
+    "mistral": ({}, {"sliding_window": _WHOLE[:-1], "head_dim": (7, 0)}),
+    "qwen2": (
+        {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0},
+        {
+            "use_sliding_window": (1, "yes"),
+            "sliding_window": _WHOLE[:-1],
+            "max_window_layers": (-1, 1.5, "0", True),
+            "layer_types": ("full_attention", 7, ["chunked_attention"], [7], [], ["full_attention"] * 2, [[]]),
+        },
+    ),
+    "qwen3": ({}, {"attention_bias": (1, "no"), "head_dim": (7, -2), "layer_types": (["sliding_attention"],)}),
+    "gemma": ({}, {"hidden_act": ("silu", 7), "use_bidirectional_attention": (True, 1)}),
+    "gemma2": (
+        {},
+        {
+            "attn_logit_softcapping": _CAPS,
+            "final_logit_softcapping": _CAPS,
+            "query_pre_attn_scalar": (0, -1, 1.5, NAN, "256", True),
+            "sliding_window": _WHOLE[:-1],
+            "hidden_activation": ("silu", []),
+        },
+    ),
+    "gemma3_text": (
+        {},
+        {
+            "rope_local_base_freq": _REAL,
+            "sliding_window_pattern": (0, -6, 1.5, "6", True),
+            "layer_types": ([], ["none"]),
+            "rope_local_scaling": (7, {"type": "magic"}),
+            "rope_parameters": ({"full_attention": 7}, {"sliding_attention": [1]}),
+        },
+    ),
+}
+NEOX = {name: value for name, value in LLAMA.items() if name not in ("num_key_value_heads", "rms_norm_eps")} | {
+    "model_type": "gpt_neox"
+}
+BAD_NEOX: dict[str, tuple[Any, ...]] = {
+    "hidden_size": (*_WHOLE, 33, 36),
+    "layer_norm_eps": _REAL,
+    "rotary_pct": (*_REAL, 0.01, 0.4, 2.0),
+    "use_parallel_residual": (1, "yes"),
+    "hidden_act": ("relu", 7),
+}
 BAD_GPT2: dict[str, tuple[Any, ...]] = {
     "n_embd": (*_WHOLE, 33),
     "n_layer": (*_WHOLE, 10**9),
@@ -119,7 +165,8 @@ BAD_SCALINGS: tuple[Any, ...] = (
 
 def configs() -> Iterator[Case]:
     """One bad value in a good configuration; NaN and infinities are refused by the JSON reader already."""
-    for family, bad in ((LLAMA, BAD_LLAMA), (GPT2, BAD_GPT2)):
+    relatives = ((LLAMA | {"model_type": kind} | own, bad) for kind, (own, bad) in RELATIVES.items())
+    for family, bad in ((LLAMA, BAD_LLAMA), (GPT2, BAD_GPT2), (NEOX, BAD_NEOX), *relatives):
         for field, values in bad.items():
             for index, value in enumerate(values):
                 special = isinstance(value, float) and not -1e308 < value < 1e308
