@@ -8,6 +8,7 @@ import types
 
 import numpy as np
 import pytest
+import tiny_families
 import tiny_models
 
 import pyllm
@@ -272,6 +273,26 @@ def test_info_of_a_gguf_file_and_of_a_folder(tmp_path, capsys):
         assert main.main(["info", str(path), "--tensors"]) == 0
         text = capsys.readouterr().out
         assert f"{count:,}" in text and "fits this machine" in text
+
+
+@pytest.mark.parametrize("family", tiny_families.OWN)
+def test_info_and_parameters_of_every_family(tmp_path, capsys, family):
+    config = tiny_families.config(family)
+    weights = tiny_models.random_weights(config)
+    paths = tmp_path / "folder", tmp_path / "m.gguf"
+    tiny_models.write_folder(paths[0], config, weights)
+    tiny_models.write_gguf(paths[1], config, weights)
+    size, groups = tiny_families.head_dim(config), 4 if family == "gpt_neox" else 2
+    cache = 1000 * 2 * config["num_hidden_layers"] * groups * size * 2
+    for path in map(str, paths):
+        assert main.main(["info", path, "--json"]) == 0
+        data = json.loads(capsys.readouterr().out)
+        assert (data["architecture"], data["head_size"], data["kv_heads"]) == (family, size, groups)
+        assert data["memory"]["cache_per_1000_tokens"] == cache
+        assert main.main(["params", path, "--json"]) == 0
+        data = json.loads(capsys.readouterr().out)
+        assert data["total"] == sum(value.size for value in weights.values())
+        assert data["cache_bytes_per_1000_tokens"] == cache
 
 
 def test_info_of_gpt2(tmp_path, capsys):

@@ -10,10 +10,11 @@ from hostile import folder_cases, gguf_writer
 
 from pyllm.cli import main as frame
 from pyllm.formats import memory
-from pyllm.models.catalogue import ALIASES, FAMILIES, LATER, PRESETS
+from pyllm.models.catalogue import FAMILIES, LATER
 from pyllm.models.counting import count_preset
+from pyllm.models.presets import ALIASES, PRESETS
 
-# Counts of the published checkpoints (of the base models where heads are separate).
+# Counts of the published checkpoints (of the base models where heads are separate; of Gemma 3 the text).
 PUBLISHED = {
     "llama-7b": 6_738_415_616,
     "llama-13b": 13_015_864_320,
@@ -35,6 +36,40 @@ PUBLISHED = {
     "gpt2-large": 774_030_080,
     "gpt2-xl": 1_557_611_200,
     "gpt-neox-20b": 20_554_567_680,
+    "mistral-7b": 7_241_732_096,
+    "mistral-7b-v0.3": 7_248_023_552,
+    "mistral-nemo-12b": 12_247_782_400,
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen2.5-1.5b": 1_543_714_304,
+    "qwen2.5-3b": 3_085_938_688,
+    "qwen2.5-7b": 7_615_616_512,
+    "qwen2.5-14b": 14_770_033_664,
+    "qwen2.5-32b": 32_763_876_352,
+    "qwen2.5-72b": 72_706_203_648,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
+    "qwen3-8b": 8_190_735_360,
+    "qwen3-14b": 14_768_307_200,
+    "qwen3-32b": 32_762_123_264,
+    "gemma-2b": 2_506_172_416,
+    "gemma-7b": 8_537_680_896,
+    "gemma-2-2b": 2_614_341_888,
+    "gemma-2-9b": 9_241_705_984,
+    "gemma-2-27b": 27_227_128_320,
+    "gemma-3-270m": 268_098_176,
+    "gemma-3-1b": 999_885_952,
+    "gemma-3-4b": 3_880_263_168,
+    "gemma-3-12b": 11_766_034_176,
+    "gemma-3-27b": 27_009_346_304,
+    "pythia-70m": 70_426_624,
+    "pythia-160m": 162_322_944,
+    "pythia-410m": 405_334_016,
+    "pythia-1b": 1_011_781_632,
+    "pythia-1.4b": 1_414_647_808,
+    "pythia-2.8b": 2_775_208_960,
+    "pythia-6.9b": 6_857_302_016,
+    "pythia-12b": 11_846_072_320,
     "bert-base": 109_482_240,
     "bert-large": 335_141_888,
     "t5-small": 60_506_624,
@@ -171,7 +206,8 @@ def test_models_lists_every_family(capsys, tmp_path, monkeypatch):
     found = json.loads(capsys.readouterr().out)
     names = [family["name"] for family in found["families"]]
     wanted = "MLP RNN LSTM GRU seq2seq Transformer ULMFiT AWD-LSTM BERT GPT GPT-2 T5 BART LLaMA GPT-NeoX InstructGPT"
-    assert set(wanted.split()) | {"ChatGPT", "Llama 2", "Llama 3", "seq2seq + attention"} == set(names)
+    wanted += " ChatGPT Pythia Mistral Gemma Qwen2 Qwen2.5 Qwen3"
+    assert set(wanted.split()) | {"Llama 2", "Llama 3", "Gemma 2", "Gemma 3", "seq2seq + attention"} == set(names)
     assert [family["year"] for family in found["families"]] == sorted(family["year"] for family in found["families"])
     assert found["files"] == [{"path": str(tmp_path / "x.gguf"), "bytes": 5}]
     assert frame.main(["models"]) == 0
@@ -182,6 +218,8 @@ def test_models_lists_every_family(capsys, tmp_path, monkeypatch):
 
 def test_only_families_that_exist_are_claimed():
     claimed = {family.name: family.file for family in FAMILIES if family.file != LATER}
-    assert set(claimed) == {"GPT-2", "LLaMA", "Llama 2", "Llama 3"}
+    later = {"MLP", "RNN", "LSTM", "GRU", "seq2seq", "seq2seq + attention", "Transformer", "AWD-LSTM", "ULMFiT", "GPT"}
+    later |= {"BERT", "T5", "BART", "InstructGPT", "ChatGPT"}
+    assert set(claimed) == {family.name for family in FAMILIES} - later
     root = Path(__file__).parent.parent
     assert all((root / file).is_file() for file in claimed.values())

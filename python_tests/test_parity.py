@@ -174,6 +174,43 @@ def test_rope_parameters_of_both_spellings(tmp_path):
     assert relative(old, twin(config, weights, ids)) <= cases.LOGITS_RELATIVE
 
 
+NEWER = {
+    "gemma3-linear": {
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    },
+    "gpt-neox": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.25},
+    "qwen2-yarn": tiny_models.ROPE_SCALINGS["yarn"] | {"rope_theta": 1e6},
+}
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_the_spelling_of_transformers_5_is_the_same_model(tmp_path, name):
+    config, ids = VARIANTS[name], tokens(60)
+    weights = tiny_models.random_weights(config)
+    gone = ("rope_theta", "rope_scaling", "rope_local_base_freq", "rotary_pct", "rotary_emb_base")
+    newer = {key: value for key, value in config.items() if key not in gone}
+    if "sliding_window_pattern" in newer:
+        newer["_sliding_window_pattern"] = newer.pop("sliding_window_pattern")
+    newer["rope_parameters"] = NEWER[name]
+    old, new = (
+        tiny_models.write_folder(tmp_path / str(i), each, weights) for i, each in enumerate((config, newer))
+    )
+    assert same_bits(logits_of(old, ids), logits_of(new, ids))
+
+
+@pytest.mark.parametrize("prefix", ["model.language_model.", "language_model.model."])
+def test_the_text_of_a_model_that_reads_images(tmp_path, prefix):
+    config, ids = VARIANTS["gemma3"], tokens(60)
+    weights = tiny_models.random_weights(config)
+    alone = logits_of(tiny_models.write_folder(tmp_path / "text", config, weights), ids)
+    both = {prefix + name.removeprefix("model."): value for name, value in weights.items()}
+    both["model.vision_tower.embeddings.weight"] = np.ones((4, 4), np.float32)
+    inner = {key: value for key, value in config.items() if key not in ("model_type", "architectures")}
+    outer = {"model_type": "gemma3", "text_config": inner, "vision_config": {}, "vocab_size": config["vocab_size"]}
+    assert same_bits(logits_of(tiny_models.write_folder(tmp_path / "both", outer, both), ids), alone)
+
+
 def test_a_batch_of_equal_lengths_is_its_rows(tmp_path):
     config = tiny_models.llama_config()
     path = tiny_models.write_folder(tmp_path / "m", config, tiny_models.random_weights(config))

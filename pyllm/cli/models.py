@@ -9,7 +9,8 @@ from typing import Any
 
 from pyllm.cli import options, output
 from pyllm.errors import printable
-from pyllm.models.catalogue import FAMILIES, PRESETS
+from pyllm.models.catalogue import FAMILIES
+from pyllm.models.presets import PRESETS
 
 _WIDTH = 110
 

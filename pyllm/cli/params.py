@@ -11,8 +11,8 @@ from typing import Any
 
 from pyllm.cli import options, output
 from pyllm.errors import printable
-from pyllm.models.catalogue import ALIASES, PRESETS
 from pyllm.models.counting import Cache, Count, Group, Part, count_preset, mlp
+from pyllm.models.presets import ALIASES, PRESETS
 
 # Format -> (numbers in a block, bytes of a block); vectors and rows that are no whole blocks stay fp32.
 FORMATS = {"fp32": (1, 4), "bf16": (1, 2), "Q8_0": (32, 34), "Q4_0": (32, 18)}
@@ -68,13 +68,15 @@ def unknown(name: str) -> str:
 def count_file(path: str) -> tuple[Count, list[str]]:
     """(what is in a model file, the storage types of its groups). Layers' tensors of one kind are one row."""
     from pyllm import formats
+    from pyllm.formats.gguf_config import ARCHITECTURES
 
     with formats.open_model(path) as model:
         rows: dict[tuple[str, tuple[int, ...], str], int] = {}
         for info in model.tensors.values():
             name = re.sub(r"(?<=\.)\d+(?=\.)", "*", info.name)
             rows[name, info.shape, info.dtype] = rows.get((name, info.shape, info.dtype), 0) + 1
-        known = not hasattr(model, "metadata") or model.metadata.get("general.architecture") in ("llama", "gpt2")
+        architecture = model.metadata.get("general.architecture") if hasattr(model, "metadata") else None
+        known = architecture is None or architecture in ARCHITECTURES.values()
         config = formats.read_config(model) if known else None
     groups = [
         Group(printable(name, 100), (Part("", shape, kind="biases" if name.endswith("bias") else "weights"),), times)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from math import prod
 from typing import NamedTuple
 
-from pyllm.models.catalogue import Preset
+from pyllm.models.presets import Preset
 
 
 class Part(NamedTuple):
@@ -79,18 +79,39 @@ def mlp(sizes: list[int]) -> Count:
     )
 
 
-def llama(hidden: int, layers: int, inner: int, heads: int, groups: int, vocabulary: int, tied: bool) -> Count:
-    """The LLaMA family: no biases, RMSNorm, a gated feed-forward of three matrices."""
-    size = hidden // heads
-    layer = (
-        Part("attention query, output", (hidden, hidden), 2),
+def llama(
+    hidden: int,
+    layers: int,
+    inner: int,
+    heads: int,
+    groups: int,
+    vocabulary: int,
+    tied: bool,
+    size: int = 0,
+    bias: bool = False,
+    head_norms: bool = False,
+    norms: int = 2,
+) -> Count:
+    """LLaMA and its relatives: RMSNorm, a gated feed-forward of three matrices.
+
+    size: of a head, unless hidden / heads; bias: of queries, keys and values (Qwen2); head_norms: of queries and keys
+    (Qwen3, Gemma 3); norms: of each layer.
+    """
+    size = size or hidden // heads
+    layer = [
+        Part("attention query, output", (heads * size, hidden), 2),
         Part("attention key, value", (groups * size, hidden), 2),
         Part("feed-forward gate, up, down", (inner, hidden), 3),
-        Part("norms", (hidden,), 2),
-    )
+        Part("norms", (hidden,), norms),
+    ]
+    if bias:
+        layer[1:1] = [Part("attention query", (heads * size,), kind="biases")]
+        layer[3:3] = [Part("attention key, value", (groups * size,), 2, "biases")]
+    if head_norms:
+        layer.append(Part("norms of query, key", (size,), 2))
     found = [
         Group("embedding", (Part("embedding", (vocabulary, hidden)),)),
-        Group("layers", layer, layers),
+        Group("layers", tuple(layer), layers),
         Group("final norm", (Part("norm", (hidden,)),)),
     ]
     if not tied:

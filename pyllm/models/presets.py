@@ -1,0 +1,123 @@
+"""The published sizes of models, to be counted."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Preset(NamedTuple):
+    """A published size: `shape` names the function of counting.py, `numbers` are its arguments."""
+
+    family: str
+    shape: str
+    numbers: dict[str, Any]
+
+
+def _llama(family: str, hidden: int, layers: int, inner: int, heads: int, groups: int, **more: Any) -> Preset:
+    """A size of the LLaMA family; 32,000 tokens and an output matrix of its own unless said otherwise."""
+    numbers = {"hidden": hidden, "layers": layers, "inner": inner, "heads": heads, "groups": groups}
+    return Preset(family, "llama", numbers | {"vocabulary": 32_000, "tied": False} | more)
+
+
+def _gpt2(hidden: int, layers: int, heads: int) -> Preset:
+    """A size of GPT-2."""
+    numbers = {"hidden": hidden, "layers": layers, "heads": heads, "vocabulary": 50_257, "positions": 1024}
+    return Preset("GPT-2", "gpt2", numbers)
+
+
+def _gemma(family: str, hidden: int, layers: int, inner: int, heads: int, groups: int, **more: Any) -> Preset:
+    """A size of Gemma; heads of 256, four norms a layer and 256,000 tokens unless said otherwise."""
+    numbers = {"vocabulary": 256_000, "tied": True, "size": 256, "norms": 4} | more
+    return _llama(family, hidden, layers, inner, heads, groups, **numbers)
+
+
+def _qwen3(hidden: int, layers: int, inner: int, heads: int, groups: int, tied: bool = False) -> Preset:
+    """A size of Qwen3."""
+    more = {"vocabulary": _QWEN, "tied": tied, "size": 128, "head_norms": True}
+    return _llama("Qwen3", hidden, layers, inner, heads, groups, **more)
+
+
+def _neox(hidden: int, layers: int, heads: int, vocabulary: int, family: str = "Pythia") -> Preset:
+    """A size of GPT-NeoX."""
+    numbers = {"hidden": hidden, "layers": layers, "heads": heads, "vocabulary": vocabulary}
+    return Preset(family, "neox", numbers)
+
+
+_L3, _SMOL, _QWEN, _GEMMA3 = 128_256, 49_152, 151_936, 262_144
+PRESETS: dict[str, Preset] = {
+    "llama-7b": _llama("LLaMA", 4096, 32, 11_008, 32, 32),
+    "llama-13b": _llama("LLaMA", 5120, 40, 13_824, 40, 40),
+    "llama-30b": _llama("LLaMA", 6656, 60, 17_920, 52, 52),
+    "llama-65b": _llama("LLaMA", 8192, 80, 22_016, 64, 64),
+    "llama2-7b": _llama("Llama 2", 4096, 32, 11_008, 32, 32),
+    "llama2-13b": _llama("Llama 2", 5120, 40, 13_824, 40, 40),
+    "llama2-70b": _llama("Llama 2", 8192, 80, 28_672, 64, 8),
+    "llama3-8b": _llama("Llama 3", 4096, 32, 14_336, 32, 8, vocabulary=_L3),
+    "llama3-70b": _llama("Llama 3", 8192, 80, 28_672, 64, 8, vocabulary=_L3),
+    "llama3.1-405b": _llama("Llama 3", 16_384, 126, 53_248, 128, 8, vocabulary=_L3),
+    "llama3.2-1b": _llama("Llama 3", 2048, 16, 8192, 32, 8, vocabulary=_L3, tied=True),
+    "llama3.2-3b": _llama("Llama 3", 3072, 28, 8192, 24, 8, vocabulary=_L3, tied=True),
+    "smollm2-135m": _llama("LLaMA", 576, 30, 1536, 9, 3, vocabulary=_SMOL, tied=True),
+    "smollm2-360m": _llama("LLaMA", 960, 32, 2560, 15, 5, vocabulary=_SMOL, tied=True),
+    "smollm2-1.7b": _llama("LLaMA", 2048, 24, 8192, 32, 32, vocabulary=_SMOL, tied=True),
+    "gpt2": _gpt2(768, 12, 12),
+    "gpt2-medium": _gpt2(1024, 24, 16),
+    "gpt2-large": _gpt2(1280, 36, 20),
+    "gpt2-xl": _gpt2(1600, 48, 25),
+    "gpt-neox-20b": _neox(6144, 44, 64, 50_432, "GPT-NeoX"),
+    "pythia-70m": _neox(512, 6, 8, 50_304),
+    "pythia-160m": _neox(768, 12, 12, 50_304),
+    "pythia-410m": _neox(1024, 24, 16, 50_304),
+    "pythia-1b": _neox(2048, 16, 8, 50_304),
+    "pythia-1.4b": _neox(2048, 24, 16, 50_304),
+    "pythia-2.8b": _neox(2560, 32, 32, 50_304),
+    "pythia-6.9b": _neox(4096, 32, 32, 50_432),
+    "pythia-12b": _neox(5120, 36, 40, 50_688),
+    "mistral-7b": _llama("Mistral", 4096, 32, 14_336, 32, 8),
+    "mistral-7b-v0.3": _llama("Mistral", 4096, 32, 14_336, 32, 8, vocabulary=32_768),
+    "mistral-nemo-12b": _llama("Mistral", 5120, 40, 14_336, 32, 8, vocabulary=131_072, size=128),
+    "qwen2.5-0.5b": _llama("Qwen2.5", 896, 24, 4864, 14, 2, vocabulary=_QWEN, tied=True, bias=True),
+    "qwen2.5-1.5b": _llama("Qwen2.5", 1536, 28, 8960, 12, 2, vocabulary=_QWEN, tied=True, bias=True),
+    "qwen2.5-3b": _llama("Qwen2.5", 2048, 36, 11_008, 16, 2, vocabulary=_QWEN, tied=True, bias=True),
+    "qwen2.5-7b": _llama("Qwen2.5", 3584, 28, 18_944, 28, 4, vocabulary=152_064, bias=True),
+    "qwen2.5-14b": _llama("Qwen2.5", 5120, 48, 13_824, 40, 8, vocabulary=152_064, bias=True),
+    "qwen2.5-32b": _llama("Qwen2.5", 5120, 64, 27_648, 40, 8, vocabulary=152_064, bias=True),
+    "qwen2.5-72b": _llama("Qwen2.5", 8192, 80, 29_568, 64, 8, vocabulary=152_064, bias=True),
+    "qwen3-0.6b": _qwen3(1024, 28, 3072, 16, 8, True),
+    "qwen3-1.7b": _qwen3(2048, 28, 6144, 16, 8, True),
+    "qwen3-4b": _qwen3(2560, 36, 9728, 32, 8, True),
+    "qwen3-8b": _qwen3(4096, 36, 12_288, 32, 8),
+    "qwen3-14b": _qwen3(5120, 40, 17_408, 40, 8),
+    "qwen3-32b": _qwen3(5120, 64, 25_600, 64, 8),
+    "gemma-2b": _gemma("Gemma", 2048, 18, 16_384, 8, 1, norms=2),
+    "gemma-7b": _gemma("Gemma", 3072, 28, 24_576, 16, 16, norms=2),
+    "gemma-2-2b": _gemma("Gemma 2", 2304, 26, 9216, 8, 4),
+    "gemma-2-9b": _gemma("Gemma 2", 3584, 42, 14_336, 16, 8),
+    "gemma-2-27b": _gemma("Gemma 2", 4608, 46, 36_864, 32, 16, size=128),
+    "gemma-3-270m": _gemma("Gemma 3", 640, 18, 2048, 4, 1, vocabulary=_GEMMA3, head_norms=True),
+    "gemma-3-1b": _gemma("Gemma 3", 1152, 26, 6912, 4, 1, vocabulary=_GEMMA3, head_norms=True),
+    "gemma-3-4b": _gemma("Gemma 3", 2560, 34, 10_240, 8, 4, vocabulary=262_208, head_norms=True),
+    "gemma-3-12b": _gemma("Gemma 3", 3840, 48, 15_360, 16, 8, vocabulary=262_208, head_norms=True),
+    "gemma-3-27b": _gemma("Gemma 3", 5376, 62, 21_504, 32, 16, vocabulary=262_208, size=128, head_norms=True),
+    "bert-base": Preset("BERT", "bert", {"hidden": 768, "layers": 12, "vocabulary": 30_522, "positions": 512}),
+    "bert-large": Preset("BERT", "bert", {"hidden": 1024, "layers": 24, "vocabulary": 30_522, "positions": 512}),
+    "t5-small": Preset("T5", "t5", {"hidden": 512, "layers": 6, "inner": 2048, "heads": 8, "vocabulary": 32_128}),
+    "t5-base": Preset("T5", "t5", {"hidden": 768, "layers": 12, "inner": 3072, "heads": 12, "vocabulary": 32_128}),
+    "bart-base": Preset("BART", "bart", {"hidden": 768, "layers": 6, "vocabulary": 50_265, "positions": 1026}),
+}
+# Other names of the same shapes.
+ALIASES = {
+    "llama3.1-8b": "llama3-8b",
+    "llama3.1-70b": "llama3-70b",
+    "llama3.3-70b": "llama3-70b",
+    "smollm2": "smollm2-135m",
+    "smollm2-135m-instruct": "smollm2-135m",
+    "gpt2-small": "gpt2",
+    "qwen2-0.5b": "qwen2.5-0.5b",
+    "qwen2-1.5b": "qwen2.5-1.5b",
+    "qwen2-7b": "qwen2.5-7b",
+    "qwen2-72b": "qwen2.5-72b",
+    "gemma2-2b": "gemma-2-2b",
+    "gemma2-9b": "gemma-2-9b",
+    "gemma2-27b": "gemma-2-27b",
+}
