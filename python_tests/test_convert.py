@@ -9,7 +9,7 @@ import text_cases as cases
 import tiny_models
 import tiny_tokenizers
 import tokenizers
-from test_parity import VARIANTS, tokens
+from test_parity import NO_GGUF, VARIANTS, tokens
 from test_saving import load, stored
 from test_tokenizer_peers import CASED, REST, by_pattern, level, trained  # noqa: F401
 
@@ -25,9 +25,11 @@ TEXTS = [cases.mixed_text(60, seed).decode() for seed in range(60)] + [
 
 ASCII = ["".join(c for c in text if c.isascii()) for text in TEXTS]
 
+IN_GGUF = [name for name in VARIANTS if name not in NO_GGUF]
+
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", IN_GGUF)
 def test_folder_to_gguf_to_folder_is_bit_exact(tmp_path, name, dtype):
     config = VARIANTS[name]
     path = tiny_models.write_folder(tmp_path / "m", config, tiny_models.random_weights(config, seed=8), dtype)
@@ -45,7 +47,16 @@ def fields(path):
     return {key: value.contents() for key, value in gguf.GGUFReader(path).fields.items() if not key.startswith("GGUF.")}
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", NO_GGUF)
+def test_what_a_gguf_file_cannot_say_is_refused(tmp_path, name):
+    """Before a byte is written; the file would be read as another model."""
+    path = tiny_models.write_folder(tmp_path / "m", VARIANTS[name], tiny_models.random_weights(VARIANTS[name]))
+    with pytest.raises(ValueError, match=r"layer_types|hidden_act"):
+        pyllm.convert(path, tmp_path / "m.gguf")
+    assert not (tmp_path / "m.gguf").exists()
+
+
+@pytest.mark.parametrize("name", IN_GGUF)
 def test_metadata_and_tensors_are_those_of_a_peer(tmp_path, name):
     config = VARIANTS[name]
     weights = tiny_models.random_weights(config, seed=9)

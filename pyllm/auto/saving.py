@@ -104,15 +104,16 @@ def save_gguf(
 
 
 def exact_type(model: Any) -> str:
-    """The float type that all matrices are stored in, if it holds the vectors too; else F32."""
-    parameters = [each for _, each in model.named_parameters()]
-    kinds = {each.value.dtype for each in parameters if each.packed}
+    """The float type that all matrices are stored in, if it holds the vectors too, as a folder has them; else F32."""
+    found = places(model, _family(model)[1], FOLDER, getattr(model.config, "head_dim", 0))
+    kinds = {each.value.dtype for _, _, each in found if each.packed}
     kind = kinds.pop() if len(kinds) == 1 else "F32"
     if kind not in PLAIN:
         return "F32"
-    for vector in (each.value.reshape(1, -1) for each in parameters if not each.packed):
+    for vector, offset in ((each.value.reshape(1, -1), place.offset) for _, place, each in found if not each.packed):
         try:
-            same = np.array_equal(decode(kind, encode(kind, vector), *vector.shape), vector, equal_nan=True)
+            kept = decode(kind, encode(kind, vector - np.float32(offset)), *vector.shape) + np.float32(offset)
+            same = np.array_equal(kept, vector, equal_nan=True)
         except ValueError:
             same = False
         if not same:

@@ -39,6 +39,10 @@ def _check_layers(family: str, values: dict[str, Any]) -> None:
     windows = [each == "sliding_attention" for each in types]
     if every is not None and windows != [bool((i + 1) % every) if every else windows[0] for i in range(len(types))]:
         raise ValueError(f"layer_types: {', '.join(types)}; a GGUF file of {family} cannot say so")
+    if family == "gemma2" and None in (values["attn_logit_softcapping"], values["final_logit_softcapping"]):
+        raise ValueError("softcapping: none; a GGUF file of gemma2 always has both")
+    if family == "gpt_neox" and values["hidden_act"] != "gelu":
+        raise ValueError(f"hidden_act: {values['hidden_act']}; a GGUF file of gpt_neox means gelu")
     scale = values.get("query_pre_attn_scalar")
     if scale is not None and scale != score_scale(family, values):
         raise ValueError(f"query_pre_attn_scalar: {scale}; a GGUF file of {family} means {score_scale(family, values)}")
