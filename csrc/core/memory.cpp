@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <mutex>
 #include <new>
 #if defined(__linux__) || defined(__APPLE__)
 #include <sys/mman.h>
@@ -37,6 +38,28 @@ Buffer::Buffer(size_t bytes) : size_(bytes) {
   std::memset(data_, 0, bytes);
 }
 
+Buffer Buffer::lasting(size_t bytes) {
+  // Small models are made of small matrices: in pages of 4 KiB decoding ran at half the bandwidth.
+  constexpr size_t kSlab = 16 * kHuge;
+  static std::mutex lock;
+  static std::weak_ptr<Buffer> latest;
+  static size_t used = 0;
+  const size_t need = (bytes + kLine - 1) / kLine * kLine;
+  if (!bytes || need > kSlab / 8) return Buffer(bytes);
+  std::lock_guard<std::mutex> hold(lock);
+  std::shared_ptr<Buffer> slab = latest.lock();
+  if (!slab || used + need > kSlab) {
+    latest = slab = std::make_shared<Buffer>(kSlab);
+    used = 0;
+  }
+  Buffer part;
+  part.data_ = slab->data_ + used;
+  part.size_ = bytes;
+  part.shared_ = std::move(slab);
+  used += need;
+  return part;
+}
+
 Buffer::~Buffer() {
 #if PYLLM_MMAP
   if (mapped_) {
@@ -44,7 +67,7 @@ Buffer::~Buffer() {
     return;
   }
 #endif
-  std::free(base_);
+  std::free(base_);  // null for a part
 }
 
 std::string huge_pages() {

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -12,6 +13,8 @@ class Buffer {  // zeroed; std::bad_alloc when memory is short
  public:
   Buffer() = default;
   explicit Buffer(size_t bytes);
+  // For what stays: small ones stand side by side in huge pages, which are given back when the last of them has gone.
+  static Buffer lasting(size_t bytes);
   ~Buffer();
   Buffer(Buffer&& o) noexcept { swap(o); }
   Buffer& operator=(Buffer&& o) noexcept {
@@ -27,10 +30,12 @@ class Buffer {  // zeroed; std::bad_alloc when memory is short
     std::swap(size_, o.size_);
     std::swap(mapped_, o.mapped_);
     std::swap(base_, o.base_);
+    std::swap(shared_, o.shared_);
   }
   uint8_t* data_ = nullptr;
   void* base_ = nullptr;
   size_t size_ = 0, mapped_ = 0;
+  std::shared_ptr<Buffer> shared_;  // whose memory this is a part of
 };
 
 std::string huge_pages();  // the system's mode: "always", "madvise", "never", "unknown"

@@ -187,7 +187,7 @@ Weight::Weight(Type type, int64_t n, int64_t k) : type_(type), n_(n), k_(k) {
   if (quantised(type) && k % t.block)
     throw std::invalid_argument("weight: " + std::string(t.name) + " needs rows of a multiple of " +
                                 std::to_string(t.block) + " inputs, found " + std::to_string(k));
-  memory_ = Buffer((size_t)(pyllm::panels(n) * panel_bytes(type, k)));
+  memory_ = Buffer::lasting((size_t)(pyllm::panels(n) * panel_bytes(type, k)));
 }
 
 void Weight::fill(int64_t row, int64_t rows, const uint8_t* bytes) {
