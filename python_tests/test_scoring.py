@@ -1,7 +1,9 @@
 """Scores and embeddings: what they are, and that company, order, chunks and workers do not change a byte of them."""
 
+import importlib
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -231,3 +233,10 @@ def test_the_verbs(tmp_path, capsys):
     assert main.main(["embed", path, "a fox", "a dog"]) == 0
     assert f"{data['cosines'][0][1]:6.3f}" in capsys.readouterr().out
     assert main.main(["embed", path]) == 2 and main.main(["score", path]) == 2
+
+
+def test_without_the_harness_its_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.delitem(sys.modules, "pyllm.evaluate.lm_eval", raising=False)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'pyllm\[eval\]'"):
+        importlib.import_module("pyllm.evaluate.lm_eval")

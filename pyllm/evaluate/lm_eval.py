@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import lm_eval.models  # noqa: F401  (its models must be registered before another is)
+try:
+    import lm_eval.models  # noqa: F401  (its models must be registered before another is)
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("lm_eval: the harness is not installed; pip install 'pyllm[eval]' brings it") from error
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import (
