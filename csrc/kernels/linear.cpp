@@ -40,7 +40,6 @@ f32v rotate(const LinearArgs& a, f32v y, int64_t row, int64_t feature) {
 
 struct Group {  // one panel, or a gate's and its up's, that go through tiles together
   const uint8_t* panel[2];
-  int64_t bytes;
   int part, size;
   int64_t index;  // of the panel within its part
   Type type;
@@ -169,7 +168,7 @@ void run_items(const Job& j, int64_t first, int64_t last, int64_t row0, int64_t 
     while (i - base >= panels(a.part[part].n)) base += panels(a.part[part++].n);
     const Type type = a.part[part].type;
     const int64_t bytes = panel_bytes(type, a.k), left = base + panels(a.part[part].n) - i;
-    Group g = {{a.part[part].panels + (i - base) * bytes}, bytes, part, 1, i - base, type};
+    Group g = {{a.part[part].panels + (i - base) * bytes}, part, 1, i - base, type};
     int64_t taken = 1;
     if (a.gated) g.panel[g.size++] = a.part[1].panels + (i - base) * bytes;
     else if (!j.few && left > 1 && last - i > 1) g.panel[g.size++] = g.panel[0] + bytes, taken = 2;

@@ -17,7 +17,7 @@ struct TileArgs {
 };
 using Tile = void (*)(const TileArgs&);
 
-constexpr int kMaxRows = 12, kMaxPanels = 4;
+constexpr int kMaxRows = 12;
 struct TileSize {
   int rows, panels;
 };
