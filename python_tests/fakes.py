@@ -67,7 +67,8 @@ class FakeModel:
     """
 
     def __init__(self, vocab=50, context=64, script=None, fail=None, scale=2.0, seed=0):
-        self.config = SimpleNamespace(vocab_size=vocab, context_length=context, eos_token_id=END)
+        self.config = SimpleNamespace(vocab_size=vocab, eos_token_id=END)
+        self.context_length = context
         self.table = (np.random.default_rng(seed).standard_normal((97, vocab)) * scale).astype(np.float32)
         self.alive, self.steps, self.fed = 0, 0, []
         self.script, self.fail = script, fail or {}
@@ -102,8 +103,8 @@ class FakeModel:
         for state, ids in pairs:
             assert not state.freed and len(ids)
             assert all(0 <= token < self.config.vocab_size for token in ids)
-            if state.length + len(ids) > self.config.context_length:
-                raise ContextError(f"{state.length + len(ids)} > {self.config.context_length}")
+            if state.length + len(ids) > self.context_length:
+                raise ContextError(f"{state.length + len(ids)} > {self.context_length}")
         rows = []
         for (state, ids), wanted in zip(pairs, logits, strict=True):
             self.fed.append((state.length, list(ids)))

@@ -225,6 +225,12 @@ def rotary_frequencies(head_dim: int, theta: float, scaling: dict | None = None)
         return _llama3(frequency, scaling), 1.0
     if kind == "yarn":
         return _yarn(frequency, head_dim, theta, scaling)
+    if kind == "longrope":
+        return _longrope(frequency, scaling)
+    if kind == "dynamic":
+        beyond = max(scaling["context"] / scaling["original_max_position_embeddings"], 1)
+        grown = theta * (scaling["factor"] * beyond - (scaling["factor"] - 1)) ** (head_dim / (head_dim - 2))
+        return grown**-exponent, 1.0
     raise ValueError(f"rope_scaling: unknown type {kind!r}")
 
 
@@ -249,6 +255,14 @@ def _yarn(frequency: NDArray, head_dim: int, theta: float, scaling: dict) -> tup
     low, high = max(low, 0), min(high, head_dim - 1)
     slowed = np.clip((np.arange(head_dim // 2) - low) / ((high - low) or 0.001), 0, 1)
     return frequency * (1 - slowed + slowed / factor), _yarn_temperature(factor, scaling)
+
+
+def _longrope(frequency: NDArray, scaling: dict) -> tuple[NDArray, float]:
+    """Divisors of their own beyond the original context; one temperature for both."""
+    original, factor = scaling["original_max_position_embeddings"], scaling["factor"]
+    divisors = scaling["long_factor" if scaling["context"] > original else "short_factor"]
+    warm = scaling.get("attention_factor") or math.sqrt(1 + max(math.log(factor), 0) / math.log(original))
+    return frequency / f64(divisors), warm
 
 
 def _yarn_temperature(factor: float, scaling: dict) -> float:

@@ -84,7 +84,6 @@ def test_environment_twin_and_flag_over_it(monkeypatch, capsys):
 
     def add(parser):
         options.add_run(parser)
-        parser.add_argument("--ctx-size", type=options.whole(1))
         options.add_sampling(parser, new=7)
         options.add_json(parser)
 

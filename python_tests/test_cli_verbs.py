@@ -38,7 +38,8 @@ class Model:
     """Always the same logits; remembers the steps it was asked for."""
 
     def __init__(self, context=64):
-        self.config = argparse.Namespace(vocab_size=len(WORDS), context_length=context)
+        self.config = argparse.Namespace(vocab_size=len(WORDS))
+        self.context_length = context
         self.steps = []
         self.arguments = None  # what `stream` was asked for
 
@@ -142,14 +143,14 @@ def test_generate_hands_the_flags_on(model, capsys):
     assert model.arguments["do_sample"] is False and "temperature" not in model.arguments
 
 
-@pytest.mark.parametrize(("n", "ctx", "new"), [(7, None, 7), (-1, None, 62), (100, None, 62), (100, 10, 8)])
-def test_new_tokens_stay_inside_the_context(n, ctx, new):
-    assert running.room(argparse.Namespace(n_predict=n, ctx_size=ctx), Model(), 2) == new
+@pytest.mark.parametrize(("n", "context", "new"), [(7, 64, 7), (-1, 64, 62), (100, 64, 62), (100, 10, 8)])
+def test_new_tokens_stay_inside_the_context(n, context, new):
+    assert running.room(argparse.Namespace(n_predict=n), Model(context), 2) == new
 
 
 def test_prompt_longer_than_the_context_is_an_error(model, capsys):
     with pytest.raises(ContextError, match="64 tokens, the context holds 64"):
-        running.room(argparse.Namespace(n_predict=1, ctx_size=None), Model(), 64)
+        running.room(argparse.Namespace(n_predict=1), Model(), 64)
     assert main.main(["generate", "-m", "fake", "-p", "w " * 64]) == 1
     assert capsys.readouterr().err == (
         "pyllm: prompt: 64 tokens, the context holds 64 and one must be left for an answer\n"

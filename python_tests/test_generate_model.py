@@ -89,7 +89,7 @@ def test_requests_join_and_leave_at_any_step(model):
 
 def test_the_context_of_the_model_holds(model):
     full = generate(model, [5] * 630, max_new_tokens=100, eos_token_id=None)
-    assert full.shape == (1, model.config.context_length)
+    assert full.shape == (1, model.context_length)
     with pytest.raises(ContextError, match=r"640 tokens, the context holds 640"):
         generate(model, [5] * 640)
 

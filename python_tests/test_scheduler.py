@@ -105,7 +105,7 @@ def test_budgets_are_read(model):
     page = model.new_pool().page_bytes
     assert PagedCache(model, "1MiB").pool.pages == 2**20 // page
     assert PagedCache(model, "1.5 MB").pool.pages == 1_500_000 // page
-    assert PagedCache(model).pool.pages == 256 * model.config.context_length // 64
+    assert PagedCache(model).pool.pages == 256 * model.context_length // 64
 
 
 def test_the_type_of_the_cache_is_chosen_before_the_first_step(model, tmp_path):

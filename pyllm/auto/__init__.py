@@ -25,12 +25,26 @@ def _open(path: str | os.PathLike[str], gguf_file: str | None = None) -> Any:
     return open_model(os.path.join(place, gguf_file) if gguf_file else place)
 
 
-def _config(source: Any) -> tuple[Any, dict[str, Any]]:
+def _config(source: Any, context_length: int | None = None) -> tuple[Any, dict[str, Any]]:
     """(the family's Config, all normalised fields)."""
     values = read_config(source)
+    if context_length is not None:
+        values |= _stretched(values, context_length)
     config = import_module(f"pyllm.models.{values['model_type']}").Config
     known = {field.name for field in fields(config)}
     return config(**{name: value for name, value in values.items() if name in known}), values
+
+
+def _stretched(values: dict[str, Any], context_length: int) -> dict[str, Any]:
+    """rope_scaling for so many positions, where it follows them."""
+    scaling = values.get("rope_scaling") or {}
+    if "context" not in scaling:
+        return {}
+    trained = values["max_position_embeddings"]
+    most = trained if scaling["type"] == "longrope" else int(trained * scaling["factor"])
+    if not 1 <= context_length <= most:
+        raise ValueError(f"context_length: {context_length:,} is asked for, the model's scaling reaches {most:,}")
+    return {"rope_scaling": scaling | {"context": context_length}}
 
 
 class AutoConfig:
@@ -66,6 +80,7 @@ class AutoModelForCausalLM:
         torch_dtype: Any = None,
         precision: str = "default",
         cache_type: str | None = None,
+        context_length: int | None = None,
         threads: int | None = None,
         gguf_file: str | None = None,
         **others: Any,
@@ -75,6 +90,8 @@ class AutoModelForCausalLM:
         dtype: "auto" keeps each weight as it is stored, "float32" and "bfloat16" convert. precision "high" takes
         activations in two int8 terms, attention and cache in float32. cache_type: of keys and values, "f32", "bf16" or
         "q8_0", which takes 56 % of bf16's memory and needs heads a multiple of 16 wide; None suits the weights.
+        context_length: positions at most; rotary scalings "dynamic" and "longrope" are chosen by it, and without it for
+        the context that the model was first trained for.
         Raises ModelFileError for bad files and for models larger than memory, TypeError for unknown arguments,
         ValueError for unknown types.
         """
@@ -86,12 +103,14 @@ class AutoModelForCausalLM:
         if threads is not None:
             _core.set_threads(threads)
         with _open(path, gguf_file) as source:
-            config, values = _config(source)
+            config, values = _config(source, context_length)
             family = import_module(f"pyllm.models.{values['model_type']}")
             model: CausalLM = family.Model(config)
             model.precision = precision
             if cache_type is not None:
                 model.cache_type = cache_type
+            if context_length is not None:
+                model.context_length = context_length
             model.open_tokenizer = partial(AutoTokenizer.from_pretrained, path, gguf_file=gguf_file)
             model.generation_config = getattr(source, "generation_config", None) or None
             load_weights(model, family, source, values, dtype if torch_dtype is None else torch_dtype)

@@ -90,7 +90,7 @@ def save_gguf(
     tensors += _frequencies(model.config)
     values = asdict(model.config)
     scaling = values.get("rope_scaling")
-    if scaling is not None and scaling["type"] == "yarn":  # GGUF knows the magnitude, not what it was made of
+    if scaling is not None and scaling["type"] in ("yarn", "longrope"):  # GGUF has the magnitude, not its origin
         scaling["attention_factor"] = rotary_frequencies(values["head_dim"], values["rope_theta"], scaling)[1]
     fields = {
         **gguf_fields(name, values),
@@ -193,10 +193,17 @@ def _mixed(parts: list[Part]) -> NDArray[np.float32]:
 
 
 def _frequencies(config: Any) -> list[NewTensor]:
-    """rope_freqs.weight: by what each rotary frequency is divided, where GGUF has no other word for the scaling."""
+    """By what each rotary frequency is divided, where GGUF has no other word for the scaling."""
     scaling = getattr(config, "rope_scaling", None)
-    if scaling is None or scaling["type"] not in ("llama3", "frequencies"):
+    kind = None if scaling is None else scaling["type"]
+    if kind == "longrope":
+        return [_vector(f"rope_factors_{each}.weight", scaling[f"{each}_factor"]) for each in ("long", "short")]
+    if kind not in ("llama3", "frequencies"):
         return []
     plain, scaled = (rotary_frequencies(config.head_dim, config.rope_theta, each)[0] for each in (None, scaling))
-    divisors = (np.array(plain) / np.array(scaled)).astype(np.float32)
-    return [NewTensor("rope_freqs.weight", divisors.shape, "F32", lambda: iter([divisors]))]
+    return [_vector("rope_freqs.weight", np.array(plain) / np.array(scaled))]
+
+
+def _vector(name: str, numbers: Any) -> NewTensor:
+    held = np.asarray(numbers, np.float32)
+    return NewTensor(name, held.shape, "F32", lambda: iter([held]))

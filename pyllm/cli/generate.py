@@ -14,7 +14,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("-p", "--prompt", metavar="TEXT", help="what to continue")
     prompt.add_argument("-f", "--file", metavar="FILE", help="take the prompt from a file (-: standard input)")
-    parser.add_argument("-c", "--ctx-size", type=options.whole(1), metavar="N", help="tokens of context at most")
     parser.add_argument("--no-display-prompt", action="store_true", help="print only what is new")
     options.add_sampling(parser, new=128)
     options.add_json(parser)

@@ -101,12 +101,18 @@ def add_threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-t", "--threads", type=whole(1, 4096), metavar="N", help="worker threads (`pyllm doctor`)")
 
 
+def add_context(parser: argparse.ArgumentParser) -> None:
+    """-c/--ctx-size."""
+    parser.add_argument("-c", "--ctx-size", type=whole(1), metavar="N", help="tokens of context (the model's own)")
+
+
 def add_run(parser: argparse.ArgumentParser) -> None:
     """What a running model needs: which one, threads, context, arithmetic."""
     parser.add_argument(
         "-m", "--model", default=DEFAULT_MODEL, metavar="MODEL", help=f"name, GGUF file or folder ({DEFAULT_MODEL})"
     )
     add_threads(parser)
+    add_context(parser)
     parser.add_argument(
         "-b", "--batch-size", type=whole(1, 512), default=512, metavar="N", help="tokens of a prompt at a time (512)"
     )

@@ -19,8 +19,9 @@ def load(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
     path = download.resolve(name)
     tokenizer = pyllm.AutoTokenizer.from_pretrained(path)
     model = pyllm.AutoModelForCausalLM.from_pretrained(
-        path, precision=getattr(args, "precision", "default"), threads=args.threads
-    )
+        path, precision=getattr(args, "precision", "default"), threads=args.threads,
+        context_length=getattr(args, "ctx_size", None),
+    )  # fmt: skip
     model.batch_rows = getattr(args, "batch_size", model.batch_rows)
     return model, tokenizer
 
@@ -39,10 +40,10 @@ def given_text(text: str | None, file: str | None) -> str:
 
 
 def room(args: argparse.Namespace, model: Any, used: int) -> int:
-    """New tokens that may follow `used` ones under -n, -c and the model's context; raises ContextError for none."""
+    """New tokens that may follow `used` ones under -n and the model's context; raises ContextError for none."""
     from pyllm.errors import ContextError
 
-    limit = min(args.ctx_size or model.config.context_length, model.config.context_length)
+    limit = model.context_length
     if used >= limit:
         raise ContextError(f"prompt: {used:,} tokens, the context holds {limit:,} and one must be left for an answer")
     return limit - used if args.n_predict < 0 else min(args.n_predict, limit - used)

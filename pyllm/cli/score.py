@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--tokens", action="store_true", help="tell the tokens of a file too")
     add("--stride", type=options.whole(1), metavar="N", help="read what is too long in windows, one every N tokens")
-    add("-c", "--ctx-size", type=options.whole(2), metavar="N", help="tokens of context at most")
+    options.add_context(parser)
     options.add_threads(parser)
     options.add_arithmetic(parser)
     options.add_json(parser)
@@ -31,8 +31,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     model, tokenizer = running.load(args.model, args)
     from pyllm.evaluate import scoring
 
-    size = min(args.ctx_size or model.config.context_length, model.config.context_length)
-    [found] = scoring.score(model, given, tokenizer, stride=args.stride, max_length=size)
+    [found] = scoring.score(model, given, tokenizer, stride=args.stride)
     data: dict[str, Any] = dict(scoring.summary([found], [given], tokenizer))
     if args.file is None or args.tokens:
         logprobs = [None if math.isnan(x) else x for x in found.logprobs.tolist()]

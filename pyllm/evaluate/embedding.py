@@ -27,8 +27,8 @@ def embed(
         raise ValueError(f"embed: pooling is {pooling!r}, allowed are {', '.join(POOLINGS)}")
     ids = ids_of(model, texts, tokenizer)
     for number, row in enumerate(ids):
-        if len(row) > model.config.context_length:
-            context = model.config.context_length
+        if len(row) > model.context_length:
+            context = model.context_length
             raise ContextError(f"embed: texts[{number}] has {len(row):,} tokens, the context holds {context:,}")
     passages = [Passage(row, len(row) - 1 if pooling == "last" else 0) for row in ids]
     parts: list[list[Vectors]] = [[] for _ in ids]

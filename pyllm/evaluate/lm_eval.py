@@ -61,7 +61,7 @@ class PyLLM(TemplateLM):
         super().__init__()
         self.model = AutoModelForCausalLM.from_pretrained(pretrained, **kwargs)
         self.tokenizer = self.model.tokenizer
-        context = self.model.config.context_length
+        context = self.model.context_length
         self.max_length = context if max_length is None else int(max_length)
         if not 1 <= self.max_length <= context:
             raise ValueError(f"pyllm: max_length is {max_length}, allowed are 1 to {context}")

@@ -118,7 +118,7 @@ def score(
     windows that begin every `stride` tokens, of which all but the first judge only what no window before has judged.
     Raises ValueError for an empty text, GenerationError for unknown ids, LogitsError for NaN logits.
     """
-    context = model.config.context_length
+    context = model.context_length
     size = context if max_length is None else max_length
     if not 2 <= size <= context:
         raise ValueError(f"score: max_length is {size}, allowed are 2 to {context}")

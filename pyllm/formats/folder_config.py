@@ -39,7 +39,7 @@ def _scaling(scaling: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     """The rotary scaling under Hugging Face's names; a GGUF file's divisors become the rule that made them."""
     if scaling["type"] == "frequencies":
         scaling = llama3_rule(scaling["factors"], fields["head_dim"], fields["rope_theta"])
-    rest = {name: value for name, value in scaling.items() if name != "type" and value is not None}
+    rest = {name: value for name, value in scaling.items() if name not in ("type", "context") and value is not None}
     return {"rope_type": scaling["type"], **rest}
 
 

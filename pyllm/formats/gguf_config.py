@@ -174,9 +174,9 @@ def _check_experts(file: GGUF, raw: Raw, architecture: str) -> None:
 
 
 def _scaling(file: GGUF, architecture: str, keys: dict[str, str]) -> dict[str, Any] | None:
-    """The rotary scaling in Hugging Face's spelling; per-frequency factors come from the tensor rope_freqs."""
+    """The rotary scaling in Hugging Face's spelling; per-frequency factors are tensors."""
     if "rope_freqs.weight" in file.tensors:
-        return {"type": "frequencies", "factors": _frequency_factors(file)}
+        return {"type": "frequencies", "factors": _factors(file, "rope_freqs.weight")}
     kind = _one(file, f"{architecture}.rope.scaling.type")
     scaling = {name: _one(file, key) for name, key in keys.items()}
     if scaling["factor"] is None:
@@ -184,6 +184,11 @@ def _scaling(file: GGUF, architecture: str, keys: dict[str, str]) -> dict[str, A
     if kind == "none" or (kind is None and scaling["factor"] is None):
         return None
     scaling["type"] = "linear" if kind is None else kind
+    if kind == "longrope":
+        one = scaling["attention_factor"] is None
+        return scaling | {"attention_factor": 1.0 if one else scaling["attention_factor"]} | {
+            f"{each}_factor": _factors(file, f"rope_factors_{each}.weight") for each in ("short", "long")
+        }
     scaling["attention_factor"] = _attention_factor(scaling["attention_factor"], scaling["factor"])
     return scaling
 
@@ -194,10 +199,12 @@ def _attention_factor(value: Any, factor: Any) -> Any:
     return value * (0.1 * math.log(factor) + 1) if numbers else value
 
 
-def _frequency_factors(file: GGUF) -> list[float]:
-    """The numbers of rope_freqs.weight, one per pair of a head."""
-    info = file.tensors["rope_freqs.weight"]
-    if info.dtype != "F32" or len(info.shape) != 1 or info.shape[0] > 4096:
-        found = f"{info.dtype} {list(info.shape)}"
-        raise ModelFileError(file.path, "tensor 'rope_freqs.weight'", info.offset, found, "F32, half of a head long")
-    return file.read(info).view(np.dtype("<f4")).tolist()
+def _factors(file: GGUF, name: str) -> list[float]:
+    """The numbers of a tensor that has one per pair of a head."""
+    info = file.tensors.get(name)
+    if info is None or info.dtype != "F32" or len(info.shape) != 1 or info.shape[0] > 4096:
+        found = "missing" if info is None else f"{info.dtype} {list(info.shape)}"
+        place = None if info is None else info.offset
+        raise ModelFileError(file.path, f"tensor '{name}'", place, found, "F32, half of a head long")
+    numbers: list[float] = file.read(info).view(np.dtype("<f4")).tolist()
+    return numbers

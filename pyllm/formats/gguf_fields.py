@@ -13,8 +13,8 @@ _DEFAULTS = {"beta_fast": 32.0, "beta_slow": 1.0}  # of YaRN in llama.cpp: writt
 def gguf_fields(family: str, values: dict[str, Any]) -> dict[str, Any]:
     """Key -> value for the normalised fields of a configuration. Raises ValueError for what GGUF cannot say.
 
-    The scalings llama3 and frequencies are no metadata but the tensor rope_freqs.weight, which the caller writes;
-    "dynamic" changes nothing within the context that a model was trained for and is left out.
+    The scalings llama3 and frequencies are no metadata but the tensor rope_freqs.weight, which the caller writes, as it
+    writes longrope's divisors; "dynamic" changes nothing within the trained context and is left out.
     """
     _check_layers(family, values)
     known, architecture = dict(values), ARCHITECTURES[family]
@@ -27,7 +27,7 @@ def gguf_fields(family: str, values: dict[str, Any]) -> dict[str, Any]:
     names["vocab_size"] = f"{architecture}.vocab_size"
     fields = {"general.architecture": architecture}
     fields |= {key: known[name] for name, key in names.items() if known.get(name) is not None}
-    if scaling is not None and scaling["type"] in ("linear", "yarn"):
+    if scaling is not None and scaling["type"] in ("linear", "yarn", "longrope"):
         fields |= _scaling_fields(architecture, scaling)
     return fields
 
@@ -52,11 +52,13 @@ def _check_layers(family: str, values: dict[str, Any]) -> None:
 
 def _scaling_fields(architecture: str, scaling: dict[str, Any]) -> dict[str, Any]:
     """The rotary scaling; attn_factor multiplies YaRN's 0.1 ln(factor) + 1, attention_factor replaces it."""
+    if scaling["type"] == "longrope" and architecture != "llama":
+        raise ValueError(f"rope_scaling: longrope; a GGUF file of {architecture} cannot say so")
     if not scaling.get("truncate", True):
         raise ValueError("rope_scaling.truncate is false; GGUF can say true only")
     found = {name: scaling[name] for name in SCALING_KEYS if scaling.get(name) is not None}
     found = {name: value for name, value in found.items() if _DEFAULTS.get(name) != value}
-    if "attention_factor" in found:
+    if "attention_factor" in found and scaling["type"] == "yarn":
         found["attention_factor"] /= 0.1 * math.log(scaling["factor"]) + 1
         if abs(found["attention_factor"] - 1) < 1e-9:
             del found["attention_factor"]

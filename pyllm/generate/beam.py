@@ -149,7 +149,7 @@ def beam_search(
     for name in ("top_logprobs", "prompt_logprobs", "output_scores", "output_logits"):
         if getattr(config, name):
             raise GenerationError(name, getattr(config, name), "not with num_beams > 1")
-    context = model.config.context_length
+    context = model.context_length
     least, most = lengths
     sampler = Sampler(config.update(min_new_tokens=least), processors)
     deadline = None if config.max_time is None else time.monotonic() + config.max_time

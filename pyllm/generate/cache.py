@@ -48,7 +48,7 @@ class PagedCache:
 
     def sensible(self, page: int) -> int:
         """Bytes to take when nothing is said."""
-        positions = MOST_AT_ONCE * self.model.config.context_length
+        positions = MOST_AT_ONCE * self.model.context_length
         free = machine.available()
         enough = max(1, positions // self.model.new_pool().page_length) * page
         return enough if free is None else min(enough, free // 2)

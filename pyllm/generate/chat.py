@@ -130,7 +130,7 @@ class Chat:
         self.fed = self.fed[:shared]
         if self.state.length > shared:
             self.state.truncate(shared)
-        config, context = self.config, self.model.config.context_length
+        config, context = self.config, self.model.context_length
         most = context if config.max_new_tokens is None else min(context, len(prompt) + config.max_new_tokens)
         deadline = None if config.max_time is None else time.monotonic() + config.max_time
         rules = StopRules(frozenset(config.end_ids), most, config.stop_strings or (), (), deadline)
@@ -149,7 +149,7 @@ class Chat:
 
     def prompt(self) -> list[int]:
         """The ids of the whole conversation up to where the answer begins, with room for an answer behind them."""
-        context = self.model.config.context_length
+        context = self.model.context_length
         while True:
             ids = self.rendered()
             if len(ids) < context - self.room():
@@ -164,7 +164,7 @@ class Chat:
         """Tokens to keep free for the answer: with overflow="drop" up to a quarter of the context, else none."""
         if self.overflow == "error":
             return 0
-        quarter = self.model.config.context_length // 4
+        quarter = self.model.context_length // 4
         return quarter if self.config.max_new_tokens is None else min(quarter, self.config.max_new_tokens)
 
     def rendered(self) -> list[int]:

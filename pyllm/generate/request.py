@@ -159,7 +159,7 @@ def sequences_of(
     criteria: Many[Criterion] = (),
 ) -> list[list[Sequence]]:
     """Per prompt the sequences that will continue it."""
-    context = model.config.context_length
+    context = model.context_length
     least, most = lengths_of(config, padded)
     sampler = Sampler(config.update(min_new_tokens=least), processors)
     deadline = None if config.max_time is None else time.monotonic() + config.max_time

@@ -40,6 +40,7 @@ class CausalLM(nn.Module, ABC):
     open_tokenizer: Callable[[], Any] | None = None  # of the file that the model came from
     batch_rows = 512  # rows of one replay at most; answers do not depend on it
     _cache_type: str | None = None
+    _context_length: int | None = None
     _program: _core.Program | None = None
     _pool: _core.Pool | None = None
 
@@ -51,6 +52,20 @@ class CausalLM(nn.Module, ABC):
     @abstractmethod
     def forward(self, tokens: Any) -> Any:
         """Token ids of one sequence to logits; called with symbols to record, with ids to compute unfused."""
+
+    @property
+    def context_length(self) -> int:
+        """Positions that a state may have; may be set lower before the first step."""
+        return self._context_length or int(self.config.context_length)
+
+    @context_length.setter
+    def context_length(self, positions: int) -> None:
+        most = self.config.context_length
+        if not 1 <= positions <= most:
+            raise ValueError(f"context_length: {positions:,} is asked for, allowed is 1 to {most:,}, the model's own")
+        if self._program is not None:
+            raise ValueError(f"context_length: {positions:,} comes after the first step")
+        self._context_length = positions
 
     @property
     def cache_type(self) -> str:
@@ -85,7 +100,7 @@ class CausalLM(nn.Module, ABC):
 
     def _record(self) -> _core.Program:
         cache, high = (*self.cache, self.cache_type), self.precision == "high"
-        recorder = ops.Recorder(cache, self.config.context_length, high)
+        recorder = ops.Recorder(cache, self.context_length, high)
         self.forward(recorder.tokens)
         self._program = recorder.finish()
         return self._program
@@ -128,10 +143,10 @@ class CausalLM(nn.Module, ABC):
         wanted = _wanted(rows, [len(ids) for _, ids in work])
         before = [state.length for state, _ in work]
         for length, (_, ids) in zip(before, work, strict=True):
-            if length + len(ids) > self.config.context_length:
+            if length + len(ids) > self.context_length:
                 raise ContextError(
                     f"step: {length + len(ids):,} positions are wanted, the model's context has "
-                    f"{self.config.context_length:,}; start a new state or truncate this one"
+                    f"{self.context_length:,}; start a new state or truncate this one"
                 )
         try:
             return self._run(work, wanted, hidden)

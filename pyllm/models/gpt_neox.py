@@ -53,8 +53,8 @@ class Config:
 
     @property
     def context_length(self) -> int:
-        """Positions that the model was trained for."""
-        return self.max_position_embeddings
+        """Positions that the model was trained for, or loaded for."""
+        return nn.rotary_context(self.rope_scaling, self.max_position_embeddings)
 
     @property
     def head_dim(self) -> int:

@@ -27,7 +27,7 @@ NAMES = {
     "head": ("lm_head", "output"),
 }
 ROTATED = ("attention.q", "attention.k")  # rows that Hugging Face orders in halves and GGUF in pairs
-IGNORED = (r"rope_freqs\.weight", r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
+IGNORED = (r"rope_(freqs|factors_(long|short))\.weight", r"model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq")
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Config:
 
     @property
     def context_length(self) -> int:
-        """Positions that the model was trained for."""
-        return self.max_position_embeddings
+        """Positions that the model was trained for, or loaded for."""
+        return nn.rotary_context(self.rope_scaling, self.max_position_embeddings)
 
 
 class LLaMA(Decoder):

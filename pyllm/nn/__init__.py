@@ -7,7 +7,7 @@ from pyllm.nn.feedforward import FeedForward, GatedFeedForward
 from pyllm.nn.linear import Linear
 from pyllm.nn.module import Module
 from pyllm.nn.norm import LayerNorm, RMSNorm
-from pyllm.nn.position import rotary_frequencies
+from pyllm.nn.position import rotary_context, rotary_frequencies
 from pyllm.nn.state import State
 
 __all__ = [
@@ -23,5 +23,6 @@ __all__ = [
     "SandwichBlock",
     "SelfAttention",
     "State",
+    "rotary_context",
     "rotary_frequencies",
 ]

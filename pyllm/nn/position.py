@@ -10,13 +10,21 @@ def rotary_frequencies(dim: int, theta: float, scaling: dict[str, Any] | None) -
     """(frequencies of the dim/2 pairs, magnitude of cosines and sines).
 
     Plain: theta^(-2i/dim), magnitude 1 (arXiv:2104.09864). scaling["type"]: linear, llama3, yarn (arXiv:2309.00071),
-    frequencies (a divisor per pair). "dynamic" changes nothing within the context that a model was trained for, and
-    pyllm goes no further.
+    frequencies (a divisor per pair), dynamic (theta grows with the context beyond the trained one), longrope
+    (arXiv:2402.13753: a divisor per pair, other ones beyond the original context). The last two follow
+    scaling["context"], fixed when a model is loaded: followed from token to token, as elsewhere, an answer would depend
+    on how its text was cut into steps.
     """
     plain = [theta ** (-2 * i / dim) for i in range(dim // 2)]
     kind = None if scaling is None else scaling["type"]
-    if scaling is None or kind == "dynamic":
+    if scaling is None:
         return plain, 1.0
+    if kind == "dynamic":
+        return _dynamic(plain, dim, scaling), 1.0
+    if kind == "longrope":
+        long = scaling["context"] > scaling["original_max_position_embeddings"]
+        divisors = scaling["long_factor" if long else "short_factor"]
+        return [f / divisor for f, divisor in zip(plain, divisors, strict=True)], _longrope_magnitude(scaling)
     if kind == "linear":
         return [f / scaling["factor"] for f in plain], 1.0
     if kind == "frequencies":
@@ -25,7 +33,27 @@ def rotary_frequencies(dim: int, theta: float, scaling: dict[str, Any] | None) -
         return [_llama3(f, scaling) for f in plain], 1.0
     if kind == "yarn":
         return _yarn(plain, dim, theta, scaling), _yarn_magnitude(scaling)
-    raise ValueError(f"rotary positions: scaling '{kind}' is not known; linear, dynamic, llama3, yarn, frequencies are")
+    known = "linear, dynamic, llama3, yarn, longrope, frequencies"
+    raise ValueError(f"rotary positions: scaling '{kind}' is not known; {known} are")
+
+
+def rotary_context(scaling: dict[str, Any] | None, trained: int) -> int:
+    """Positions that may be rotated: scaling["context"] where the rotation follows it."""
+    return trained if scaling is None else int(scaling.get("context", trained))
+
+
+def _dynamic(plain: list[float], dim: int, s: dict[str, Any]) -> list[float]:
+    """theta times (factor c - factor + 1)^(dim / (dim - 2)), where c is the context in trained contexts, above 1."""
+    grown = max(1.0, s["factor"] * s["context"] / s["original_max_position_embeddings"] - s["factor"] + 1)
+    return [f * grown ** (-2 * i / max(dim - 2, 1)) for i, f in enumerate(plain)]
+
+
+def _longrope_magnitude(s: dict[str, Any]) -> float:
+    """sqrt(1 + ln(factor) / ln(original context)) unless the configuration says otherwise."""
+    if s["attention_factor"] is not None:
+        return float(s["attention_factor"])
+    original = max(s["original_max_position_embeddings"], 2)
+    return math.sqrt(1 + math.log(s["factor"]) / math.log(original)) if s["factor"] > 1 else 1.0
 
 
 def _llama3(frequency: float, s: dict[str, Any]) -> float:
