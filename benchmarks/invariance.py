@@ -2,7 +2,7 @@
 
 invariance.py [MODEL.gguf ...] [--cases 20000] [--seconds 600] [--seed 1] [--ledger FILE]
 
-Without a model, tiny random ones of every family and several types take turns. A case is one sequence served once, its
+Without a model, tiny random ones of every family and other types take turns. A case is one sequence served once, its
 tokens and the float32 logits that they were chosen from compared, bit for bit, with those of the request alone. Half of
 the rounds go through the model's own steps: workers (1 to 4), prompt chunk, company, arrival order, the logits of all
 positions. The others go through the scheduler: besides these, greedy and sampled, memory so small that sequences are
@@ -31,23 +31,10 @@ import tiny_models
 import pyllm
 from pyllm import _core
 
-TINY = (
-    ("llama", "Q4_1", {}),
-    ("llama", "Q8_0", {"attention_bias": True}),
-    ("llama", "BF16", {"head_dim": 24}),
-    ("llama", "F32", {"num_key_value_heads": 1}),
-    ("llama", "Q4_K", {"hidden_size": 256, "intermediate_size": 256}),
-    ("gpt2", "Q5_1", {}),
-    ("gpt2", "F16", {}),
-)
-
-
 def tiny(folder: Path) -> Iterator[tuple[str, Path]]:
     """(name, file) of each tiny model."""
-    for family, dtype, changes in TINY:
-        config = getattr(tiny_models, f"{family}_config")(**changes)
-        path = folder / f"{family}-{dtype}.gguf"
-        yield path.stem, tiny_models.write_gguf(path, config, tiny_models.random_weights(config), dtype)
+    for name, (config, dtype) in request_mixes.MODELS.items():
+        yield name, tiny_models.write_gguf(folder / f"{name}.gguf", config, tiny_models.random_weights(config), dtype)
 
 
 def round_of(model: Any, seed: int, longest: int, new: int, counts: Counter[str]) -> list[str]:

@@ -5,24 +5,10 @@ import numpy as np
 import pytest
 import request_mixes
 import schedules
-import tiny_families
 import tiny_models
+from request_mixes import MODELS
 
 import pyllm
-
-MODELS = {
-    "llama-F32": (tiny_models.llama_config(), "F32"),
-    "llama-BF16": (tiny_models.llama_config(head_dim=24), "BF16"),
-    "llama-Q4_1": (tiny_models.llama_config(), "Q4_1"),
-    "llama-Q6_K": (tiny_models.llama_config(hidden_size=256, intermediate_size=256), "Q6_K"),
-    "gpt2-F16": (tiny_models.gpt2_config(), "F16"),
-    "gpt2-Q8_0": (tiny_models.gpt2_config(), "Q8_0"),
-    "mistral-Q4_0": (tiny_families.config("mistral", sliding_window=20), "Q4_0"),
-    "qwen3-F32": (tiny_families.config("qwen3"), "F32"),
-    "gemma2-BF16": (tiny_families.config("gemma2", num_hidden_layers=2, sliding_window=20), "BF16"),
-    "gemma3-Q8_0": (tiny_families.config("gemma3_text", head_dim=16, query_pre_attn_scalar=16), "Q8_0"),
-    "gpt-neox-BF16": (tiny_families.config("gpt_neox"), "BF16"),
-}
 
 
 def load(folder, name, precision="default"):
