@@ -25,6 +25,7 @@ from paired import NoisyError, Side, machine_facts, paired, report
 
 HERE = Path(__file__).parent
 WORKERS = HERE / "compare_workers.py"
+PYLLM = str(Path(sys.executable).with_name("pyllm"))  # `python -m pyllm` would take the sources in the working folder
 
 
 class Engine:
@@ -125,7 +126,7 @@ class Campaign:
         """A process from its start to its first token."""
         model, threads, text = str(self.files.path(row.file)), self.options.threads, row.work["text"]
         if name == "pyllm":
-            command = [sys.executable, "-m", "pyllm", "generate", "-m", model, "-p", text, "-n", "1", "--temp", "0",
+            command = [PYLLM, "generate", "-m", model, "-p", text, "-n", "1", "--temp", "0",
                        "--threads", str(threads), "--no-display-prompt"]  # fmt: skip
         else:
             command = [self.options.peer_python, str(WORKERS), name, model, "--threads", str(threads), "--first", text]
@@ -206,7 +207,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--keep", action="store_true", help="keep the random models")
     options = parser.parse_args()
     if options.model is None:
-        pull = subprocess.run([sys.executable, "-m", "pyllm", "pull"], capture_output=True, text=True, check=True)
+        pull = subprocess.run([PYLLM, "pull"], capture_output=True, text=True, check=True)
         options.model = Path(pull.stdout.split("\n")[0].strip())
     return options
 

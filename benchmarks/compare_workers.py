@@ -36,7 +36,7 @@ class LlamaCpp:
         self.vocab = self.api.llama_model_get_vocab(self.model)
         self.vocabulary = self.api.llama_vocab_n_tokens(self.vocab)
         self.version = llama_cpp.__version__ + "; " + self.api.llama_print_system_info().decode().strip()
-        self.contexts = {}
+        self.contexts, self.filled = {}, {}
         self.batch = self.api.llama_batch_init(2048, 0, 1)
 
     def reset(self, positions, sequences=1, flash=False):
@@ -50,8 +50,22 @@ class LlamaCpp:
             p.flash_attn_type = int(flash)
             self.contexts[key] = self.api.llama_init_from_model(self.model, p)
         self.context = self.contexts[key]
+        self.filled.pop(key, None)
         self.api.llama_memory_clear(self.api.llama_get_memory(self.context), True)
         self.lengths = [0] * sequences
+
+    def fill(self, prompts, room, flash=False):
+        """Sequences of these ids with room for more: computed once, later cut back to them."""
+        key = (len(prompts[0]) + room, len(prompts), flash)
+        if self.filled.get(key) == prompts:
+            self.context, self.lengths = self.contexts[key], [len(ids) for ids in prompts]
+            for sequence, ids in enumerate(prompts):
+                self.api.llama_memory_seq_rm(self.api.llama_get_memory(self.context), sequence, len(ids), -1)
+            return
+        self.reset(*key)
+        for sequence, ids in enumerate(prompts):
+            self.feed(ids, sequence)
+        self.filled[key] = prompts
 
     def put(self, rows):
         """Decode (token, sequence, logits wanted) rows."""
@@ -102,12 +116,22 @@ class Pyllm:
         self.tokenizer = pyllm.AutoTokenizer.from_pretrained(path)
         self.vocabulary = self.model.config.vocab_size
         self.version = f"{pyllm.__version__}; {pyllm._core.isa()}"
-        self.states = []
+        self.states, self.filled = [], None
 
     def reset(self, positions, sequences=1, flash=False):
+        self.filled = None
         for state in self.states:
             state.free()
         self.states = [self.model.new_state() for _ in range(sequences)]
+
+    def fill(self, prompts, room, flash=False):
+        if self.filled != prompts:
+            self.reset(len(prompts[0]) + room, len(prompts))
+            for sequence, ids in enumerate(prompts):
+                self.feed(ids, sequence)
+            self.filled = prompts
+        for state, ids in zip(self.states, prompts, strict=True):
+            state.truncate(len(ids))
 
     def feed(self, ids, sequence=0):
         self.logits = self.model.step([(self.states[sequence], ids)], logits="last")
@@ -155,8 +179,7 @@ def prompt(engine, tokens, flash=False):
 def decode(engine, fill, new, flash=False):
     """Seconds for `new` single-token steps after `fill` tokens, each to its likeliest token."""
     ids = token_ids(max(fill, new), engine.vocabulary)
-    engine.reset(fill + new, flash=flash)
-    engine.feed(ids[:fill])
+    engine.fill([ids[:fill]], new, flash)
     start = time.perf_counter()
     for token in ids[:new]:
         engine.step([token])
@@ -166,9 +189,7 @@ def decode(engine, fill, new, flash=False):
 
 def together(engine, sequences, fill, new, flash=False):
     """Seconds for `new` steps of many sequences after `fill` tokens each."""
-    engine.reset(fill + new, sequences, flash)
-    for sequence in range(sequences):
-        engine.feed(token_ids(fill, engine.vocabulary, sequence), sequence)
+    engine.fill([token_ids(fill, engine.vocabulary, sequence) for sequence in range(sequences)], new, flash)
     columns = [token_ids(sequences, engine.vocabulary, step) for step in range(new)]
     start = time.perf_counter()
     for tokens in columns:
