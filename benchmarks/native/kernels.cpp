@@ -67,7 +67,7 @@ void product(State& state, Type t, int64_t rows, int64_t k, int64_t n) {
     std::memcpy(memory.data() + i * weight.bytes(), weight.panels(), (size_t)weight.bytes());
   std::vector<float> x = random_floats((size_t)(rows * k)), y((size_t)(rows * n));
   LinearArgs a{};
-  a.x = x.data(), a.rows = rows, a.k = a.x_stride = k, a.terms = 1, a.parts = 1;
+  a.x = x.data(), a.rows = rows, a.k = a.x_stride = k, a.terms = 1, a.parts = 1, a.ahead = stream_ahead();
   a.part[0] = {memory.data(), nullptr, y.data(), n, n, t, Epilogue::Store};
   Buffer prepared;
   if (rows > 4) {

@@ -11,6 +11,7 @@ namespace pyllm {
 std::vector<std::pair<std::string, bool>> cpu_features();  // named as in /proc/cpuinfo; "os_avx", "os_avx512" by xgetbv
 const std::vector<const Kernels*>& runnable();             // best last
 const Kernels& kernels();                                  // in force
+int64_t stream_ahead();                                    // bytes that a core should fetch ahead of one stream
 void choose(const std::string& name);                      // std::invalid_argument: unknown, or not run by this CPU
 
 }  // namespace pyllm

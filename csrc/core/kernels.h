@@ -66,7 +66,8 @@ struct LinearArgs {
   Norm norm;
   Act act;
   bool gated;
-  int terms;  // int8 numbers per activation: 1, or 2 for precision="high"
+  int terms;      // int8 numbers per activation: 1, or 2 for precision="high"
+  int64_t ahead;  // bytes that one row fetches ahead of its weights, as stream_ahead() says
   int parts;
   LinearPart part[kParts];
   const Row* row;       // Rotary, Key, Value

@@ -25,7 +25,8 @@ struct Program::Context {
   std::vector<float*> buffer;  // by value
   int64_t shared_bytes = 0, worker_bytes = 0;
   uint8_t *shared = nullptr, *own = nullptr;
-  int64_t positions = 0;  // longest sequence after this step
+  int64_t positions = 0;                 // longest sequence after this step
+  const int64_t ahead = stream_ahead();  // see LinearArgs
 };
 
 // Measured twice: once to learn the scratch it needs (shared and own are null), then to get its addresses.
@@ -73,9 +74,6 @@ struct Program::LinearStep : Step {
   LinearArgs a{};
   explicit LinearStep(Program& owner) : p(owner) {}
 
-  // Few rows: every worker prepares its own copy, which is cheaper than meeting. Many: once, in a phase of its own.
-  static constexpr int64_t kOwnCopy = 4;
-
   void bind(Context& c) override {
     a = {};
     a.x = c.buffer[(size_t)x];
@@ -86,7 +84,7 @@ struct Program::LinearStep : Step {
     a.norm = norm.kind, a.eps = norm.eps;
     a.norm_weight = norm.weight ? norm.weight->data() : nullptr;
     a.norm_bias = norm.bias ? norm.bias->data() : nullptr;
-    a.act = act, a.gated = gated, a.terms = terms, a.parts = (int)parts.size();
+    a.act = act, a.gated = gated, a.terms = terms, a.parts = (int)parts.size(), a.ahead = c.ahead;
     a.row = c.row.data(), a.layer = layer, a.cache = &p.cache_;
     a.rotary = p.table(rotary);
     for (size_t i = 0; i < parts.size(); ++i) {
@@ -95,8 +93,7 @@ struct Program::LinearStep : Step {
       a.part[i] = {w.panels(),       parts[i].bias ? parts[i].bias->data() : nullptr, out, w.n(), w.n(), w.type(),
                    parts[i].epilogue};
     }
-    bool once = a.rows > kOwnCopy;
-    if (once) {
+    if (a.rows > 1) {  // once, in a phase of its own; one row each worker prepares itself, which is cheaper than meeting
       a.prepared = c.shared ? c.shared : (uint8_t*)64;
       c.shared_bytes = std::max(c.shared_bytes, c.k.prepared_bytes(a));
     }

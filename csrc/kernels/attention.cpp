@@ -23,6 +23,12 @@ int64_t query_bytes(const CacheLayout& c) { return odd_lines(padded(c) * 4); }
 int64_t weight_bytes(const CacheLayout& c) { return odd_lines(kChunk * (c.type == Type::F32 ? 4 : 2)); }
 int64_t element(const CacheLayout& c) { return c.type == Type::F32 ? 4 : 2; }
 
+// Pages of one key/value head from `first` on, as far as there are any.
+struct Place {
+  const Row* row;  // null: nothing
+  int64_t head, first, pages;
+};
+
 struct Queries {  // kQueries query vectors of one key/value head and one segment
   const AttentionArgs& a;
   int64_t head;  // key/value head
@@ -34,14 +40,15 @@ struct Queries {  // kQueries query vectors of one key/value head and one segmen
   float* out;                                                                     // (count, padded dim)
   uint8_t *keys, *values;  // panels of a page of Q8_0, of values_page those of the values
   int64_t values_page;
+  Place next;  // what will be read after this chunk
   float* scores(int i) const { return (float*)(score + i * kScoreBytes); }
 };
 
 // Where a page's keys and values are stored, and the panels to multiply them as.
-const uint8_t* keys_of(const Queries& t, int64_t page) {
-  const CacheLayout& c = *t.a.cache;
-  return t.a.row[t.row[0]].pages[page] + (t.a.layer * (int64_t)c.heads + t.head) * c.head_bytes();
+const uint8_t* keys_at(const AttentionArgs& a, const Row& row, int64_t head, int64_t page) {
+  return row.pages[page] + (a.layer * (int64_t)a.cache->heads + head) * a.cache->head_bytes();
 }
+const uint8_t* keys_of(const Queries& t, int64_t page) { return keys_at(t.a, t.a.row[t.row[0]], t.head, page); }
 const uint8_t* values_of(const Queries& t, int64_t page) { return keys_of(t, page) + t.a.cache->key_bytes(); }
 const uint8_t* key_panels(Queries& t, int64_t page) {
   if (t.a.cache->type != Type::Q8_0) return keys_of(t, page);
@@ -54,9 +61,15 @@ const uint8_t* value_panels(Queries& t, int64_t page) {
   t.values_page = page;
   return t.values;
 }
-// From what is read to what comes next; Q8_0 is read while it is made panels, and needs no more.
+// Few queries are bound by memory. While a page's keys are multiplied, those of the next page are fetched, at the end
+// the first values; while values are, the keys of what comes after this chunk. Q8_0 is read while it is made panels,
+// and needs no more.
 int64_t distance(const Queries& t, const uint8_t* from, const uint8_t* to) {
   return t.a.cache->type == Type::Q8_0 ? 0 : to - from;
+}
+int64_t to_next_keys(const Queries& t, const uint8_t* from, int64_t page) {
+  const Place& n = t.next;
+  return n.row && page < n.pages ? distance(t, from, keys_at(t.a, *n.row, n.head, n.first + page)) : 0;
 }
 
 void load_queries(Queries& t) {
@@ -72,8 +85,7 @@ void load_queries(Queries& t) {
   }
 }
 
-// Scores of the chunk's positions from a page on up to `positions`. Few queries are bound by memory: while a page is
-// multiplied, the next one is fetched, at the end the values that come after the keys.
+// Scores of the chunk's positions from a page on up to `positions`.
 void scores(Queries& t, int64_t chunk, int64_t page, int64_t positions) {
   const CacheLayout& c = *t.a.cache;
   const int64_t bytes = panel_bytes(c.panel_type(), c.dim), first = chunk * (kChunk / kPage),
@@ -135,7 +147,7 @@ void values(Queries& t, int64_t chunk, int r, int rows, int64_t from, int64_t to
     const uint8_t* v = value_panels(t, place);
     const int64_t lead = pairs == 2 && n % 2, begin = n + lead, tail = pairs == 2 && end % 2 && end > begin;
     a.k = end - tail - begin;
-    a.ahead = end < to ? distance(t, v, values_of(t, place + 1)) : 0;
+    a.ahead = to_next_keys(t, v, page);
     const auto half = [&](int i, int64_t p, int64_t at,
                           bool second) {  // one position that shares its pair with a masked one
       u8v pair_of_values = load_u8(v + p * bytes + at % kPage / 2 * 64);
@@ -222,7 +234,7 @@ Queries make_tile(const AttentionArgs& a, uint8_t* scratch, int64_t first_row, i
                   int64_t head) {
   const CacheLayout& c = *a.cache;
   const int64_t group = a.heads / c.heads;
-  Queries t = {a, head, 0, {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, -1};
+  Queries t = {a, head, 0, {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, -1, {}};
   for (int64_t v = first; v < vectors && t.count < kQueries; ++v, ++t.count) {
     int64_t row = first_row + v / group;
     t.row[t.count] = row;
@@ -252,6 +264,40 @@ void run_chunk(Queries& t, int64_t chunk) {
   }
 }
 
+// Chunks [begin, end) for a tile of the queries of a key/value head and of the segment that begins at row `first`.
+struct Task {
+  int64_t first, vector, vectors, head, begin, end;
+};
+
+template <class F> void each_task(const AttentionArgs& a, F f) {
+  const int64_t group = a.heads / a.cache->heads;
+  for (int64_t s = 0; s < a.segments; ++s) {
+    const int64_t first = a.segment[s], vectors = (a.segment[s + 1] - first) * group;
+    for (int64_t head = 0; head < a.cache->heads; ++head)
+      for (int64_t v = 0; v < vectors; v += kQueries) {
+        int64_t last_row = first + ((v + kQueries < vectors ? v + kQueries : vectors) - 1) / group;
+        int64_t last = a.causal ? a.row[last_row].position : a.length - 1;
+        f(Task{first, v, vectors, head, 0, (last + kChunk) / kChunk});
+      }
+  }
+}
+
+Place place(const AttentionArgs& a, const Task& task, int64_t chunk) {
+  const Row& row = a.row[task.first];
+  const int64_t last = a.causal ? row.position : a.length - 1, first = chunk * (kChunk / kPage);
+  return {&row, task.head, first, last / kPage + 1 - first};
+}
+
+void run_task(const AttentionArgs& a, uint8_t* scratch, const Task& task, const Place& next) {
+  Queries t = make_tile(a, scratch, task.first, task.vector, task.vectors, task.head);
+  for (int64_t c = task.begin; c < task.end; ++c) {
+    t.next = c + 1 < task.end ? place(a, task, c + 1) : next;
+    run_chunk(t, c);
+  }
+  for (int i = 0; !a.split && i < t.count; ++i)
+    write_out(a, t.row[i], t.query_head[i], partial(a, t.row[i], t.query_head[i], 0));
+}
+
 }  // namespace
 
 int64_t attention_scratch(const AttentionArgs& a) {
@@ -261,39 +307,31 @@ int64_t attention_scratch(const AttentionArgs& a) {
 }
 
 // Tasks: segment x key/value head x tile of queries, and when split x chunk. Whole tiles are dealt in turn, since later
-// rows see more; chunks go in runs, so that a worker reads on where it was.
+// rows see more; chunks go in runs, so that a worker reads on where it was. A task runs when the one after it is known.
 void attention(const AttentionArgs& a, int worker, int workers) {
   uint8_t* scratch = a.scratch + worker * a.scratch_stride;
-  const int64_t group = a.heads / a.cache->heads;
-  int64_t tasks = 0, task = 0;
-  const auto each_tile = [&](auto f) {
-    for (int64_t s = 0; s < a.segments; ++s) {
-      const int64_t first = a.segment[s], vectors = (a.segment[s + 1] - first) * group;
-      for (int64_t head = 0; head < a.cache->heads; ++head)
-        for (int64_t v = 0; v < vectors; v += kQueries) {
-          int64_t last_row = first + ((v + kQueries < vectors ? v + kQueries : vectors) - 1) / group;
-          f(first, v, vectors, head, ((a.causal ? a.row[last_row].position : a.length - 1) + kChunk) / kChunk);
-        }
-    }
+  Task held = {};
+  const auto take = [&](const Task& task) {
+    if (held.end) run_task(a, scratch, held, place(a, task, task.begin));
+    held = task;
   };
-  if (!a.split)
-    return each_tile([&](int64_t first, int64_t v, int64_t vectors, int64_t head, int64_t chunks) {
-      if (task++ % workers != worker) return;
-      Queries t = make_tile(a, scratch, first, v, vectors, head);
-      for (int64_t c = 0; c < chunks; ++c) run_chunk(t, c);
-      for (int i = 0; i < t.count; ++i)
-        write_out(a, t.row[i], t.query_head[i], partial(a, t.row[i], t.query_head[i], 0));
+  int64_t tasks = 0, at = 0;
+  if (a.split) {
+    each_task(a, [&](const Task& task) { tasks += task.end; });
+    const Share mine = share(tasks, worker, workers);
+    each_task(a, [&](Task task) {
+      const int64_t chunks = task.end;
+      task.begin = mine.first > at ? mine.first - at : 0;
+      task.end = mine.last - at < chunks ? mine.last - at : chunks;
+      at += chunks;
+      if (task.begin < task.end) take(task);
     });
-  each_tile([&](int64_t, int64_t, int64_t, int64_t, int64_t chunks) { tasks += chunks; });
-  const Share mine = share(tasks, worker, workers);
-  each_tile([&](int64_t first, int64_t v, int64_t vectors, int64_t head, int64_t chunks) {
-    const int64_t begin = mine.first > task ? mine.first - task : 0;
-    const int64_t end = mine.last - task < chunks ? mine.last - task : chunks;
-    task += chunks;
-    if (begin >= end) return;
-    Queries t = make_tile(a, scratch, first, v, vectors, head);
-    for (int64_t c = begin; c < end; ++c) run_chunk(t, c);
-  });
+  } else {
+    each_task(a, [&](const Task& task) {
+      if (at++ % workers == worker) take(task);
+    });
+  }
+  if (held.end) run_task(a, scratch, held, {});
 }
 
 void merge(const AttentionArgs& a, int worker, int workers) {

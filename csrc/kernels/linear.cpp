@@ -10,6 +10,9 @@ namespace {
 // Up to so many rows memory is the limit: panels are read as they are stored, one after the other. Above, expanding a
 // panel pays: it costs about two rows' products and makes each cheaper.
 constexpr int64_t kFewRows = 16;
+constexpr int64_t kAhead = 8192;  // bytes that few rows of a k-type fetch ahead; nearer measured worse
+constexpr int kBusyRows = 4;      // from here on the time for a panel goes into its products, and the stream would stop
+constexpr int64_t kShared = 4;    // panels a worker for which few rows' parts are shared out one by one
 // Rows that stay in the second-level cache (1 MB) while panels pass by; so many at least that expanding is repaid.
 constexpr int64_t kBlockBytes = 512 << 10, kLeastFloat = 96, kLeastInt8 = 264;
 
@@ -108,6 +111,13 @@ void finish(const LinearArgs& a, const Group& g, int64_t row, int64_t rows, Sums
   }
 }
 
+// How far the first tile of few operands fetches ahead. Processors see by themselves what comes next in one stream, but
+// not in several, which the k-types' blocks are, nor past a panel that several tiles read.
+int64_t ahead(const LinearArgs& a, Type type, int64_t operands) {
+  if (operands >= kBusyRows || (operands > 1 && a.ahead)) return panel_bytes(type, a.k);
+  return info(type).block > 32 ? kAhead : quantised(type) ? a.ahead : 0;
+}
+
 // Products of a group with rows [first, last), and what follows them. An operand is a row, in int8 one of its terms.
 void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
   const LinearArgs& a = j.a;
@@ -133,6 +143,7 @@ void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
       s = tile_size(end - op, g.size - p, limit);
       for (int i = 0; i < s.panels; ++i) t.panel[i] = panel[p + i];
       t.out = sums[p], t.out_stride = s.panels * 16;
+      t.ahead = j.few && op == first * terms ? ahead(a, g.type, end - op) : 0;
       (expanded ? expanded_tile(g.type, s) : form == kInt8 ? direct_tile(g.type, s.rows) : float_tile(g.type, s))(t);
       for (int i = 0; i < s.panels; ++i) y[p + i] = {sums[p] + i * 16, t.out_stride};
     }
@@ -177,6 +188,21 @@ void run_items(const Job& j, int64_t first, int64_t last, int64_t row0, int64_t 
   }
 }
 
+// Few rows: contiguous panels per worker, streamed once; of each part its share where the parts are large enough, since
+// keys and values take longer than queries.
+void run_few(const Job& j, int64_t n, int worker, int workers) {
+  const LinearArgs& a = j.a;
+  bool apart = !a.gated;
+  for (int p = 0; p < a.parts; ++p) apart = apart && panels(a.part[p].n) >= kShared * workers;
+  int64_t begin = 0;
+  for (int p = 0; p < (apart ? a.parts : 1); ++p) {
+    const int64_t count = apart ? panels(a.part[p].n) : n;
+    const Share s = share(count, worker, workers);
+    run_items(j, begin + s.first, begin + s.last, 0, a.rows);
+    begin += count;
+  }
+}
+
 }  // namespace
 
 void prepare(const LinearArgs& a, int worker, int workers) {
@@ -210,10 +236,7 @@ void linear(const LinearArgs& a, int worker, int workers) {
   }
   j.expanded = own;
   const int64_t n = items(a);
-  if (j.few) {  // contiguous panels per worker, streamed once
-    Share s = share(n, worker, workers);
-    return run_items(j, s.first, s.last, 0, a.rows);
-  }
+  if (j.few) return run_few(j, n, worker, workers);
   // Tasks are a block of rows times a group of panels, blocks outermost: their rows stay in the cache.
   int64_t row_bytes = 0;
   for (int f = 0; f < kForms; ++f) row_bytes += j.layout.offset[f] < 0 ? 0 : j.layout.stride[f] * a.terms;

@@ -10,7 +10,7 @@ struct TileArgs {
   int64_t row_stride;
   const uint8_t* panel[4];  // P panels, as stored or expanded
   int64_t k;
-  int64_t ahead;  // float tiles of few rows: bytes from what is read to what is fetched meanwhile; 0: nothing
+  int64_t ahead;  // few rows: bytes from what is read to what is fetched meanwhile; 0: nothing
   float* out;     // out[r * out_stride + p * 16 ...]
   int64_t out_stride;
   bool add;  // float tiles: the sums start from out and not from zero

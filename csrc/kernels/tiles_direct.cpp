@@ -5,17 +5,14 @@
 namespace pyllm::PYLLM_ISA {
 namespace {
 
-constexpr int64_t kAhead = 8192;  // bytes; nearer measured worse
-
 template <Type T, int R> void direct(const TileArgs& a) {
   using Group = PanelGroup<T>;
   Rows<R> x = Rows<R>::of(a.rows, a.row_stride);
   f32v acc[R][1];
   clear(acc);
   for (int64_t g = 0, groups = a.k / 32; g < groups; ++g) {
-    // The processor sees by itself what comes next in one stream; the k-types' blocks are several.
-    if constexpr (Group::kPerBlock > 1)
-      for (int line = 0; line < Group::kBytes; line += 64) prefetch(a.panel[0] + g * Group::kBytes + kAhead + line);
+    for (int line = 0; a.ahead && line < Group::kBytes; line += 64)
+      prefetch(a.panel[0] + g * Group::kBytes + a.ahead + line);
     const Group w[1] = {Group::at(a.panel[0], g)};
     group_product<Group, R, 1>(w, x, acc);
     x.advance(sizeof(Int8Block));
