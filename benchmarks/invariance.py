@@ -31,6 +31,7 @@ import tiny_models
 import pyllm
 from pyllm import _core
 
+
 def tiny(folder: Path) -> Iterator[tuple[str, Path]]:
     """(name, file) of each tiny model."""
     for name, (config, dtype) in request_mixes.MODELS.items():

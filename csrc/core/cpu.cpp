@@ -107,8 +107,8 @@ const std::vector<const Kernels*>& runnable() {
   static const std::vector<const Kernels*> found = find();
   return found;
 }
-// By measuring one-row products over cold weights: AMD's family 26 (Zen 5) decodes 4 to 14 % faster so, family 25 (Zen 4)
-// a quarter slower at any distance.
+// By measuring one-row products over cold weights: AMD's family 26 (Zen 5) decodes 4 to 14 % faster so, family 25 (Zen
+// 4) a quarter slower at any distance.
 int64_t stream_ahead() {
 #if defined(__x86_64__)
   unsigned a = 0, b, x, d;

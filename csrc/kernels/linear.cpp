@@ -14,7 +14,7 @@ constexpr int64_t kAhead = 8192;  // bytes that few rows of a k-type fetch ahead
 constexpr int kBusyRows = 4;      // from here on the time for a panel goes into its products, and the stream would stop
 constexpr int64_t kShared = 4;    // panels a worker for which few rows' parts are shared out one by one
 // Rows that stay in the second-level cache (1 MB) while panels pass by; so many at least that expanding is repaid.
-constexpr int64_t kBlockBytes = 512 << 10, kLeastFloat = 96, kLeastInt8 = 264;
+constexpr int64_t kBlockBytes = 448 << 10, kLeastFloat = 48, kLeastInt8 = 264;
 
 f32v activate(f32v x, Act act) {
   switch (act) {
@@ -41,8 +41,8 @@ f32v rotate(const LinearArgs& a, f32v y, int64_t row, int64_t feature) {
   return fma(swap_pairs(y), load(s), mul(y, load(c)));
 }
 
-struct Group {  // one panel, or a gate's and its up's, that go through tiles together
-  const uint8_t* panel[2];
+struct Group {                        // one panel, or a gate's and its up's, that go through tiles together
+  const uint8_t *panel[2], *next[2];  // next: what will be read after this group
   int part, size;
   int64_t index;  // of the panel within its part
   Type type;
@@ -132,7 +132,11 @@ void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
       panel[p] = j.expanded + p * expanded_bytes(g.type, a.k);
       expand(g.type, g.panel[p], a.k, (uint8_t*)panel[p]);
     }
+  const int64_t tiles = (last - first) * terms / (expanded ? kIntRows : kTileRows) + 1,
+                bytes = panel_bytes(g.type, a.k);
+  t.fetch_step = bytes / (tiles * (form == kInt8 ? a.k / 32 : form == kBF16 ? (a.k + 1) / 2 : a.k)) + 1;
   alignas(64) float sums[2][kMaxRows * 2 * 16];
+  int64_t tile = 0;
   for (int64_t op = first * terms, end = last * terms; op < end;) {
     TileSize limit = expanded ? kExpandedLimit : form == kInt8 ? TileSize{kDirectRows, 1} : float_limit(end - op);
     if (j.few) limit.panels = 1;
@@ -141,7 +145,7 @@ void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
     Sums y[2];
     for (int p = 0; p < g.size; p += s.panels) {
       s = tile_size(end - op, g.size - p, limit);
-      for (int i = 0; i < s.panels; ++i) t.panel[i] = panel[p + i];
+      for (int i = 0; i < s.panels; ++i) t.panel[i] = panel[p + i], t.fetch[i] = g.next[p + i] + bytes * tile / tiles;
       t.out = sums[p], t.out_stride = s.panels * 16;
       t.ahead = j.few && op == first * terms ? ahead(a, g.type, end - op) : 0;
       (expanded ? expanded_tile(g.type, s) : form == kInt8 ? direct_tile(g.type, s.rows) : float_tile(g.type, s))(t);
@@ -159,7 +163,7 @@ void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
         one.index += p;
         finish(a, one, op / terms, s.rows / terms, y[p], y[p]);
       }
-    op += s.rows;
+    op += s.rows, ++tile;
   }
 }
 
@@ -179,10 +183,11 @@ void run_items(const Job& j, int64_t first, int64_t last, int64_t row0, int64_t 
     while (i - base >= panels(a.part[part].n)) base += panels(a.part[part++].n);
     const Type type = a.part[part].type;
     const int64_t bytes = panel_bytes(type, a.k), left = base + panels(a.part[part].n) - i;
-    Group g = {{a.part[part].panels + (i - base) * bytes}, part, 1, i - base, type};
+    Group g = {{a.part[part].panels + (i - base) * bytes}, {}, part, 1, i - base, type};
     int64_t taken = 1;
     if (a.gated) g.panel[g.size++] = a.part[1].panels + (i - base) * bytes;
     else if (!j.few && left > 1 && last - i > 1) g.panel[g.size++] = g.panel[0] + bytes, taken = 2;
+    for (int p = 0; p < g.size; ++p) g.next[p] = g.panel[p] + taken * bytes;
     run_group(j, g, row0, row1);
     i += taken;
   }

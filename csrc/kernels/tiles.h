@@ -10,8 +10,10 @@ struct TileArgs {
   int64_t row_stride;
   const uint8_t* panel[4];  // P panels, as stored or expanded
   int64_t k;
-  int64_t ahead;  // few rows: bytes from what is read to what is fetched meanwhile; 0: nothing
-  float* out;     // out[r * out_stride + p * 16 ...]
+  int64_t ahead;            // few rows: bytes from what is read to what is fetched meanwhile; 0: nothing
+  const uint8_t* fetch[2];  // many rows: what is fetched meanwhile for either panel, so many bytes at every step
+  int64_t fetch_step;
+  float* out;  // out[r * out_stride + p * 16 ...]
   int64_t out_stride;
   bool add;  // float tiles: the sums start from out and not from zero
 };

@@ -8,9 +8,14 @@ template <class Group, int R, int P> void expanded(const TileArgs& a) {
   Rows<R> x = Rows<R>::of(a.rows, a.row_stride);
   f32v acc[R][P];
   clear(acc);
+  const uint8_t* fetch[P];
+  unroll<P>([&](auto p) { fetch[p] = a.fetch[p]; });
   for (int64_t g = 0, groups = a.k / 32; g < groups; ++g) {
     Group w[P] = {};
-    unroll<P>([&](auto p) { w[p] = Group::at(a.panel[p], g, groups); });
+    unroll<P>([&](auto p) {
+      w[p] = Group::at(a.panel[p], g, groups);
+      prefetch_far(fetch[p]), fetch[p] += a.fetch_step;
+    });
     group_product<Group, R, P>(w, x, acc);
     x.advance(sizeof(Int8Block));
   }

@@ -33,14 +33,15 @@ template <class As, int R, int P> void floats(const TileArgs& a) {
     unroll<R>([&](auto r) { unroll<P>([&](auto p) { acc[r][p] = load(a.out + r * a.out_stride + p * 16); }); });
   else clear(acc);
   Rows<R> x = Rows<R>::of(a.rows, a.row_stride);
-  const uint8_t* w[P];
-  unroll<P>([&](auto p) { w[p] = a.panel[p]; });
+  const uint8_t *w[P], *fetch[P];
+  unroll<P>([&](auto p) { w[p] = a.panel[p], fetch[p] = a.fetch_step ? a.fetch[p % 2] : w[p]; });
   for (int64_t i = 0, steps = (a.k + As::kStep - 1) / As::kStep; i < steps; ++i) {
     decltype(As::weight(nullptr)) weight[P];
     unroll<P>([&](auto p) {
       weight[p] = As::weight(w[p]);
       As::keep(weight[p]);
       if constexpr (R <= 8) prefetch_far(w[p] + a.ahead);
+      else prefetch_far(fetch[p]), fetch[p] += a.fetch_step;
       w[p] += As::kPanelBytes;
     });
     unroll<R>([&](auto r) {

@@ -195,11 +195,10 @@ def _mixed(parts: list[Part]) -> NDArray[np.float32]:
 def _frequencies(config: Any) -> list[NewTensor]:
     """By what each rotary frequency is divided, where GGUF has no other word for the scaling."""
     scaling = getattr(config, "rope_scaling", None)
-    kind = None if scaling is None else scaling["type"]
-    if kind == "longrope":
-        return [_vector(f"rope_factors_{each}.weight", scaling[f"{each}_factor"]) for each in ("long", "short")]
-    if kind not in ("llama3", "frequencies"):
+    if scaling is None or scaling["type"] not in ("llama3", "frequencies", "longrope"):
         return []
+    if scaling["type"] == "longrope":
+        return [_vector(f"rope_factors_{each}.weight", scaling[f"{each}_factor"]) for each in ("long", "short")]
     plain, scaled = (rotary_frequencies(config.head_dim, config.rope_theta, each)[0] for each in (None, scaling))
     return [_vector("rope_freqs.weight", np.array(plain) / np.array(scaled))]
 
