@@ -39,6 +39,9 @@ class LlamaCpp:
         self.contexts, self.filled = {}, {}
         self.batch = self.api.llama_batch_init(2048, 0, 1)
 
+    def limits(self):
+        return {}
+
     def reset(self, positions, sequences=1, flash=False):
         """Empty sequences with room for `positions` each."""
         key = (positions, sequences, flash)
@@ -117,6 +120,12 @@ class Pyllm:
         self.vocabulary = self.model.config.vocab_size
         self.version = f"{pyllm.__version__}; {pyllm._core.isa()}"
         self.states, self.filled = [], None
+
+    def limits(self):
+        """What the machine gives in this minute: GB/s, GFLOP/s, GOP/s."""
+        from pyllm import _core
+
+        return {"limits": _core.measure_limits()}
 
     def reset(self, positions, sequences=1, flash=False):
         self.filled = None
@@ -226,7 +235,8 @@ def answer(engine, request, loaded):
     if what == "engine":
         return {"seconds": engine.served(**request)}
     if what == "facts":
-        return {"version": engine.version, "load_seconds": loaded, "peak_bytes": peak_memory(), "python": sys.version}
+        facts = {"version": engine.version, "load_seconds": loaded, "peak_bytes": peak_memory(), "python": sys.version}
+        return facts | engine.limits()
     return {"seconds": WORKS[what](engine, **request)}
 
 

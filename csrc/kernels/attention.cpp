@@ -45,11 +45,15 @@ struct Queries {  // kQueries query vectors of one key/value head and one segmen
 };
 
 // Where a page's keys and values are stored, and the panels to multiply them as.
-const uint8_t* keys_at(const AttentionArgs& a, const Row& row, int64_t head, int64_t page) {
+PYLLM_INLINE const uint8_t* keys_at(const AttentionArgs& a, const Row& row, int64_t head, int64_t page) {
   return row.pages[page] + (a.layer * (int64_t)a.cache->heads + head) * a.cache->head_bytes();
 }
-const uint8_t* keys_of(const Queries& t, int64_t page) { return keys_at(t.a, t.a.row[t.row[0]], t.head, page); }
-const uint8_t* values_of(const Queries& t, int64_t page) { return keys_of(t, page) + t.a.cache->key_bytes(); }
+PYLLM_INLINE const uint8_t* keys_of(const Queries& t, int64_t page) {
+  return keys_at(t.a, t.a.row[t.row[0]], t.head, page);
+}
+PYLLM_INLINE const uint8_t* values_of(const Queries& t, int64_t page) {
+  return keys_of(t, page) + t.a.cache->key_bytes();
+}
 const uint8_t* key_panels(Queries& t, int64_t page) {
   if (t.a.cache->type != Type::Q8_0) return keys_of(t, page);
   expand_keys(*t.a.cache, keys_of(t, page), t.keys);
@@ -61,9 +65,8 @@ const uint8_t* value_panels(Queries& t, int64_t page) {
   t.values_page = page;
   return t.values;
 }
-// Few queries are bound by memory. While a page's keys are multiplied, those of the next page are fetched, at the end
-// the first values; while values are, the keys of what comes after this chunk. Q8_0 is read while it is made panels,
-// and needs no more.
+// Few queries are bound by memory. While keys are multiplied, the same page's values are fetched; while values are, the
+// keys of what comes after this chunk. Q8_0 is read while it is made panels, and needs no more.
 int64_t distance(const Queries& t, const uint8_t* from, const uint8_t* to) {
   return t.a.cache->type == Type::Q8_0 ? 0 : to - from;
 }
@@ -95,7 +98,7 @@ void scores(Queries& t, int64_t chunk, int64_t page, int64_t positions) {
   for (; page < pages; ++page) {
     const uint8_t* keys = key_panels(t, first + page);
     const int64_t left = (positions - page * kPage + 15) / 16, count = left < kPage / 16 ? left : kPage / 16;
-    a.ahead = distance(t, keys, page + 1 < pages ? keys_of(t, first + page + 1) : values_of(t, first));
+    a.ahead = distance(t, keys, values_of(t, first + page));
     for (int r = 0; r < t.count;) {
       TileSize s = {1, 1};
       for (int64_t n = 0; n < count; n += s.panels) {
