@@ -113,27 +113,43 @@ void scores(Queries& t, int64_t chunk, int64_t page, int64_t positions) {
   }
 }
 
-// weight = exp(score - m) over positions [from, to) of the chunk; gives m and l.
-void soften(Queries& t, int i, int64_t from, int64_t to, float* m, float* l) {
-  const Type type = t.a.cache->type;
+// Positions [from, to) of the chunk, which a query sees.
+struct Range {
+  int64_t from, to;
+};
+
+// Of 16 positions from n on, `inside` for those within the range.
+PYLLM_INLINE f32v seen(const Range& r, int64_t n, f32v inside, f32v outside) {
+  if (r.to - n < 16) inside = below((int)(r.to - n), inside, outside);
+  return n < r.from ? below((int)(r.from - n), outside, inside) : inside;
+}
+
+// m of a query, its scores capped before. Apart from the weights, so that these need not wait for one query's m after
+// the other.
+float maximum(Queries& t, int i, const Range& r) {
   float* s = t.scores(i);
+  f32v top = set1(-INFINITY);
+  for (int64_t n = r.from / 16 * 16; n < r.to; n += 16) {
+    if (t.a.softcap) store(s + n, softcap(load(s + n), t.a.softcap));
+    top = max(top, seen(r, n, load(s + n), set1(-INFINITY)));
+  }
+  return max_of(top);
+}
+
+// weight = exp(score - m); gives their sum l.
+float soften(Queries& t, int i, const Range& r, float m) {
+  const Type type = t.a.cache->type;
+  const float* s = t.scores(i);
   uint8_t* w = t.weight + i * weight_bytes(*t.a.cache);
-  f32v top = set1(-INFINITY), total = set1(0);
-  const auto seen = [&](int64_t n, f32v inside, f32v outside) {  // of 16 positions from n on, those within the range
-    if (to - n < 16) inside = below((int)(to - n), inside, outside);
-    return n < from ? below((int)(from - n), outside, inside) : inside;
-  };
-  for (int64_t n = from / 16 * 16; t.a.softcap && n < to; n += 16) store(s + n, softcap(load(s + n), t.a.softcap));
-  for (int64_t n = from / 16 * 16; n < to; n += 16) top = max(top, seen(n, load(s + n), set1(-INFINITY)));
-  *m = max_of(top);
-  f32v shift = set1(*m);
-  for (int64_t n = from / 16 * 16; n < to; n += 16) {
-    f32v e = seen(n, exp_to_one(sub(load(s + n), shift)), set1(0));
+  const f32v shift = set1(m);
+  f32v total = set1(0);
+  for (int64_t n = r.from / 16 * 16; n < r.to; n += 16) {
+    f32v e = seen(r, n, exp_to_one(sub(load(s + n), shift)), set1(0));
     total = add(total, e);
     if (type == Type::F32) store((float*)w + n, e);
     else store_bf16_normal((uint16_t*)w + n, e);
   }
-  *l = sum(total);
+  return sum(total);
 }
 
 // out of queries [r, r + rows) += weights x values over positions [from, to) of the chunk. bf16 keeps positions in
@@ -186,22 +202,29 @@ void chunk_product(Queries& t, int64_t chunk, float* stats) {
   const int64_t unseen = t.begin[0] < start ? 0 : t.begin[0] - start;  // pages before the first window stay unread
   if (unseen < positions) scores(t, chunk, unseen / kPage, positions);
   memset(t.out, 0, (size_t)(t.count * padded(*t.a.cache)) * 4);
-  int64_t from[kQueries], to[kQueries], common = 0, until = kChunk;
+  Range range[kQueries];
+  int64_t common = 0, until = kChunk;
   int first = t.count, last = 0;  // queries that see anything here; limits ascend, so they are neighbours
   for (int i = 0; i < t.count; ++i) {
-    to[i] = t.limit[i] + 1 - start > kChunk ? kChunk : t.limit[i] + 1 - start;
-    from[i] = t.begin[i] - start < 0 ? 0 : t.begin[i] - start;
+    Range& r = range[i];
+    r.to = t.limit[i] + 1 - start > kChunk ? kChunk : t.limit[i] + 1 - start;
+    r.from = t.begin[i] - start < 0 ? 0 : t.begin[i] - start;
     stats[2 * i] = -INFINITY, stats[2 * i + 1] = 0;
-    if (from[i] >= to[i]) continue;
-    soften(t, i, from[i], to[i], stats + 2 * i, stats + 2 * i + 1);
+    if (r.from >= r.to) continue;
+    stats[2 * i] = maximum(t, i, r);
     first = i < first ? i : first, last = i + 1;
-    common = from[i] > common ? from[i] : common, until = to[i] < until ? to[i] : until;
+    common = r.from > common ? r.from : common, until = r.to < until ? r.to : until;
   }
+  for (int i = first; i < last; ++i) stats[2 * i + 1] = soften(t, i, range[i], stats[2 * i]);
   common = (common + 1) / 2 * 2, until = until / 2 * 2;
   if (common >= until) common = until = 0;
-  for (int i = first; i < last && until; ++i) values(t, chunk, i, 1, from[i], common);
+  for (int i = first; i < last; ++i)
+    if (range[i].from < common) values(t, chunk, i, 1, range[i].from, common);
   if (until) values(t, chunk, first, last - first, common, until);
-  for (int i = first; i < last; ++i) values(t, chunk, i, 1, until ? until : from[i], to[i]);
+  for (int i = first; i < last; ++i) {
+    const int64_t from = until ? until : range[i].from;
+    if (from < range[i].to) values(t, chunk, i, 1, from, range[i].to);
+  }
 }
 
 // (m, l, o) at `into` takes in (m, l, o) of the next chunk.

@@ -115,7 +115,7 @@ void finish(const LinearArgs& a, const Group& g, int64_t row, int64_t rows, Sums
 // not in several, which the k-types' blocks are, nor past a panel that several tiles read.
 int64_t ahead(const LinearArgs& a, Type type, int64_t operands) {
   if (operands >= kBusyRows || (operands > 1 && a.ahead)) return panel_bytes(type, a.k);
-  return info(type).block > 32 ? kAhead : quantised(type) ? a.ahead : 0;
+  return info(type).block > 32 ? kAhead : a.ahead;
 }
 
 // Products of a group with rows [first, last), and what follows them. An operand is a row, in int8 one of its terms.
