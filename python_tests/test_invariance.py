@@ -63,3 +63,12 @@ def test_answers_do_not_depend_on_the_schedule(tmp_path, name):
     assert schedules.compare(model, orders, [*crowded, *schedules.schedules(rng, 5)], counts) == []
     assert counts["cases"] >= 96
     assert min(counts[what] for what in ("preempted", "prefix_hits", "forked", "drafts_held")) > 5
+
+
+def test_a_prompt_of_one_token_has_its_scores_with_drafts_too(tmp_path):
+    """The campaign found it: drafts come with the first token, and nothing of the prompt is left to be scored."""
+    model, order = load(tmp_path, "gpt2-F16"), schedules.Order(prompt=(283,), new=7, seed=614, scored=True)
+    alone = schedules.alone(model, [order])
+    for drafts in (1, 3, 10):
+        assert schedules.serve(model, [order], schedules.Schedule(drafts=drafts), None, alone) == alone
+    assert schedules.sequence_of(order).prompt_logprobs is not None

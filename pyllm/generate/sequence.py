@@ -78,6 +78,8 @@ class Sequence:
 
     def __post_init__(self) -> None:
         self.prompt = len(self.tokens)
+        if self.wants.prompt:
+            self.prompt_logprobs = np.full(self.prompt, np.nan)
         self.decoder = None
         if self.tokenizer is not None:
             self.decoder = self.tokenizer.stream(skip_special_tokens=self.skip_special_tokens)
@@ -152,10 +154,8 @@ class Sequence:
 
     def score(self, rows: np.ndarray, start: int) -> None:
         """Log-probabilities of the prompt's tokens from the rows before them; NaN first: nothing comes before it."""
-        if self.prompt_logprobs is None:
-            self.prompt_logprobs = np.full(self.prompt, np.nan)
         rows = rows[: max(0, self.prompt - 1 - start)]
-        if len(rows):
+        if len(rows) and self.prompt_logprobs is not None:
             self.scored = start + len(rows)
             tokens = np.array(self.tokens[start + 1 : self.scored + 1], dtype=np.int64)
             self.prompt_logprobs[start + 1 : self.scored + 1] = _core.log_softmax_at(rows, tokens)
