@@ -19,6 +19,24 @@ const pyllm::Kernels& use() {
   return k;
 }
 
+// Memory of one call; the calling thread keeps it for the next one, since fresh pages took a quarter of a product's
+// time.
+class Workspace {
+ public:
+  explicit Workspace(size_t bytes) {
+    static thread_local pyllm::Buffer kept;
+    pyllm::Buffer& buffer = bytes > kKept ? own_ : kept;
+    if (buffer.size() < bytes) buffer = pyllm::Buffer(bytes);
+    data_ = buffer.data();
+  }
+  uint8_t* data() const { return data_; }
+
+ private:
+  static constexpr size_t kKept = size_t(64) << 20;
+  pyllm::Buffer own_;
+  uint8_t* data_;
+};
+
 const float* data(const std::optional<FloatArray>& a) { return a ? a->data() : nullptr; }
 
 FloatArray like(const FloatArray& x) { return FloatArray(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim())); }
@@ -34,15 +52,13 @@ FloatArray linear(const FloatArray& x, const Weight& w, const std::optional<Floa
   const double flops = 2.0 * (double)rows * (double)w.k() * (double)w.n();
   without_gil([&] {
     int width = pyllm::team_width(flops);
-    pyllm::Buffer prepared;
-    if (rows > 4) {
-      prepared = pyllm::Buffer((size_t)k.prepared_bytes(a));
-      a.prepared = prepared.data();
-    }
+    const int64_t shared = rows > 1 ? k.prepared_bytes(a) : 0;
+    a.prepared = shared ? (uint8_t*)64 : nullptr;  // to learn the scratch that is left
     a.scratch_stride = k.linear_scratch(a);
-    pyllm::Buffer scratch((size_t)(a.scratch_stride * width));
-    a.scratch = scratch.data();
-    if (rows > 4) pyllm::run_kernel(k.prepare, a, (double)rows * (double)w.k() > 1e5 ? 1e6 : 0);
+    const Workspace memory((size_t)(shared + a.scratch_stride * width));
+    a.prepared = shared ? memory.data() : nullptr;
+    a.scratch = memory.data() + shared;
+    if (shared) pyllm::run_kernel(k.prepare, a, (double)rows * (double)w.k() > 1e5 ? 1e6 : 0);
     pyllm::run_kernel(k.linear, a, flops);
   });
   return y;
@@ -129,11 +145,11 @@ FloatArray attention(const FloatArray& q, const FloatArray& key, const FloatArra
     a.cache = &layout, a.heads = heads, a.scale = scale, a.softcap = softcap, a.causal = causal, a.length = keys;
     a.window = window, a.chunks = 1;
     a.segment = segment, a.segments = 1;
-    pyllm::Buffer partial((size_t)(rows * heads * (16 + pyllm::panels(dim) * 16) * 4));
-    a.partial = (float*)partial.data();
+    const int64_t slots = rows * heads * (16 + pyllm::panels(dim) * 16) * 4;
     a.scratch_stride = (kernels.attention_scratch(a) + 63) / 64 * 64;
-    pyllm::Buffer scratch((size_t)(a.scratch_stride * width));
-    a.scratch = scratch.data();
+    const Workspace memory((size_t)(slots + a.scratch_stride * width));
+    a.partial = (float*)memory.data();
+    a.scratch = memory.data() + slots;
     pyllm::run_kernel(kernels.attention, a, flops);
   });
   return y;
