@@ -36,8 +36,8 @@ from pyllm.formats.gguf_writer import FILE_TYPES
 TOLERANCE = {"F32": 1e-3, "F16": 2e-2, "BF16": 5e-2}
 # llama.cpp reads no windows in files that call themselves llama, and wants GPT-NeoX with biases, Qwen3 without.
 BEYOND = {*NO_GGUF, "mistral", "mistral-one-group", "qwen3-biases", "gpt-neox-turned-whole"}
-# More than is asked of llama.cpp, so that both take the short factors.
-SHORT = LONGROPE | {"original_max_position_embeddings": 160}
+# More than llama.cpp rounds its context up to, 256, so that both take the short factors.
+SHORT = LONGROPE | {"original_max_position_embeddings": 320}
 ASKED = VARIANTS | {"rope-longrope": tiny_models.llama_config(rope_scaling=SHORT)}
 BLOCKS = ("Q8_0", "Q4_0", "Q4_1")
 

@@ -58,6 +58,8 @@ def _scaling_fields(architecture: str, scaling: dict[str, Any]) -> dict[str, Any
         raise ValueError("rope_scaling.truncate is false; GGUF can say true only")
     found = {name: scaling[name] for name in SCALING_KEYS if scaling.get(name) is not None}
     found = {name: value for name, value in found.items() if _DEFAULTS.get(name) != value}
+    if scaling["type"] == "longrope":
+        found.pop("factor", None)  # llama.cpp would divide all frequencies by it; attn_factor holds what it made
     if "attention_factor" in found and scaling["type"] == "yarn":
         found["attention_factor"] /= 0.1 * math.log(scaling["factor"]) + 1
         if abs(found["attention_factor"] - 1) < 1e-9:
