@@ -13,6 +13,7 @@ from kernel_checks import same_bits
 import pyllm
 from pyllm.auto.saving import save_gguf
 from pyllm.errors import ContextError, ModelFileError
+from pyllm.formats import GGUF
 
 TRAINED, LONG = 64, 256
 DIVISORS = np.linspace(1, 3, 8).tolist(), np.geomspace(1, 40, 8).tolist()  # short, long: 16 features are 8 pairs
@@ -74,6 +75,9 @@ def test_gguf_keeps_longrope_and_gives_it_back(tmp_path, name):
     path = folder(tmp_path / "m", CONFIGS[name])
     model = pyllm.AutoModelForCausalLM.from_pretrained(path)
     save_gguf(model, tmp_path / "m.gguf", {}, "F32")
+    with GGUF(str(tmp_path / "m.gguf")) as file:  # llama.cpp would divide every frequency by it
+        assert file.metadata["llama.rope.scaling.type"] == "longrope"
+        assert "llama.rope.scaling.factor" not in file.metadata
     ids = np.random.default_rng(3).integers(0, 317, 60)
     for asked in (None, LONG):
         ours = pyllm.AutoModelForCausalLM.from_pretrained(path, context_length=asked)

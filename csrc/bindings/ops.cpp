@@ -48,6 +48,7 @@ FloatArray linear(const FloatArray& x, const Weight& w, const std::optional<Floa
   FloatArray y({(py::ssize_t)rows, (py::ssize_t)w.n()});
   pyllm::LinearArgs a{};
   a.x = x.data(), a.rows = rows, a.k = w.k(), a.x_stride = w.k(), a.terms = high ? 2 : 1, a.parts = 1;
+  a.ahead = pyllm::stream_ahead();
   a.part[0] = {w.panels(), data(bias), y.mutable_data(), w.n(), w.n(), w.type(), pyllm::Epilogue::Store};
   const double flops = 2.0 * (double)rows * (double)w.k() * (double)w.n();
   without_gil([&] {

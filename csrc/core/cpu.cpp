@@ -110,11 +110,14 @@ const std::vector<const Kernels*>& runnable() {
 // By measuring one-row products over cold weights: AMD's family 26 (Zen 5) decodes 4 to 14 % faster so, family 25 (Zen
 // 4) a quarter slower at any distance.
 int64_t stream_ahead() {
+  static const int64_t bytes = [] {  // asked once: cpuid leaves a virtual machine
 #if defined(__x86_64__)
-  unsigned a = 0, b, x, d;
-  if (__get_cpuid(1, &a, &b, &x, &d) && (a >> 8 & 15) + (a >> 20 & 255) == 26) return 5632;
+    unsigned a = 0, b, x, d;
+    if (__get_cpuid(1, &a, &b, &x, &d) && (a >> 8 & 15) + (a >> 20 & 255) == 26) return 5632;
 #endif
-  return 0;
+    return 0;
+  }();
+  return bytes;
 }
 
 const Kernels& kernels() { return *active().load(std::memory_order_relaxed); }

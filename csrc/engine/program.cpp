@@ -93,8 +93,8 @@ struct Program::LinearStep : Step {
       a.part[i] = {w.panels(),       parts[i].bias ? parts[i].bias->data() : nullptr, out, w.n(), w.n(), w.type(),
                    parts[i].epilogue};
     }
-    if (a.rows >
-        1) {  // once, in a phase of its own; one row each worker prepares itself, which is cheaper than meeting
+    // Once, in a phase of its own; but one row each worker prepares itself, which is cheaper than meeting.
+    if (a.rows > 1) {
       a.prepared = c.shared ? c.shared : (uint8_t*)64;
       c.shared_bytes = std::max(c.shared_bytes, c.k.prepared_bytes(a));
     }
