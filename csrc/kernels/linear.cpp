@@ -13,8 +13,9 @@ constexpr int64_t kFewRows = 16;
 constexpr int64_t kAhead = 8192;  // bytes that few rows of a k-type fetch ahead; nearer measured worse
 constexpr int kBusyRows = 4;      // from here on the time for a panel goes into its products, and the stream would stop
 constexpr int64_t kShared = 4;    // panels a worker for which few rows' parts are shared out one by one
-// Rows that stay in the second-level cache (1 MB) while panels pass by; so many at least that expanding is repaid.
-constexpr int64_t kBlockBytes = 448 << 10, kLeastFloat = 48, kLeastInt8 = 264;
+// Rows that stay in the second-level cache (1 MB) while panels pass by; so many at least that fetching and expanding a
+// panel are repaid, even where the rows outgrow the cache. Of few panels each worker takes rows of its own, if so many.
+constexpr int64_t kBlockBytes = 448 << 10, kLeastRows = 264, kOwnRows = 24;
 
 f32v activate(f32v x, Act act) {
   switch (act) {
@@ -245,10 +246,9 @@ void linear(const LinearArgs& a, int worker, int workers) {
   // Tasks are a block of rows times a group of panels, blocks outermost: their rows stay in the cache.
   int64_t row_bytes = 0;
   for (int f = 0; f < kForms; ++f) row_bytes += j.layout.offset[f] < 0 ? 0 : j.layout.stride[f] * a.terms;
-  const int64_t least = j.layout.offset[kInt8] < 0 ? kLeastFloat : kLeastInt8;
-  int64_t most = kBlockBytes / row_bytes > least ? kBlockBytes / row_bytes : least;
+  int64_t most = kBlockBytes / row_bytes > kLeastRows ? kBlockBytes / row_bytes : kLeastRows;
   int64_t step = a.gated ? 1 : 2, groups = (n + step - 1) / step, blocks = (a.rows + most - 1) / most;
-  if (groups < 4 * workers && blocks < workers && a.rows >= workers * kLeastFloat / 2) blocks = workers;
+  if (groups < 4 * workers && blocks < workers && a.rows >= workers * kOwnRows) blocks = workers;
   int64_t rows = ((a.rows + blocks - 1) / blocks + kMaxRows - 1) / kMaxRows * kMaxRows;
   Share s = share(groups * blocks, worker, workers);
   for (int64_t t = s.first; t < s.last; ++t) {
