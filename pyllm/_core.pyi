@@ -63,25 +63,7 @@ class Program:
         self, q: int, layer: int, heads: int, scale: float, window: int = 0, softcap: float = 0.0
     ) -> int: ...
     def describe(self) -> str: ...
-    def cross_entropy(
-    logits: NDArray[np.float32],
-    targets: ArrayLike,
-    weights: ArrayLike | None = None,
-    smoothing: float = 0.0,
-    scale: float = 1.0,
-) -> NDArray[np.float32]:
-    """Losses (rows,); logits (rows, vocabulary) become scale * weight * their derivative. Target -100: both 0.
-
-    Neither weights (rows,) nor scale are in the losses. Raises IndexError for a target outside the vocabulary.
-    """
-
-def cross_entropy_losses(logits: ArrayLike, targets: ArrayLike, smoothing: float = 0.0) -> NDArray[np.float32]:
-    """The losses of cross_entropy; logits stay as they are."""
-
-def dropout(x: ArrayLike, p: float, seed: int, stream: int, offset: int = 0) -> NDArray[np.float32]:
-    """x / (1 - p) or 0 by one word of Philox for place offset + i: word (place % 4) of block (place / 4, stream)."""
-
-def embedding(self, weight: Weight, positions: ArrayLike | None = None, scale: float = 1.0) -> int: ...
+    def embedding(self, weight: Weight, positions: ArrayLike | None = None, scale: float = 1.0) -> int: ...
     def finish(self) -> None: ...
     def linear(
         self,
@@ -94,10 +76,7 @@ def embedding(self, weight: Weight, positions: ArrayLike | None = None, scale: f
         layer: int = 0,
         rotary: int = -1,
     ) -> list[int]: ...
-    def embedding_backward(dy: ArrayLike, ids: ArrayLike, into: NDArray[np.float32]) -> None:
-    """into (vocabulary, d) += the rows of dy (..., d) at ids (...), int32, in their order."""
-
-def heads(
+    def heads(
         self, q: int, k: int, q_weight: ArrayLike, k_weight: ArrayLike, eps: float, layer: int, rotary: int
     ) -> None: ...
     def logits(
@@ -257,7 +236,28 @@ def column_sums(x: ArrayLike) -> NDArray[np.float32]:
     """x (..., k) -> (k,): sums over all leading dimensions."""
 
 def cpu_features() -> dict[str, bool]: ...
+def cross_entropy(
+    logits: NDArray[np.float32],
+    targets: ArrayLike,
+    weights: ArrayLike | None = None,
+    smoothing: float = 0.0,
+    scale: float = 1.0,
+) -> NDArray[np.float32]:
+    """Losses (rows,); logits (rows, vocabulary) become scale * weight * their derivative. Target -100: both 0.
+
+    Neither weights (rows,) nor scale are in the losses. Raises IndexError for a target outside the vocabulary.
+    """
+
+def cross_entropy_losses(logits: ArrayLike, targets: ArrayLike, smoothing: float = 0.0) -> NDArray[np.float32]:
+    """The losses of cross_entropy; logits stay as they are."""
+
+def dropout(x: ArrayLike, p: float, seed: int, stream: int, offset: int = 0) -> NDArray[np.float32]:
+    """x / (1 - p) or 0 by one word of Philox for place offset + i: word (place % 4) of block (place / 4, stream)."""
+
 def embedding(ids: ArrayLike, weight: Weight) -> NDArray[np.float32]: ...
+def embedding_backward(dy: ArrayLike, ids: ArrayLike, into: NDArray[np.float32]) -> None:
+    """into (vocabulary, d) += the rows of dy (..., d) at ids (...), int32, in their order."""
+
 def heads(
     q: ArrayLike, k: ArrayLike, q_weight: ArrayLike, k_weight: ArrayLike, eps: float, table: ArrayLike
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

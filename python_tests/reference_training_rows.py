@@ -1,6 +1,6 @@
 """Slow float64 twins of the training kernels that work row by row, each beside its bound.
 
-As in reference.py: plain formulas, nothing of pyllm; bounds are derived from the roundings that float32 arithmetic makes.
+As in reference.py: plain formulas, nothing of pyllm, and bounds derived from the roundings of float32 arithmetic.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ def norm(x: NDArray, weight: NDArray, bias: NDArray, eps: float, layer: bool) ->
     return ref.layer_norm(x, weight, bias, eps) if layer else ref.rms_norm(x, weight, eps) + f64(bias)
 
 
-def norm_backward(dy: NDArray, x: NDArray, weight: NDArray, eps: float, layer: bool) -> tuple[NDArray, NDArray, NDArray]:
+def norm_backward(
+    dy: NDArray, x: NDArray, weight: NDArray, eps: float, layer: bool
+) -> tuple[NDArray, NDArray, NDArray]:
     """(dx, dweight, dbias): x^ = (x - mean) r, a = dy weight, dx = r (a - mean(a) - x^ mean(a x^))."""
     dy, x = f64(dy), f64(x)
     normed, inverse = _normed(x, eps, layer)
@@ -181,7 +183,9 @@ def losses(logits: NDArray, targets: NDArray, smoothing: float = 0.0) -> NDArray
     top = x.max(axis=-1, keepdims=True)
     log_p = x - top - np.log(np.exp(x - top).sum(axis=-1, keepdims=True))
     at = np.where(targets == IGNORED, 0, targets)
-    value = -(1 - smoothing) * log_p[np.arange(len(x)), at] - smoothing * log_p.mean(axis=-1)
+    value = -(1 - smoothing) * log_p[np.arange(len(x)), at]
+    if smoothing:
+        value = value - smoothing * log_p.mean(axis=-1)
     return np.where(targets == IGNORED, 0, value)
 
 
@@ -243,7 +247,7 @@ def dropout(x: NDArray, p: float, seed: int, stream: int, offset: int) -> NDArra
 
 
 def adamw(p, g, m, v, lr, beta1, beta2, eps, weight_decay, step, scale):
-    """(p, m, v) after a step, and their bounds: 5 roundings of m, 6 of v (half of them in its root), then the step's."""
+    """(p, m, v) after a step, and their bounds: roundings of m, of v (its root halves them), of the step."""
     p, g, m, v = f64(p), f64(g) * scale, f64(m), f64(v)
     new_m, new_v = m + (1 - beta1) * (g - m), beta2 * v + (1 - beta2) * g * g
     divisor = np.sqrt(new_v) / np.sqrt(1 - beta2**step) + eps
