@@ -200,6 +200,21 @@ class ScorePairs:
         self, data: builtins.bytes, allow_special: bool, breaks: collections.abc.Sequence[int] = []
     ) -> NDArray[np.int32]: ...
 
+def adamw(
+    p: NDArray[np.float32],
+    g: ArrayLike,
+    m: NDArray[np.float32],
+    v: NDArray[np.float32],
+    lr: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+    step: int,
+    scale: float = 1.0,
+) -> None:
+    """One step of AdamW in place: p, m, v float32 of g's size; g is multiplied by scale first; steps count from 1."""
+
 def attention(
     q: ArrayLike,
     key: ArrayLike,
@@ -214,8 +229,35 @@ def attention(
     cache: str,
     /,
 ) -> NDArray[np.float32]: ...
+def axpy(x: ArrayLike, a: float, into: NDArray[np.float32]) -> None:
+    """into += a * x, in place."""
+
+def column_sums(x: ArrayLike) -> NDArray[np.float32]:
+    """x (..., k) -> (k,): sums over all leading dimensions."""
+
 def cpu_features() -> dict[str, bool]: ...
+def cross_entropy(
+    logits: NDArray[np.float32],
+    targets: ArrayLike,
+    weights: ArrayLike | None = None,
+    smoothing: float = 0.0,
+    scale: float = 1.0,
+) -> NDArray[np.float32]:
+    """Losses (rows,); logits (rows, vocabulary) become scale * weight * their derivative. Target -100: both 0.
+
+    Neither weights (rows,) nor scale are in the losses. Raises IndexError for a target outside the vocabulary.
+    """
+
+def cross_entropy_losses(logits: ArrayLike, targets: ArrayLike, smoothing: float = 0.0) -> NDArray[np.float32]:
+    """The losses of cross_entropy; logits stay as they are."""
+
+def dropout(x: ArrayLike, p: float, seed: int, stream: int, offset: int = 0) -> NDArray[np.float32]:
+    """x / (1 - p) or 0 by one word of Philox for place offset + i: word (place % 4) of block (place / 4, stream)."""
+
 def embedding(ids: ArrayLike, weight: Weight) -> NDArray[np.float32]: ...
+def embedding_backward(dy: ArrayLike, ids: ArrayLike, into: NDArray[np.float32]) -> None:
+    """into (vocabulary, d) += the rows of dy (..., d) at ids (...), int32, in their order."""
+
 def heads(
     q: ArrayLike, k: ArrayLike, q_weight: ArrayLike, k_weight: ArrayLike, eps: float, table: ArrayLike
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -240,10 +282,20 @@ def log_sum_exp(logits: NDArray[np.float32]) -> float:
     """log(sum(exp(logits))) of one float32 row, in double."""
 
 def map(x: ArrayLike, up: ArrayLike | None, act: str, cap: float = 0.0) -> NDArray[np.float32]: ...
+def map_backward(
+    dy: ArrayLike, x: ArrayLike, up: ArrayLike | None, act: str, cap: float = 0.0
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """(dx, dup) of y = act(x) * up."""
+
 def measure_limits(seconds: float = 0.2) -> dict[str, float]: ...
 def norm(
     x: ArrayLike, weight: ArrayLike, bias: ArrayLike | None, eps: float, layer: bool, residual: ArrayLike | None = None
 ) -> NDArray[np.float32]: ...
+def norm_backward(
+    dy: ArrayLike, x: ArrayLike, weight: ArrayLike, bias_wanted: bool, eps: float, layer: bool
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
+    """(dx, dweight, dbias) of y = norm(x) * weight + bias over the last dimension."""
+
 def philox4x32(counter: collections.abc.Sequence[int], key: collections.abc.Sequence[int]) -> list[int]:
     """Philox4x32-10 of a counter (4) under a key (2)."""
 
@@ -258,8 +310,27 @@ def scan_strings(buffer: Buffer, start: int, count: int) -> tuple[NDArray[np.uin
 
 def set_isa(name: str) -> None: ...
 def set_threads(n: int) -> None: ...
+def sgd(
+    p: NDArray[np.float32],
+    g: ArrayLike,
+    m: NDArray[np.float32] | None,
+    lr: float,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    scale: float = 1.0,
+    first: bool = False,
+) -> None:
+    """One step of SGD in place; first: m becomes g instead of momentum * m + g."""
+
 def softmax(x: ArrayLike) -> NDArray[np.float32]: ...
+def softmax_backward(dy: ArrayLike, y: ArrayLike) -> NDArray[np.float32]:
+    """dx = y (dy - sum(dy y)) over the last dimension."""
+
 def split_words(pre: str, data: bytes) -> list[bytes]: ...
 def splitter_names() -> list[str]: ...
+def sum_of_squares(x: ArrayLike) -> float:
+    """In double, of an array of any shape."""
+
 def threads() -> int: ...
 def threads_reason() -> str: ...

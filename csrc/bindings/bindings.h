@@ -4,6 +4,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
+
+#include "core/memory.h"
 #include "core/workers.h"
 
 namespace py = pybind11;
@@ -14,8 +17,49 @@ void bind_formats(py::module_& m);
 void bind_ops(py::module_& m);
 void bind_sampling(py::module_& m);
 void bind_text(py::module_& m);
+void bind_training_rows(py::module_& m);
 
 using FloatArray = py::array_t<float, py::array::c_style>;
+
+// The active kernels; last_kernel_isa() says from then on that they ran.
+const pyllm::Kernels& use();
+
+// The value of a name; std::invalid_argument that lists what is known.
+template <class E>
+E named(const char* what, const std::string& name, std::initializer_list<std::pair<const char*, E>> all) {
+  std::string known;
+  for (const auto& [n, e] : all) {
+    if (name == n) return e;
+    known += (known.empty() ? "" : ", ") + std::string(n);
+  }
+  throw std::invalid_argument(std::string(what) + ": '" + name + "' is not known; known are " + known);
+}
+
+pyllm::Act act_named(const std::string& name);
+
+inline const float* data(const std::optional<FloatArray>& a) { return a ? a->data() : nullptr; }
+
+inline FloatArray like(const FloatArray& x) {
+  return FloatArray(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
+}
+
+// Memory of one call; the calling thread keeps it for the next one, since fresh pages took a quarter of a product's
+// time.
+class Workspace {
+ public:
+  explicit Workspace(size_t bytes) {
+    static thread_local pyllm::Buffer kept;
+    pyllm::Buffer& buffer = bytes > kKept ? own_ : kept;
+    if (buffer.size() < bytes) buffer = pyllm::Buffer(bytes);
+    data_ = buffer.data();
+  }
+  uint8_t* data() const { return data_; }
+
+ private:
+  static constexpr size_t kKept = size_t(64) << 20;
+  pyllm::Buffer own_;
+  uint8_t* data_;
+};
 
 // Runs f without the GIL; an interrupt becomes the exception that Python's signal handler raised.
 template <class F> auto without_gil(F f) {

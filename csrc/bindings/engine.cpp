@@ -16,19 +16,16 @@ pyllm::Floats floats(const std::optional<FloatArray>& a) {
   return a ? std::make_shared<std::vector<float>>(a->data(), a->data() + a->size()) : nullptr;
 }
 
-template <class E>
-E named(const char* what, const std::string& name, std::initializer_list<std::pair<const char*, E>> all) {
-  std::string known;
-  for (const auto& [n, e] : all) {
-    if (name == n) return e;
-    known += (known.empty() ? "" : ", ") + std::string(n);
-  }
-  throw std::invalid_argument(std::string(what) + ": '" + name + "' is not known; known are " + known);
-}
-
-Act act_named(const std::string& s) {
+// What a program can run: not "softcap", whose cap only logits hand over.
+Act recorded_act(const std::string& s) {
   return named<Act>("activation", s,
-                    {{"none", Act::None}, {"silu", Act::SiLU}, {"gelu", Act::GELU}, {"gelu_tanh", Act::GELUTanh}});
+                    {{"none", Act::None},
+                     {"silu", Act::SiLU},
+                     {"gelu", Act::GELU},
+                     {"gelu_tanh", Act::GELUTanh},
+                     {"relu", Act::ReLU},
+                     {"tanh", Act::Tanh},
+                     {"sigmoid", Act::Sigmoid}});
 }
 Epilogue epilogue_named(const std::string& s) {
   return named<Epilogue>("epilogue", s,
@@ -249,7 +246,8 @@ void bind_engine(py::module_& m) {
           "linear",
           [](Recorded& r, int x, const py::object& norm, const py::list& parts, const std::string& act, bool gated,
              int residual, int layer, int rotary) {
-            return r.program.linear(x, norm_of(norm), parts_of(parts), act_named(act), gated, residual, layer, rotary);
+            return r.program.linear(x, norm_of(norm), parts_of(parts), recorded_act(act), gated, residual, layer,
+                                    rotary);
           },
           py::arg("x"), py::arg("norm"), py::arg("parts"), py::arg("act") = "none", py::arg("gated") = false,
           py::arg("residual") = -1, py::arg("layer") = 0, py::arg("rotary") = Program::kUnturned)
@@ -275,7 +273,7 @@ void bind_engine(py::module_& m) {
           py::arg("residual"), py::arg("x"), py::arg("norm"))
       .def(
           "map",
-          [](Recorded& r, int x, int up, const std::string& act) { return r.program.map(x, up, act_named(act)); },
+          [](Recorded& r, int x, int up, const std::string& act) { return r.program.map(x, up, recorded_act(act)); },
           py::arg("x"), py::arg("up") = -1, py::arg("act") = "none")
       .def(
           "logits",

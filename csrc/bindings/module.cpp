@@ -5,6 +5,7 @@ PYBIND11_MODULE(_core, m) {
   m.doc() = "C++ core of pyllm: private, used through the Python packages above it";
   bind_cpu(m);
   bind_ops(m);
+  bind_training_rows(m);
   bind_engine(m);
   bind_sampling(m);
   bind_text(m);

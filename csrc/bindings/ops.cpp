@@ -1,9 +1,6 @@
 // Kernels on plain numpy arrays: shapes are checked here and in pyllm/ops, then the kernel is trusted.
-#include <optional>
-
 #include "bindings/bindings.h"
 #include "core/cpu.h"
-#include "core/memory.h"
 #include "engine/state.h"
 #include "engine/weight.h"
 
@@ -13,33 +10,28 @@ namespace {
 
 std::string last_isa;  // written and read under the GIL
 
+}  // namespace
+
 const pyllm::Kernels& use() {
   const pyllm::Kernels& k = pyllm::kernels();
   last_isa = k.name;
   return k;
 }
 
-// Memory of one call; the calling thread keeps it for the next one, since fresh pages took a quarter of a product's
-// time.
-class Workspace {
- public:
-  explicit Workspace(size_t bytes) {
-    static thread_local pyllm::Buffer kept;
-    pyllm::Buffer& buffer = bytes > kKept ? own_ : kept;
-    if (buffer.size() < bytes) buffer = pyllm::Buffer(bytes);
-    data_ = buffer.data();
-  }
-  uint8_t* data() const { return data_; }
+pyllm::Act act_named(const std::string& name) {
+  using pyllm::Act;
+  return named<Act>("activation", name,
+                    {{"none", Act::None},
+                     {"silu", Act::SiLU},
+                     {"gelu", Act::GELU},
+                     {"gelu_tanh", Act::GELUTanh},
+                     {"softcap", Act::Softcap},
+                     {"relu", Act::ReLU},
+                     {"tanh", Act::Tanh},
+                     {"sigmoid", Act::Sigmoid}});
+}
 
- private:
-  static constexpr size_t kKept = size_t(64) << 20;
-  pyllm::Buffer own_;
-  uint8_t* data_;
-};
-
-const float* data(const std::optional<FloatArray>& a) { return a ? a->data() : nullptr; }
-
-FloatArray like(const FloatArray& x) { return FloatArray(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim())); }
+namespace {
 
 // y (rows, n) = x (rows, k) W^T + bias.
 FloatArray linear(const FloatArray& x, const Weight& w, const std::optional<FloatArray>& bias, bool high) {
@@ -87,12 +79,7 @@ FloatArray norm(const FloatArray& x, const FloatArray& weight, const std::option
 
 FloatArray map(const FloatArray& x, const std::optional<FloatArray>& up, const std::string& act, float cap) {
   FloatArray y = like(x);
-  pyllm::Act f = act == "silu"        ? pyllm::Act::SiLU
-                 : act == "gelu"      ? pyllm::Act::GELU
-                 : act == "gelu_tanh" ? pyllm::Act::GELUTanh
-                 : act == "softcap"   ? pyllm::Act::Softcap
-                                      : pyllm::Act::None;
-  pyllm::MapArgs a = {x.data(), data(up), y.mutable_data(), x.size(), f, cap};
+  pyllm::MapArgs a = {x.data(), data(up), y.mutable_data(), x.size(), act_named(act), cap};
   const pyllm::Kernels& kernels = use();
   without_gil([&] { pyllm::run_kernel(kernels.map, a, 10.0 * (double)x.size()); });
   return y;

@@ -6,7 +6,7 @@
 namespace pyllm {
 
 enum class Norm : uint8_t { None, RMS, Layer };
-enum class Act : uint8_t { None, SiLU, GELU, GELUTanh, Softcap };
+enum class Act : uint8_t { None, SiLU, GELU, GELUTanh, Softcap, ReLU, Tanh, Sigmoid };
 enum class Epilogue : uint8_t {
   Store,     // out = y + bias
   Add,       // out += y + bias
@@ -174,6 +174,92 @@ struct CacheWriteArgs {
   int layer;
 };
 
+// Training, row by row. Sums over rows or long vectors are made of partial sums of kSumRows rows or kSumBlock numbers,
+// merged in ascending order: never one for each worker.
+constexpr int64_t kSumRows = 32, kSumBlock = 4096;
+
+// dx of y = norm(x), and for every kSumRows rows the sums of dy * normed x and of dy (bias null: not wanted).
+struct NormBackwardArgs {
+  const float *dy, *x, *weight;
+  float *dx, *weight_sums, *bias_sums;  // (rows, k), then (blocks, k) each
+  int64_t rows, k;
+  float eps;
+  Norm norm;
+};
+// y = act(x) * up: dx, and with up dup.
+struct MapBackwardArgs {
+  const float *dy, *x, *up;
+  float *dx, *dup;
+  int64_t n;
+  Act act;
+  float cap;
+};
+struct SoftmaxBackwardArgs {
+  const float *dy, *y;
+  float* dx;
+  int64_t rows, k;
+};
+struct ColumnSumsArgs {
+  const float* x;  // (rows, k)
+  float* out;      // (k)
+  int64_t rows, k;
+};
+// into[ids[r]] += dy[r].
+struct EmbeddingBackwardArgs {
+  const float* dy;
+  const int32_t* ids;
+  float* into;
+  int64_t rows, k;
+};
+// losses, and with `gradient` logits overwritten by scale * weight * d(loss) / d(logits).
+struct CrossEntropyArgs {
+  float* logits;           // (rows, k)
+  const int64_t* targets;  // 0 to k - 1, or kIgnored
+  const float* weights;    // or null: all 1
+  float* losses;
+  int64_t rows, k;
+  float smoothing, scale;
+  bool gradient;
+};
+constexpr int64_t kIgnored = -100;
+// y = x / (1 - p) where a draw of its place is p or more, else 0.
+struct DropoutArgs {
+  const float* x;
+  float* y;
+  int64_t n;
+  uint64_t seed, stream, offset;
+  uint64_t least;  // of 2^32: words from here on keep
+  float factor;    // 1 / (1 - p)
+};
+// partial[b]: the sum of the squares of block b, exact products in double.
+struct SquaresArgs {
+  const float* x;
+  double* partial;
+  int64_t n;
+};
+struct AdamWArgs {
+  float *p, *m, *v;
+  const float* g;
+  int64_t n;
+  float scale;                 // of g, first
+  float keep, beta1, beta2;    // keep: 1 - lr * weight decay
+  float rest1, rest2;          // 1 - beta1, 1 - beta2
+  float root, eps, step_size;  // 1 / sqrt(1 - beta2^t), lr / (1 - beta1^t)
+};
+struct SGDArgs {
+  float *p, *m;  // m null: no momentum
+  const float* g;
+  int64_t n;
+  float lr, momentum, weight_decay, scale;
+  bool nesterov, first;  // first: m becomes g
+};
+struct AxpyArgs {
+  const float* x;
+  float* into;
+  int64_t n;
+  float a;
+};
+
 template <class Args> using Kernel = void (*)(const Args&, int worker, int workers);
 
 struct Kernels {
@@ -189,6 +275,17 @@ struct Kernels {
   Kernel<PackArgs> pack;
   Kernel<UnpackArgs> unpack;
   Kernel<CacheWriteArgs> cache_write;
+  Kernel<NormBackwardArgs> norm_backward;
+  Kernel<MapBackwardArgs> map_backward;
+  Kernel<SoftmaxBackwardArgs> softmax_backward;
+  Kernel<ColumnSumsArgs> column_sums;
+  Kernel<EmbeddingBackwardArgs> embedding_backward;
+  Kernel<CrossEntropyArgs> cross_entropy;
+  Kernel<DropoutArgs> dropout;
+  Kernel<SquaresArgs> squares;
+  Kernel<AdamWArgs> adamw;
+  Kernel<SGDArgs> sgd;
+  Kernel<AxpyArgs> axpy;
   int64_t (*linear_scratch)(const LinearArgs&);
   int64_t (*prepared_bytes)(const LinearArgs&);
   int64_t (*attention_scratch)(const AttentionArgs&);

@@ -1,8 +1,8 @@
 // y = norm(x) W^T with what follows it: bias, residual, activation, gate, rotation, the key/value cache.
 #include "kernels/linear.h"
+#include "kernels/activation.h"
 #include "kernels/cache.h"
 #include "kernels/tiles.h"
-#include "simd/math.h"
 
 namespace pyllm::PYLLM_ISA {
 namespace {
@@ -17,14 +17,7 @@ constexpr int64_t kShared = 4;    // panels a worker for which few rows' parts a
 // panel are repaid, even where the rows outgrow the cache. Of few panels each worker takes rows of its own, if so many.
 constexpr int64_t kBlockBytes = 448 << 10, kLeastRows = 264, kOwnRows = 24;
 
-f32v activate(f32v x, Act act) {
-  switch (act) {
-    case Act::SiLU: return silu(x);
-    case Act::GELU: return gelu(x);
-    case Act::GELUTanh: return gelu_tanh(x);
-    default: return x;
-  }
-}
+f32v activated(f32v x, Act act) { return activate(x, act, 1); }
 
 // 16 features of one row, turned by the row's angles: pairs (2i, 2i+1), cosines and signed sines from the table.
 f32v rotate(const LinearArgs& a, f32v y, int64_t row, int64_t feature) {
@@ -86,7 +79,7 @@ void finish(const LinearArgs& a, const Group& g, int64_t row, int64_t rows, Sums
   if (a.gated) {
     f32v up_bias = a.part[1].bias ? load_n(a.part[1].bias + feature, n) : set1(0);
     return each_row(part, g.index, row, rows, [&](int64_t r, const float*) {
-      return mul(activate(add(y.of(r), bias), a.act), add(up.of(r), up_bias));
+      return mul(activated(add(y.of(r), bias), a.act), add(up.of(r), up_bias));
     });
   }
   switch (part.epilogue) {
@@ -97,7 +90,7 @@ void finish(const LinearArgs& a, const Group& g, int64_t row, int64_t rows, Sums
                       [&](int64_t r, const float* old) { return add(load(old), add(y.of(r), bias)); });
     case Epilogue::Activate:
       return each_row(part, g.index, row, rows,
-                      [&](int64_t r, const float*) { return activate(add(y.of(r), bias), a.act); });
+                      [&](int64_t r, const float*) { return activated(add(y.of(r), bias), a.act); });
     case Epilogue::Rotary:
       return each_row(part, g.index, row, rows,
                       [&](int64_t r, const float*) { return rotate(a, add(y.of(r), bias), row + r, feature); });

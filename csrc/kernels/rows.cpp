@@ -1,9 +1,9 @@
 // Operations that work row by row or number by number: norms, activations, softmax, rotary positions.
 #include "kernels/rows.h"
 
+#include "kernels/activation.h"
 #include "kernels/cache.h"
 #include "kernels/prepare.h"
-#include "simd/math.h"
 
 namespace pyllm::PYLLM_ISA {
 
@@ -17,11 +17,7 @@ void map(const MapArgs& a, int worker, int workers) {
   Share s = share((a.n + 15) / 16, worker, workers);
   for (int64_t i = s.first * 16; i < s.last * 16 && i < a.n; i += 16) {
     int n = a.n - i < 16 ? (int)(a.n - i) : 16;
-    f32v x = load_n(a.x + i, n);
-    if (a.act == Act::SiLU) x = silu(x);
-    if (a.act == Act::GELU) x = gelu(x);
-    if (a.act == Act::GELUTanh) x = gelu_tanh(x);
-    if (a.act == Act::Softcap) x = softcap(x, a.cap);
+    f32v x = activate(load_n(a.x + i, n), a.act, a.cap);
     if (a.up) x = mul(x, load_n(a.up + i, n));
     store_n(a.out + i, x, n);
   }

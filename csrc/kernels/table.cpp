@@ -3,6 +3,7 @@
 #include "kernels/cache.h"
 #include "kernels/linear.h"
 #include "kernels/rows.h"
+#include "kernels/training_rows.h"
 
 #define PYLLM_STRING2(x) #x
 #define PYLLM_STRING(x) PYLLM_STRING2(x)
@@ -25,6 +26,17 @@ const Kernels table = {
     pack,
     unpack,
     cache_write,
+    norm_backward,
+    map_backward,
+    softmax_backward,
+    column_sums,
+    embedding_backward,
+    cross_entropy,
+    dropout,
+    squares,
+    adamw,
+    sgd,
+    axpy,
     linear_scratch,
     prepared_bytes,
     attention_scratch,

@@ -37,6 +37,10 @@ PYLLM_INLINE f32v fma(f32v a, f32v b, f32v c) { return _mm512_fmadd_ps(a, b, c);
 PYLLM_INLINE f32v max(f32v a, f32v b) { return _mm512_max_ps(a, b); }
 PYLLM_INLINE f32v min(f32v a, f32v b) { return _mm512_min_ps(a, b); }
 PYLLM_INLINE f32v abs(f32v a) { return _mm512_abs_ps(a); }
+PYLLM_INLINE f32v sqrt(f32v a) { return _mm512_sqrt_ps(a); }
+PYLLM_INLINE f32v where_above(f32v a, f32v b, f32v x, f32v y) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), y, x);
+}
 PYLLM_INLINE f32v below(int n, f32v a, f32v b) { return _mm512_mask_blend_ps(first(n < 0 ? 0 : n), b, a); }
 PYLLM_INLINE f32v swap_pairs(f32v a) { return _mm512_permute_ps(a, 0xb1); }
 PYLLM_INLINE __m256 high(f32v a) { return _mm512_extractf32x8_ps(a, 1); }

@@ -59,7 +59,7 @@ PYLLM_INLINE f32v gelu_tanh(f32v x) {
 
 // GELU by erf: x Phi(x). For z = |x| / sqrt(2), erfc(z) = t exp(-z^2 + P(t)), t = 1 / (1 + z/2), P fitted on Chebyshev
 // nodes (relative error of erfc below 1e-7 for z <= 10); Phi of a negative x is erfc/2, of a positive 1 - erfc/2.
-PYLLM_INLINE f32v gelu(f32v x) {
+PYLLM_INLINE f32v half_erfc(f32v x) {  // 1 - Phi(|x|)
   f32v z = mul(abs(x), set1(0.70710678118654752f));
   f32v t = div(set1(1.0f), fma(z, set1(0.5f), set1(1.0f)));
   f32v p = set1(1.449302139e-01f);
@@ -72,9 +72,49 @@ PYLLM_INLINE f32v gelu(f32v x) {
   p = fma(p, t, set1(3.866404120e-01f));
   p = fma(p, t, set1(9.986327834e-01f));
   p = fma(p, t, set1(-1.265447997e+00f));
-  f32v half_erfc = mul(mul(set1(0.5f), t), exp(sub(p, mul(z, z))));
-  f32v a = mul(abs(x), half_erfc);                 // |x| (1 - Phi(|x|))
+  return mul(mul(set1(0.5f), t), exp(sub(p, mul(z, z))));
+}
+PYLLM_INLINE f32v gelu(f32v x) {
+  f32v a = mul(abs(x), half_erfc(x));              // |x| (1 - Phi(|x|))
   return sub(max(set1(0.0f), x), a);               // x Phi(x) = max(x, 0) - |x| (1 - Phi(|x|))
+}
+
+PYLLM_INLINE f32v relu(f32v x) { return max(set1(0.0f), x); }
+
+// Derivatives. Beyond `end` they are within 2^-117 of their limits, and x stops there: a product with it stays finite.
+PYLLM_INLINE f32v within(f32v x, float end) { return min(set1(end), max(set1(-end), x)); }
+// s = sigmoid(x) and 1 - s, both to all digits, for |x| <= 88.
+struct sigmoids { f32v s, rest; };
+PYLLM_INLINE sigmoids sigmoid_both(f32v x) {
+  f32v e = exp(sub(set1(0.0f), within(x, 88.0f)));
+  f32v s = div(set1(1.0f), add(set1(1.0f), e));
+  return {s, mul(e, s)};
+}
+PYLLM_INLINE f32v sigmoid_slope(f32v x) { sigmoids g = sigmoid_both(x); return mul(g.s, g.rest); }
+// s + x s (1 - s).
+PYLLM_INLINE f32v silu_slope(f32v x) {
+  x = within(x, 88.0f);
+  sigmoids g = sigmoid_both(x);
+  return fma(mul(x, g.s), g.rest, g.s);
+}
+// 1 - tanh^2 = 4 s (1 - s) of 2x: no cancellation.
+PYLLM_INLINE f32v tanh_slope(f32v x) { return mul(set1(4.0f), sigmoid_slope(add(x, x))); }
+PYLLM_INLINE f32v softcap_slope(f32v x, float cap) { return tanh_slope(div(x, set1(cap))); }
+PYLLM_INLINE f32v relu_slope(f32v x) { return where_above(x, set1(0.0f), set1(1.0f), set1(0.0f)); }
+// s + x s (1 - s) d(2u)/dx, s = sigmoid(2u), d(2u)/dx = 2 sqrt(2/pi) (1 + 3 * 0.044715 x^2).
+PYLLM_INLINE f32v gelu_tanh_slope(f32v x) {
+  x = within(x, 10.0f);
+  f32v square = mul(x, x);
+  sigmoids g = sigmoid_both(mul(mul(x, fma(square, set1(0.044715f), set1(1.0f))), set1(1.5957691216057308f)));
+  f32v inner = mul(set1(1.5957691216057308f), fma(square, set1(0.134145f), set1(1.0f)));
+  return fma(mul(mul(x, inner), g.s), g.rest, g.s);
+}
+// Phi(x) + x phi(x).
+PYLLM_INLINE f32v gelu_slope(f32v x) {
+  x = within(x, 14.0f);
+  f32v h = half_erfc(x);
+  f32v phi = mul(set1(0.3989422804014327f), exp(mul(mul(x, x), set1(-0.5f))));
+  return fma(x, phi, where_above(x, set1(0.0f), sub(set1(1.0f), h), h));
 }
 
 }  // namespace pyllm::PYLLM_ISA

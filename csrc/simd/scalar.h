@@ -71,6 +71,14 @@ PYLLM_INLINE f32v fma(f32v a, f32v b, f32v c) { f32v r; PYLLM_QUARTERS r.q[i] = 
 PYLLM_INLINE f32v max(f32v a, f32v b) { f32v r; PYLLM_QUARTERS r.q[i] = a.q[i] > b.q[i] ? a.q[i] : b.q[i]; return r; }
 PYLLM_INLINE f32v min(f32v a, f32v b) { f32v r; PYLLM_QUARTERS r.q[i] = a.q[i] < b.q[i] ? a.q[i] : b.q[i]; return r; }
 PYLLM_INLINE f32v abs(f32v a) { f32v r; PYLLM_QUARTERS r.q[i] = (f32x4)((i32x4)a.q[i] & 0x7fffffff); return r; }
+PYLLM_INLINE f32v sqrt(f32v a) {
+  PYLLM_QUARTERS a.q[i] = f32x4{sqrtf(a.q[i][0]), sqrtf(a.q[i][1]), sqrtf(a.q[i][2]), sqrtf(a.q[i][3])};
+  return a;
+}
+// Lanes of x where a > b, else of y; y where either is NaN.
+PYLLM_INLINE f32v where_above(f32v a, f32v b, f32v x, f32v y) {
+  f32v r; PYLLM_QUARTERS r.q[i] = a.q[i] > b.q[i] ? x.q[i] : y.q[i]; return r;
+}
 // Lanes below n from a, the others from b.
 PYLLM_INLINE f32v below(int n, f32v a, f32v b) {
   f32v r; PYLLM_QUARTERS r.q[i] = lane(i) < n ? a.q[i] : b.q[i]; return r;

@@ -42,7 +42,7 @@ def softcap(x: Any, cap: float) -> Array:
 
 
 def activate(x: Any, act: str, up: Any = None) -> Any:
-    """act(x), times `up` where given; act "none", "silu", "gelu" or "gelu_tanh"."""
+    """act(x), times `up` where given; act "none", "silu", "gelu", "gelu_tanh", "relu", "tanh" or "sigmoid"."""
     if isinstance(x, Symbol):
         return x.map(act, up)
     if act == "none" and up is None:
