@@ -274,7 +274,20 @@ def last_kernel_isa() -> str:
 def likeliest(logits: NDArray[np.float32], k: int) -> list[tuple[int, float]]:
     """The k likeliest [(id, logprob), ...] of one float32 row."""
 
-def linear(x: ArrayLike, weight: Weight, bias: ArrayLike | None = None, high: bool = False) -> NDArray[np.float32]: ...
+def linear(
+    x: ArrayLike,
+    weight: Weight,
+    bias: ArrayLike | None = None,
+    high: bool = False,
+    into: NDArray[np.float32] | None = None,
+    add: bool = False,
+    transposed: bool = False,
+) -> NDArray[np.float32]:
+    """x (rows, k), transposed (k, rows), times W^T, plus bias; written to `into` where given, or added to it."""
+
+def keep_freed() -> None:
+    """Keeps freed memory for what comes next."""
+
 def log_softmax_at(rows: NDArray[np.float32], ids: ArrayLike) -> NDArray[np.float64]:
     """rows (n, vocabulary) float32, ids (n,) int64 -> (n,) float64."""
 

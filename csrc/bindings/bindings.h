@@ -43,6 +43,16 @@ inline FloatArray like(const FloatArray& x) {
   return FloatArray(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
 }
 
+// The numbers of an array that is changed in place. Nothing is converted: a copy would be changed in its stead.
+inline float* in_place(const char* op, const char* name, const py::array& a) {
+  const std::string where = std::string(op) + ": " + name;
+  if (!py::isinstance<py::array_t<float>>(a))
+    throw py::type_error(where + " is " + py::str(a.dtype()).cast<std::string>() + ", allowed is float32");
+  if (!(a.flags() & py::array::c_style)) throw std::invalid_argument(where + " is not C-contiguous, which it must be");
+  if (!a.writeable()) throw std::invalid_argument(where + " is read-only, it must be writeable");
+  return (float*)const_cast<void*>(a.data());
+}
+
 // Memory of one call; the calling thread keeps it for the next one, since fresh pages took a quarter of a product's
 // time.
 class Workspace {

@@ -33,19 +33,27 @@ pyllm::Act act_named(const std::string& name) {
 
 namespace {
 
-// y (rows, n) = x (rows, k) W^T + bias.
-FloatArray linear(const FloatArray& x, const Weight& w, const std::optional<FloatArray>& bias, bool high) {
+// y (rows, n) = x (rows, k) W^T + bias; transposed: x is (k, rows). With `into` y is written there, or added to it.
+py::object linear(const FloatArray& x, const Weight& w, const std::optional<FloatArray>& bias, bool high,
+                  const py::object& into, bool add, bool transposed) {
   const pyllm::Kernels& k = use();
-  const int64_t rows = x.shape(0);
-  FloatArray y({(py::ssize_t)rows, (py::ssize_t)w.n()});
+  const int64_t rows = x.shape(transposed), k_found = x.shape(!transposed);
+  if (x.ndim() != 2 || k_found != w.k())
+    throw std::invalid_argument("linear: x has " + std::to_string(k_found) + " inputs, W " + std::to_string(w.k()));
+  if (transposed && pyllm::quantised(w.type())) throw std::invalid_argument("linear: x is transposed, W quantised");
+  py::object y = into.is_none() ? py::object(FloatArray({(py::ssize_t)rows, (py::ssize_t)w.n()})) : into;
+  float* out = in_place("linear", "into", y);
+  if (py::cast<py::array>(y).size() != rows * w.n())
+    throw std::invalid_argument("linear: into has not the " + std::to_string(rows * w.n()) + " numbers of the result");
   pyllm::LinearArgs a{};
-  a.x = x.data(), a.rows = rows, a.k = w.k(), a.x_stride = w.k(), a.terms = high ? 2 : 1, a.parts = 1;
-  a.ahead = pyllm::stream_ahead();
-  a.part[0] = {w.panels(), data(bias), y.mutable_data(), w.n(), w.n(), w.type(), pyllm::Epilogue::Store};
+  a.x = x.data(), a.rows = rows, a.k = w.k(), a.x_stride = x.shape(1), a.terms = high ? 2 : 1, a.parts = 1;
+  a.ahead = pyllm::stream_ahead(), a.transposed = transposed;
+  a.part[0] = {
+      w.panels(), data(bias), out, w.n(), w.n(), w.type(), add ? pyllm::Epilogue::Add : pyllm::Epilogue::Store};
   const double flops = 2.0 * (double)rows * (double)w.k() * (double)w.n();
   without_gil([&] {
     int width = pyllm::team_width(flops);
-    const int64_t shared = rows > 1 ? k.prepared_bytes(a) : 0;
+    const int64_t shared = rows > 1 || transposed ? k.prepared_bytes(a) : 0;
     a.prepared = shared ? (uint8_t*)64 : nullptr;  // to learn the scratch that is left
     a.scratch_stride = k.linear_scratch(a);
     const Workspace memory((size_t)(shared + a.scratch_stride * width));
@@ -190,7 +198,9 @@ FloatArray embedding(const py::array_t<int32_t, py::array::c_style>& ids, const 
 }  // namespace
 
 void bind_ops(py::module_& m) {
-  m.def("linear", &linear, py::arg("x"), py::arg("weight"), py::arg("bias") = py::none(), py::arg("high") = false);
+  m.def("linear", &linear, py::arg("x"), py::arg("weight"), py::arg("bias") = py::none(), py::arg("high") = false,
+        py::arg("into") = py::none(), py::arg("add") = false, py::arg("transposed") = false);
+  m.def("keep_freed", &pyllm::keep_freed, "Keeps freed memory for what comes next");
   m.def("norm", &norm, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("layer"),
         py::arg("residual") = py::none());
   m.def("map", &map, py::arg("x"), py::arg("up"), py::arg("act"), py::arg("cap") = 0.0f);

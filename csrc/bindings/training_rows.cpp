@@ -34,16 +34,6 @@ void has_width(const char* op, const char* name, const py::array& a, int64_t k) 
                                 std::to_string(k) + ",)");
 }
 
-// The numbers of an array that is changed in place. Nothing is converted: a copy would be changed in its stead.
-float* in_place(const char* op, const char* name, const py::array& a) {
-  const std::string where = std::string(op) + ": " + name;
-  if (!py::isinstance<py::array_t<float>>(a))
-    throw py::type_error(where + " is " + py::str(a.dtype()).cast<std::string>() + ", allowed is float32");
-  if (!(a.flags() & py::array::c_style)) throw std::invalid_argument(where + " is not C-contiguous, which it must be");
-  if (!a.writeable()) throw std::invalid_argument(where + " is read-only, it must be writeable");
-  return (float*)const_cast<void*>(a.data());
-}
-
 void same_size(const char* op, const char* name, const py::array& a, const char* other, const py::array& b) {
   if (a.size() != b.size())
     throw std::invalid_argument(std::string(op) + ": " + name + " has " + std::to_string(a.size()) + " numbers, " +

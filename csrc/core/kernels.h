@@ -61,6 +61,7 @@ struct LinearArgs {
   const float* x;
   const int32_t* gather;  // rows of x to take, or null: all in order
   int64_t rows, k, x_stride;
+  bool transposed;  // x is (k, rows): then prepare runs first, and there is no norm
   const float *norm_weight, *norm_bias;
   float eps;
   Norm norm;

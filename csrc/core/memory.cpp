@@ -9,6 +9,9 @@
 #include <sys/mman.h>
 #define PYLLM_MMAP 1
 #endif
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 namespace pyllm {
 namespace {
@@ -68,6 +71,14 @@ Buffer::~Buffer() {
   }
 #endif
   std::free(base_);  // null for a part
+}
+
+void keep_freed() {
+#if defined(__GLIBC__)
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, INT32_MAX);
+  mallopt(M_TOP_PAD, 64 << 20);
+#endif
 }
 
 std::string huge_pages() {

@@ -38,6 +38,10 @@ class Buffer {  // zeroed; std::bad_alloc when memory is short
   std::shared_ptr<Buffer> shared_;  // whose memory this is a part of
 };
 
+// Memory that is freed is kept for what comes next: a training step asks for the same sizes again and again, and fresh
+// pages cost more than what is computed on them. For the whole process; nothing where the system has no such switch.
+void keep_freed();
+
 std::string huge_pages();  // the system's mode: "always", "madvise", "never", "unknown"
 
 }  // namespace pyllm

@@ -206,6 +206,11 @@ void run_few(const Job& j, int64_t n, int worker, int workers) {
 
 void prepare(const LinearArgs& a, int worker, int workers) {
   PreparedLayout layout = prepared_layout(a);
+  if (a.transposed) {
+    Share s = share(panels(a.rows), worker, workers);
+    for (int64_t p = s.first; p < s.last; ++p) prepare_columns(a, layout, p * 16, a.prepared);
+    return;
+  }
   Share s = share(a.rows, worker, workers);
   float* normed = (float*)(a.scratch + worker * a.scratch_stride);
   for (int64_t r = s.first; r < s.last; ++r) prepare_row(a, layout, r, normed, a.prepared);

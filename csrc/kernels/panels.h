@@ -135,5 +135,13 @@ struct Int8Block {
 };
 static_assert(sizeof(Int8Block) == 64);
 
+// out[j][i] = x[i * stride + j] for i < rows, j < columns, at most 16 each; zero elsewhere.
+PYLLM_INLINE void transpose(const float* x, int64_t stride, int rows, int columns, float (&out)[16][16]) {
+  if (rows == 16 && columns == 16) return transpose16(x, stride, out[0]);
+  memset(out, 0, sizeof(out));
+  for (int i = 0; i < rows; ++i)
+    for (int j = 0; j < columns; ++j) out[j][i] = x[i * stride + j];
+}
+
 }  // namespace
 }  // namespace pyllm::PYLLM_ISA

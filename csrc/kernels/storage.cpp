@@ -62,25 +62,40 @@ void embedding(const EmbeddingArgs& a, int worker, int workers) {
   }
 }
 
+namespace {
+
+uint32_t rounded(float f) {
+  uint32_t b;
+  memcpy(&b, &f, 4);
+  return (b & 0x7fffffffu) > 0x7f800000u ? b | 0x400000u : b + 0x7fffu + ((b >> 16) & 1);
+}
+
+// 16 pairs of bf16 of two vectors; a loop of integers, which compilers make vectors of.
+void store_pairs(const float* first, const float* second, uint8_t* out) {
+  alignas(64) uint32_t pair[16];
+  for (int l = 0; l < 16; ++l) pair[l] = rounded(first[l]) >> 16 | (rounded(second[l]) & 0xffff0000u);
+  memcpy(out, pair, 64);
+}
+
+}  // namespace
+
+// 16 inputs of a panel at a time: by inputs they lie as the panel wants them, by features they are turned first.
 void pack(const PackArgs& a, int worker, int workers) {
   Share s = share(panels(a.rows), worker, workers);
-  int64_t bytes = panel_bytes(a.type, a.k);
+  const int64_t bytes = panel_bytes(a.type, a.k);
+  alignas(64) float block[16][16];
   for (int64_t p = s.first; p < s.last; ++p) {
-    uint8_t* panel = a.panels + p * bytes;
-    int n = a.rows - p * 16 < 16 ? (int)(a.rows - p * 16) : 16;
-    for (int64_t i = 0; i < a.k; ++i) {
-      alignas(64) float v[16] = {};
-      if (a.transposed) memcpy(v, a.x + i * a.stride + p * 16, (size_t)n * 4);
+    const int features = a.rows - p * 16 < 16 ? (int)(a.rows - p * 16) : 16;
+    for (int64_t i = 0; i < a.k; i += 16) {
+      const int inputs = a.k - i < 16 ? (int)(a.k - i) : 16;
+      if (!a.transposed) transpose(a.x + p * 16 * a.stride + i, a.stride, features, inputs, block);
+      for (int j = 0; a.transposed && j < 16; ++j)
+        store(block[j], j < inputs ? load_n(a.x + (i + j) * a.stride + p * 16, features) : set1(0));
+      uint8_t* out = a.panels + p * bytes + i / info(a.type).block * info(a.type).panel_bytes;
+      if (a.type == Type::F32) memcpy(out, block, (size_t)inputs * 64);
       else
-        for (int l = 0; l < n; ++l) v[l] = a.x[(p * 16 + l) * a.stride + i];
-      if (a.type == Type::F32) {
-        store((float*)panel + i * 16, load(v));
-        continue;
-      }
-      for (int l = 0; l < 16; ++l) ((uint16_t*)panel)[(i / 2 * 16 + l) * 2 + i % 2] = f32_to_bf16(v[l]);
+        for (int j = 0; j < inputs; j += 2) store_pairs(block[j], block[j + 1], out + j * 32);
     }
-    if (a.type == Type::BF16 && a.k % 2)
-      for (int l = 0; l < 16; ++l) ((uint16_t*)panel)[(a.k / 2 * 16 + l) * 2 + 1] = 0;
   }
 }
 

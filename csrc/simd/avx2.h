@@ -201,4 +201,22 @@ PYLLM_INLINE void prefetch_far(const void* p) { _mm_prefetch((const char*)p, _MM
 // 16 registers of 8: 6 rows x 2 halves of accumulators, 2 of weights, 1 broadcast; int8 keeps its sums in 4 x 2.
 constexpr int kTileRows = 6, kTileSums = 6, kIntRows = 4, kIntPanels = 1, kDirectRows = 4;
 
+PYLLM_INLINE void transpose8(const float* x, int64_t stride, float* out) {
+  __m256 r[8], t[8];
+  for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(x + i * stride);
+  for (int i = 0; i < 8; i += 2) t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]), t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  for (int i = 0; i < 8; i += 4) {
+    r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44), r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+    r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44), r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+  }
+  for (int i = 0; i < 4; ++i) {
+    _mm256_storeu_ps(out + 16 * i, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+    _mm256_storeu_ps(out + 16 * (i + 4), _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+  }
+}
+PYLLM_INLINE void transpose16(const float* x, int64_t stride, float* out) {
+  for (int i = 0; i < 2; ++i)
+    for (int j = 0; j < 2; ++j) transpose8(x + 8 * i * stride + 8 * j, stride, out + 128 * j + 8 * i);
+}
+
 }  // namespace pyllm::PYLLM_ISA

@@ -192,4 +192,10 @@ PYLLM_INLINE void prefetch_far(const void* p) { __builtin_prefetch(p, 0, 2); }
 // compilation and gain nothing.
 constexpr int kTileRows = 2, kTileSums = 2, kIntRows = 2, kIntPanels = 1, kDirectRows = 2;
 
+// out (16, 16): out[16 j + i] = x[i * stride + j].
+PYLLM_INLINE void transpose16(const float* x, int64_t stride, float* out) {
+  for (int i = 0; i < 16; ++i)
+    for (int j = 0; j < 16; ++j) out[16 * j + i] = x[i * stride + j];
+}
+
 }  // namespace pyllm::PYLLM_ISA
