@@ -10,15 +10,12 @@ constexpr int kPlaces = 64;
 
 // The words of the places from kPlaces * group on.
 void words(const DropoutArgs& a, uint64_t group, uint32_t* out) {
-  uint32_t start[2][16];
-  for (int i = 0; i < 16; ++i) {
-    const uint64_t block = group * 16 + (uint64_t)i;
-    start[0][i] = (uint32_t)block;
-    start[1][i] = (uint32_t)(block >> 32);
-  }
-  i32v c[4] = {{}, {}, set1_i32((int32_t)(uint32_t)a.stream), set1_i32((int32_t)(uint32_t)(a.stream >> 32))};
-  memcpy(&c[0], start[0], 64);
-  memcpy(&c[1], start[1], 64);
+  const uint64_t block = group * 16;  // a multiple of 16: its sums with lanes carry nothing into the high word
+  static const int32_t lanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  i32v lane;
+  memcpy(&lane, lanes, sizeof lane);
+  i32v c[4] = {add_i32(set1_i32((int32_t)(uint32_t)block), lane), set1_i32((int32_t)(uint32_t)(block >> 32)),
+               set1_i32((int32_t)(uint32_t)a.stream), set1_i32((int32_t)(uint32_t)(a.stream >> 32))};
   uint32_t key0 = (uint32_t)a.seed, key1 = (uint32_t)(a.seed >> 32);
   for (int round = 0; round < 10; ++round) {
     const halves p = mul_u32(c[0], 0xD2511F53u), q = mul_u32(c[2], 0xCD9E8D57u);
@@ -44,10 +41,8 @@ void dropout(const DropoutArgs& a, int worker, int workers) {
     words(a, place / kPlaces, word);
     for (int j = 0; j < kPlaces; ++j) factor[j] = word[j] >= a.least ? a.factor : 0.0f;
     const int64_t count = kPlaces - skip < s.last - i ? kPlaces - skip : s.last - i;
-    for (int64_t j = 0; j < count; j += 16) {
-      const int n = lanes_left(count, j);
-      store_n(a.y + i + j, mul(load_n(a.x + i + j, n), load_n(factor + skip + j, n)), n);
-    }
+    vectors(0, count,
+            [&](int64_t j, auto at) { at.put(a.y + i + j, mul(at.get(a.x + i + j), at.get(factor + skip + j))); });
     i += count;
   }
 }
