@@ -252,7 +252,7 @@ def cross_entropy_losses(logits: ArrayLike, targets: ArrayLike, smoothing: float
     """The losses of cross_entropy; logits stay as they are."""
 
 def dropout(x: ArrayLike, p: float, seed: int, stream: int, offset: int = 0) -> NDArray[np.float32]:
-    """x / (1 - p) or 0 by one word of Philox for place offset + i: word (place % 4) of block (place / 4, stream)."""
+    """x / (1 - p) or 0 by one word of Philox, which seed, stream and place offset + i choose."""
 
 def embedding(ids: ArrayLike, weight: Weight) -> NDArray[np.float32]: ...
 def embedding_backward(dy: ArrayLike, ids: ArrayLike, into: NDArray[np.float32]) -> None:

@@ -224,16 +224,18 @@ def loss_gradient_bound(logits: NDArray, targets: NDArray, weights: NDArray, smo
 
 
 def philox(place: NDArray, seed: int, stream: int) -> NDArray:
-    """Word (place % 4) of the ten-round Philox block whose counter is (place / 4, stream), key seed. uint64 in, out."""
+    """Word (place / 16 % 4) of the ten-round Philox block with the counter (place / 64 * 16 + place % 16, stream), key
+    seed. uint64 in, out."""
     low, m = np.uint64(0xFFFFFFFF), (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-    block, shift = place // np.uint64(4), np.uint64(32)
+    shift = np.uint64(32)
+    block = place // np.uint64(64) * np.uint64(16) + place % np.uint64(16)
     c = [block & low, block >> shift, *(np.full_like(block, half) for half in (stream & 0xFFFFFFFF, stream >> 32))]
     key = [seed & 0xFFFFFFFF, seed >> 32]
     for _ in range(10):
         a, b = c[0] * m[0], c[2] * m[1]
         c = [(b >> shift) ^ c[1] ^ np.uint64(key[0]), b & low, (a >> shift) ^ c[3] ^ np.uint64(key[1]), a & low]
         key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
-    return np.choose((place % np.uint64(4)).astype(int), c)
+    return np.choose((place // np.uint64(16) % np.uint64(4)).astype(int), c)
 
 
 def dropout(x: NDArray, p: float, seed: int, stream: int, offset: int) -> NDArray:

@@ -1,6 +1,7 @@
 // Kernels of training that work row by row, on plain numpy arrays: the way back, the loss, dropout, the optimisers.
+#include <algorithm>
 #include <cmath>
-#include <memory>
+#include <vector>
 
 #include "bindings/bindings.h"
 
@@ -179,14 +180,8 @@ FloatArray dropout(const FloatArray& x, double p, uint64_t seed, uint64_t stream
   if (!(p >= 0 && p < 1))
     throw std::invalid_argument("dropout: p " + std::to_string(p) + ", allowed are 0 up to, but not with, 1");
   FloatArray y = like(x);
-  pyllm::DropoutArgs a = {x.data(),
-                          y.mutable_data(),
-                          x.size(),
-                          seed,
-                          stream,
-                          offset,
-                          (uint64_t)std::nearbyint(p * 0x1p32),
-                          (float)(1 / (1 - p))};
+  const auto least = (uint32_t)std::min(std::nearbyint(p * 0x1p32), 0x1p32 - 1);
+  pyllm::DropoutArgs a = {x.data(), y.mutable_data(), x.size(), seed, stream, offset, least, (float)(1 / (1 - p))};
   const pyllm::Kernels& kernels = use();
   without_gil([&] { pyllm::run_kernel(kernels.dropout, a, 30.0 * (double)x.size()); });
   return y;
@@ -216,7 +211,7 @@ void adamw(const py::array& p, const FloatArray& g, const py::array& m, const py
       throw std::invalid_argument("adamw: beta " + std::to_string(beta) + ", allowed are 0 up to, but not with, 1");
   pyllm::AdamWArgs a{};
   a.p = p_data, a.g = g.data(), a.m = m_data, a.v = v_data, a.n = p.size(), a.scale = (float)scale;
-  a.keep = (float)(1 - lr * weight_decay), a.beta1 = (float)beta1, a.beta2 = (float)beta2;
+  a.keep = (float)(1 - lr * weight_decay), a.beta2 = (float)beta2;
   a.rest1 = (float)(1 - beta1), a.rest2 = (float)(1 - beta2), a.eps = (float)eps;
   a.root = (float)(1 / std::sqrt(1 - std::pow(beta2, (double)step)));
   a.step_size = (float)(lr / (1 - std::pow(beta1, (double)step)));

@@ -223,14 +223,14 @@ struct CrossEntropyArgs {
   bool gradient;
 };
 constexpr int64_t kIgnored = -100;
-// y = x / (1 - p) where a draw of its place is p or more, else 0.
+// y = x / (1 - p) where the word of its place is `least` or more, else 0.
 struct DropoutArgs {
   const float* x;
   float* y;
   int64_t n;
   uint64_t seed, stream, offset;
-  uint64_t least;  // of 2^32: words from here on keep
-  float factor;    // 1 / (1 - p)
+  uint32_t least;
+  float factor;  // 1 / (1 - p)
 };
 // partial[b]: the sum of the squares of block b, exact products in double.
 struct SquaresArgs {
@@ -243,7 +243,7 @@ struct AdamWArgs {
   const float* g;
   int64_t n;
   float scale;                 // of g, first
-  float keep, beta1, beta2;    // keep: 1 - lr * weight decay
+  float keep, beta2;           // keep: 1 - lr * weight decay
   float rest1, rest2;          // 1 - beta1, 1 - beta2
   float root, eps, step_size;  // 1 / sqrt(1 - beta2^t), lr / (1 - beta1^t)
 };

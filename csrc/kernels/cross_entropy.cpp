@@ -18,19 +18,15 @@ Sums sums(const float* x, int64_t k, bool wanted) {
   for (int64_t first = 0; first < k; first += kSumBlock) {
     const int64_t last = first + kSumBlock < k ? first + kSumBlock : k;
     f32v top = set1(s.top), total = set1(0), plain = set1(0);
-    for (int64_t i = first; i < last; i += 16) {
-      const int n = lanes_left(last, i);
-      top = max(top, below(n, load_n(x + i, n), set1(-INFINITY)));
-    }
+    vectors(first, last, [&](int64_t i, auto at) { top = max(top, at.or_else(at.get(x + i), -INFINITY)); });
     const float old = s.top;
     s.top = max_of(top);
     const f32v shift = set1(s.top == -INFINITY ? 0.0f : s.top);  // where all is masked so far, the sum stays 0
-    for (int64_t i = first; i < last; i += 16) {
-      const int n = lanes_left(last, i);
-      const f32v v = load_n(x + i, n);
-      total = add(total, below(n, exp(sub(v, shift)), set1(0)));
+    vectors(first, last, [&](int64_t i, auto at) {
+      const f32v v = at.get(x + i);
+      total = add(total, at.or_else(exp(sub(v, shift)), 0));
       if (wanted) plain = add(plain, v);
-    }
+    });
     if (s.top > old) s.total *= ::exp((double)old - (double)s.top);
     s.total += (double)sum(total);
     s.plain += (double)sum(plain);
@@ -60,10 +56,7 @@ void cross_entropy(const CrossEntropyArgs& a, int worker, int workers) {
     const f32v top = set1(s.top), factor = set1((float)(g / s.total)), shared = set1((float)(g * e / (double)a.k));
     const float at_target =
         (float)(g * (::exp((double)x[target] - (double)s.top) / s.total - (1 - e) - e / (double)a.k));
-    for (int64_t i = 0; i < a.k; i += 16) {
-      const int n = lanes_left(a.k, i);
-      store_n(x + i, sub(mul(exp(sub(load_n(x + i, n), top)), factor), shared), n);
-    }
+    vectors(0, a.k, [&](int64_t i, auto at) { at.put(x + i, sub(mul(exp(sub(at.get(x + i), top)), factor), shared)); });
     x[target] = at_target;
   }
 }

@@ -14,15 +14,14 @@ Statistics statistics(const NormBackwardArgs& a, const float* x) {
   float mean = 0;
   if (a.norm == Norm::Layer) {
     f32v s = set1(0);
-    for (int64_t i = 0; i < a.k; i += 16) s = add(s, load_n(x + i, lanes_left(a.k, i)));
+    vectors(0, a.k, [&](int64_t i, auto at) { s = add(s, at.get(x + i)); });
     mean = sum(s) / (float)a.k;
   }
   f32v m = set1(mean), squares = set1(0);
-  for (int64_t i = 0; i < a.k; i += 16) {
-    const int n = lanes_left(a.k, i);
-    const f32v d = below(n, sub(load_n(x + i, n), m), set1(0));
+  vectors(0, a.k, [&](int64_t i, auto at) {
+    const f32v d = at.or_else(sub(at.get(x + i), m), 0);
     squares = fma(d, d, squares);
-  }
+  });
   return {mean, 1.0f / sqrtf(sum(squares) / (float)a.k + a.eps)};
 }
 
@@ -31,22 +30,20 @@ void row(const NormBackwardArgs& a, const float* dy, const float* x, float* dx, 
   const Statistics s = statistics(a, x);
   const f32v m = set1(s.mean), r = set1(s.inverse);
   f32v total = set1(0), products = set1(0);
-  for (int64_t i = 0; i < a.k; i += 16) {
-    const int n = lanes_left(a.k, i);  // lanes beyond hold 0 in dy
-    const f32v g = mul(load_n(dy + i, n), load_n(a.weight + i, n)), normed = mul(sub(load_n(x + i, n), m), r);
+  vectors(0, a.k, [&](int64_t i, auto at) {
+    const f32v g = mul(at.get(dy + i), at.get(a.weight + i)), normed = mul(sub(at.get(x + i), m), r);
     total = add(total, g);
     products = fma(g, normed, products);
-  }
+  });
   const f32v mean_g = set1(a.norm == Norm::Layer ? sum(total) / (float)a.k : 0.0f);
   const f32v mean_p = set1(sum(products) / (float)a.k);
-  for (int64_t i = 0; i < a.k; i += 16) {
-    const int n = lanes_left(a.k, i);
-    const f32v d = load_n(dy + i, n), normed = mul(sub(load_n(x + i, n), m), r);
-    const f32v g = sub(mul(d, load_n(a.weight + i, n)), mean_g);
-    store_n(dx + i, mul(r, sub(g, mul(normed, mean_p))), n);
-    store_n(weight_sum + i, fma(d, normed, load_n(weight_sum + i, n)), n);
-    if (bias_sum) store_n(bias_sum + i, add(load_n(bias_sum + i, n), d), n);
-  }
+  vectors(0, a.k, [&](int64_t i, auto at) {
+    const f32v d = at.get(dy + i), normed = mul(sub(at.get(x + i), m), r);
+    const f32v g = sub(mul(d, at.get(a.weight + i)), mean_g);
+    at.put(dx + i, mul(r, sub(g, mul(normed, mean_p))));
+    at.put(weight_sum + i, fma(d, normed, at.get(weight_sum + i)));
+    if (bias_sum) at.put(bias_sum + i, add(at.get(bias_sum + i), d));
+  });
 }
 
 }  // namespace

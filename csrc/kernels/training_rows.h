@@ -17,8 +17,28 @@ void adamw(const AdamWArgs& a, int worker, int workers);
 void sgd(const SGDArgs& a, int worker, int workers);
 void axpy(const AxpyArgs& a, int worker, int workers);
 
-// Lanes that are left of n numbers from i on, at most 16.
-PYLLM_INLINE int lanes_left(int64_t n, int64_t i) { return n - i < 16 ? (int)(n - i) : 16; }
+namespace {  // of each file its own: no symbol may leave for the linker to choose among
+
+// Sixteen numbers, or the few at an end. Masks cost twice the time of whole vectors where memory is fast.
+struct Whole {
+  f32v get(const float* p) const { return load(p); }
+  void put(float* p, f32v v) const { store(p, v); }
+  f32v or_else(f32v v, float) const { return v; }  // lanes beyond the end become a number
+};
+struct Part {
+  int n;
+  f32v get(const float* p) const { return load_n(p, n); }
+  void put(float* p, f32v v) const { store_n(p, v, n); }
+  f32v or_else(f32v v, float other) const { return below(n, v, set1(other)); }
+};
+
+}  // namespace
+
+// f(i, lanes) for every vector of [first, last).
+template <class F> PYLLM_INLINE void vectors(int64_t first, int64_t last, F f) {
+  for (; first + 16 <= last; first += 16) f(first, Whole{});
+  if (first < last) f(first, Part{(int)(last - first)});
+}
 
 // The share of n numbers in whole vectors: [first, last).
 PYLLM_INLINE Share vector_share(int64_t n, int worker, int workers) {

@@ -81,6 +81,20 @@ PYLLM_INLINE i32v shift_right1(i32v a) { return {_mm256_srai_epi32(a.lo, 1), _mm
 PYLLM_INLINE i32v add_i32(i32v a, i32v b) { return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)}; }
 PYLLM_INLINE i32v sub_i32(i32v a, i32v b) { return {_mm256_sub_epi32(a.lo, b.lo), _mm256_sub_epi32(a.hi, b.hi)}; }
 PYLLM_INLINE i32v set1_i32(int32_t x) { return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+PYLLM_INLINE i32v xor_i32(i32v a, i32v b) { return {_mm256_xor_si256(a.lo, b.lo), _mm256_xor_si256(a.hi, b.hi)}; }
+struct halves { i32v low, high; };
+PYLLM_INLINE void mul_u32_half(__m256i a, __m256i b, __m256i& low, __m256i& high) {
+  __m256i even = _mm256_mul_epu32(a, b), odd = _mm256_mul_epu32(_mm256_srli_epi64(a, 32), b);
+  low = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+  high = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+}
+PYLLM_INLINE halves mul_u32(i32v a, uint32_t b) {
+  halves r;
+  __m256i all = _mm256_set1_epi32((int)b);
+  mul_u32_half(a.lo, all, r.low.lo, r.high.lo);
+  mul_u32_half(a.hi, all, r.low.hi, r.high.hi);
+  return r;
+}
 PYLLM_INLINE int32_t sum_i32(i32v a) {
   int32_t v[8], s = 0;
   _mm256_storeu_si256((__m256i*)v, _mm256_add_epi32(a.lo, a.hi));

@@ -65,6 +65,14 @@ PYLLM_INLINE i32v shift_right1(i32v a) { return _mm512_srai_epi32(a, 1); }
 PYLLM_INLINE i32v add_i32(i32v a, i32v b) { return _mm512_add_epi32(a, b); }
 PYLLM_INLINE i32v sub_i32(i32v a, i32v b) { return _mm512_sub_epi32(a, b); }
 PYLLM_INLINE i32v set1_i32(int32_t x) { return _mm512_set1_epi32(x); }
+PYLLM_INLINE i32v xor_i32(i32v a, i32v b) { return _mm512_xor_si512(a, b); }
+struct halves { i32v low, high; };
+PYLLM_INLINE halves mul_u32(i32v a, uint32_t b) {
+  __m512i all = _mm512_set1_epi32((int)b);
+  __m512i even = _mm512_mul_epu32(a, all), odd = _mm512_mul_epu32(_mm512_srli_epi64(a, 32), all);
+  return {_mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32)),
+          _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd)};
+}
 PYLLM_INLINE int32_t sum_i32(i32v a) { return _mm512_reduce_add_epi32(a); }
 PYLLM_INLINE void store_s8(int8_t* p, i32v a) { _mm_storeu_si128((__m128i*)p, _mm512_cvtepi32_epi8(a)); }
 PYLLM_INLINE f32v load_s8(const int8_t* p) {

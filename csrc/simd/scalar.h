@@ -108,6 +108,18 @@ PYLLM_INLINE i32v shift_right1(i32v a) { i32v r; PYLLM_QUARTERS r.q[i] = a.q[i] 
 PYLLM_INLINE i32v add_i32(i32v a, i32v b) { i32v r; PYLLM_QUARTERS r.q[i] = a.q[i] + b.q[i]; return r; }
 PYLLM_INLINE i32v sub_i32(i32v a, i32v b) { i32v r; PYLLM_QUARTERS r.q[i] = a.q[i] - b.q[i]; return r; }
 PYLLM_INLINE i32v set1_i32(int32_t x) { i32v r; PYLLM_QUARTERS r.q[i] = i32x4{x, x, x, x}; return r; }
+PYLLM_INLINE i32v xor_i32(i32v a, i32v b) { i32v r; PYLLM_QUARTERS r.q[i] = a.q[i] ^ b.q[i]; return r; }
+// The low and the high halves of the products of 16 unsigned numbers with b.
+struct halves { i32v low, high; };
+PYLLM_INLINE halves mul_u32(i32v a, uint32_t b) {
+  halves r;
+  for (int i = 0; i < 16; ++i) {
+    const uint64_t p = (uint64_t)(uint32_t)a.q[i / 4][i % 4] * b;
+    r.low.q[i / 4][i % 4] = (int32_t)p;
+    r.high.q[i / 4][i % 4] = (int32_t)(p >> 32);
+  }
+  return r;
+}
 PYLLM_INLINE int32_t sum_i32(i32v a) {
   i32x4 q = a.q[0] + a.q[1] + a.q[2] + a.q[3];
   return q[0] + q[1] + q[2] + q[3];
