@@ -2,8 +2,22 @@
 model's forward is being recorded."""
 
 from pyllm.ops.activation import activate, gelu, relu, sigmoid, silu, softcap, swiglu, tanh
-from pyllm.ops.arithmetic import add, concatenate, divide, exp, index, log, mean, multiply, power, reshape, subtract, sum
-from pyllm.ops.arithmetic import _operators, transpose
+from pyllm.ops.arithmetic import (
+    _operators,
+    add,
+    concatenate,
+    divide,
+    exp,
+    index,
+    log,
+    mean,
+    multiply,
+    power,
+    reshape,
+    subtract,
+    sum,
+    transpose,
+)
 from pyllm.ops.attention import attention, rotary, rotary_table, row_attention, self_attention
 from pyllm.ops.embedding import embedding
 from pyllm.ops.linear import gated_linear, linear, linear_add, logits, matmul, norm_linear
