@@ -151,9 +151,10 @@ def self_attention(
     x = normalise(x, norm)
     q, k, v = (linear(x, *part) for part in parts)
     if head_norms is not None:
-        q, k = (_by_head(each, n, head_norm) for each, n, head_norm in zip((q, k), (heads, groups), head_norms))
+        q, k = _by_head(q, heads, head_norms[0]), _by_head(k, groups, head_norms[1])
     if rotation is not None:
-        q, k = (_turned(each, n, places_of(starts), rotation) for each, n in zip((q, k), (heads, groups)))
+        places = places_of(starts)
+        q, k = _turned(q, heads, places, rotation), _turned(k, groups, places, rotation)
     return row_attention(q, k, v, starts, heads, groups, True, scale, window, softcap)
 
 

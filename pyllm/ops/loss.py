@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ def linear_cross_entropy(x: Any, weight: Any, targets: Any, bias: Any = None, la
     ends = [len(rows) * i // pieces for i in range(pieces + 1)]
     kind = product_type()
     logits = np.empty((-(-len(rows) // pieces), len(w)), np.float32)
-    for first, last in zip(ends, ends[1:], strict=False):
+    for first, last in pairwise(ends):
         part, these = rows[first:last], logits[: last - first]
         with panels(w, kind) as packed:
             _core.linear(part, packed, into=these)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -47,7 +47,7 @@ class Optimizer:
     or for an option that is not known.
     """
 
-    defaults: dict[str, Any] = {}
+    defaults: ClassVar[dict[str, Any]] = {}
     state_names: tuple[str, ...] = ()
 
     def __init__(self, parameters: Groups, **options: Any) -> None:
@@ -128,7 +128,7 @@ class AdamW(Optimizer):
     m and v are running means of g and g^2 with betas (b1, b2); m^ = m / (1 - b1^t), v^ = v / (1 - b2^t).
     """
 
-    defaults = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
+    defaults: ClassVar[dict[str, Any]] = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01}
     state_names = ("m", "v")
 
     def check(self, options: dict[str, Any]) -> None:
@@ -140,16 +140,17 @@ class AdamW(Optimizer):
     def update(self, group: Group, state: dict[str, Array], scale: float) -> None:
         """One pass over weights, gradients and both means."""
         o = group.options
+        beta1, beta2 = o["betas"]
         _core.adamw(
-            group.numbers, group.gradients, state["m"], state["v"], o["lr"], *o["betas"], o["eps"], o["weight_decay"],
-            self.steps, scale,
+            group.numbers, group.gradients, state["m"], state["v"], o["lr"], beta1, beta2, o["eps"],
+            o["weight_decay"], self.steps, scale,
         )  # fmt: skip
 
 
 class SGD(Optimizer):
     """g += weight_decay p; m = momentum m + g; p -= lr m (nesterov: lr (g + momentum m)). Sutskever et al. 2013."""
 
-    defaults = {"lr": 1e-3, "momentum": 0.0, "weight_decay": 0.0, "nesterov": False}
+    defaults: ClassVar[dict[str, Any]] = {"lr": 1e-3, "momentum": 0.0, "weight_decay": 0.0, "nesterov": False}
     state_names = ("m",)
 
     def update(self, group: Group, state: dict[str, Array], scale: float) -> None:

@@ -34,7 +34,7 @@ def cosine(steps: int, warmup: int = 0, least: float = 0.1) -> Schedule:
 
 
 def one_cycle(steps: int, warmup: int = 0, start: float = 1 / 25, least: float = 1e-5) -> Schedule:
-    """From `start` up to 1 in `warmup` steps (0: three tenths) and down to `least`, both by cosines. arXiv:1708.07120."""
+    """From `start` up to 1 in `warmup` steps (0: three tenths), down to `least`, by cosines. arXiv:1708.07120."""
     rise = warmup or max(1, round(0.3 * steps))
 
     def factor(step: int) -> float:
