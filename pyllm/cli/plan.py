@@ -12,17 +12,16 @@ import os
 import re
 from typing import Any, NamedTuple
 
-from pyllm.cli import options, output, params
+from pyllm.cli import options, output, params, plan_text
 from pyllm.errors import printable
 from pyllm.models import fitting, planning
 from pyllm.models.counting import FORMATS
-from pyllm.models.planning import Plan, Row, Sum
+from pyllm.models.planning import Plan, Sum
 from pyllm.models.presets import ALIASES, PRESETS, Preset, from_config
 
 SHARE = 0.5  # of the measured peak, where the user gives no better figure
-DAYS = 30
 CONTEXT = 2048  # unless the model knows fewer positions
-UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
+UNITS = "_KMGTP"
 MOST = 1e24  # bytes or tokens; no one has more
 
 
@@ -36,14 +35,11 @@ class Known(NamedTuple):
 
 def amount(text: str) -> float:
     """Bytes: `50TB`, `300MB`, `10GiB`, `1e9`."""
-    match = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([KMGTP]?)(I?)B?", text.strip().upper().replace("E", "e"))
-    try:
-        if match is None or (match.group(3) and not match.group(2)):
-            raise ValueError
-        unit = UNITS[match.group(2)]
-        value = float(match.group(1)) * (1024 ** round(len(str(unit)) / 3 - 0.4) if match.group(3) else unit)
-    except ValueError:
-        value = 0.0
+    match = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\d{1,2})?)\s*(?:([kKMGTP])(i?))?B?", text.strip())
+    value = 0.0
+    if match is not None:
+        number, unit, binary = match.groups()
+        value = float(number) * (1024 if binary else 1000) ** (UNITS.index(unit.upper()) if unit else 0)
     if not 1 <= value <= MOST:
         raise argparse.ArgumentTypeError(f"{printable(text)!r}: an amount such as 50TB, 300MB or 10GiB is wanted")
     return value
@@ -75,7 +71,9 @@ def known(args: argparse.Namespace) -> Known:
         if len(args.sizes) < 2:
             raise options.UsageError("mlp: at least two sizes are wanted, as in `pyllm plan mlp 5 4 3 2 1`")
         if args.data is not None or args.context is not None or args.config is not None:
-            raise options.UsageError("mlp: it reads examples, not text: --tokens says how many, --batch how many at once")
+            raise options.UsageError(
+                "mlp: it reads examples, not text: --tokens says how many, --batch how many at once"
+            )
         return Known(planning.sizes(args.sizes), 1)
     if args.sizes:
         raise options.UsageError(f"{printable(name)}: sizes are for mlp only")
@@ -133,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
         raise options.UsageError(f"--context {context}: {printable(args.model)} knows {model.positions:,} positions")
     plan = Plan(printable(args.model, 80), model.sizes, args.batch, context, args.dtype)
     data = facts(args, plan, model)
-    return output.facts(args, data, "\n".join(text(args, plan, data)))
+    return output.facts(args, data, "\n".join(plan_text.lines(plan, data, counted(args, data["tokens"]))))
 
 
 def measured(args: argparse.Namespace) -> dict[str, Any]:
@@ -153,7 +151,7 @@ def tokens(args: argparse.Namespace, plan: Plan) -> int:
 
 
 def facts(args: argparse.Namespace, plan: Plan, model: Known) -> dict[str, Any]:
-    """What --json prints; text() says the same in lines."""
+    """What --json prints; plan_text.py says the same in lines."""
     from pyllm.formats import memory
 
     free = memory.available()
@@ -175,6 +173,7 @@ def facts(args: argparse.Namespace, plan: Plan, model: Known) -> dict[str, Any]:
         "batch": plan.batch,
         "context": plan.context,
         "dtype": plan.dtype,
+        "lora_rank": args.lora,
         "tokens": count,
         "flop_per_token": sum_facts(planning.work(plan)) | {"sides": plan.sizes.sides},
         "training_flop": flop,
@@ -186,7 +185,7 @@ def facts(args: argparse.Namespace, plan: Plan, model: Known) -> dict[str, Any]:
         "advice": [] if free is None or fitting.fits(plan, free) else fitting.advice(plan, free),
         "machine": machine | {"share": args.share},
         "seconds": seconds,
-        "machines_for_30_days": planning.machines(seconds, DAYS),
+        "machines_for_30_days": planning.machines(seconds, plan_text.DAYS),
     }
 
 
@@ -195,116 +194,10 @@ def sum_facts(found: Sum) -> dict[str, Any]:
     return {"rows": [row._asdict() for row in found.rows], "total": found.total}
 
 
-def text(args: argparse.Namespace, plan: Plan, data: dict[str, Any]) -> list[str]:
-    """The plan as lines, each with its arithmetic."""
-    unit = "token" if plan.sizes.attention else "example"
-    lines = [f"{plan.name}: {plan.sizes.parameters:,} parameters"]
-    if plan.sizes.looked_up:
-        lines.append(
-            f"  {plan.sizes.looked_up:,} of them are only looked up; N = {plan.sizes.multiplied:,} are multiplied"
-        )
-    lines += ["", f"{unit}s: {counted(args, plan, data['tokens'])}", "", work_title(plan, unit)]
-    work = data["flop_per_token"]
-    lines += rows(work, operations)
-    pairs = f" / {plan.sizes.sides} sides" if plan.sizes.sides > 1 else ""
-    lines += [
-        f"training: {data['tokens']:.3g} {unit}s{pairs} x {operations(work['total'])} = {data['training_flop']:.2e} FLOP",
-        "",
-        *times(args, data),
-    ]
-    for name, found in data["memory"].items():
-        if not name.startswith("running "):
-            lines += ["", *needed(plan, args, name, found, data["available_bytes"])]
-    lines += running(plan, data)
-    if data["advice"]:
-        lines += ["", "training would fit with:", *(f"  {each}" for each in data["advice"])]
-    return lines
-
-
-def counted(args: argparse.Namespace, plan: Plan, count: int) -> str:
+def counted(args: argparse.Namespace, count: int) -> str:
     """Where the number of tokens comes from."""
     if args.data is not None:
         return f"{output.size(args.data)} / {args.bytes_per_token:g} bytes a token = {count:.3g}"
     if args.tokens is not None:
-        return f"{count:.6g}"
+        return f"{count:,}" if count < 1e12 else f"{count:.6g}"
     return f"{planning.TOKENS_PER_PARAMETER} for each parameter = {count:.3g}"
-
-
-def work_title(plan: Plan, unit: str) -> str:
-    """What the rows of the work count."""
-    if plan.sizes.sides > 1:
-        return f"work for a pair, one {unit} of the source and one of the target, forward and backward:"
-    return f"work for each {unit}, forward (2 operations a number) and backward (4):"
-
-
-def operations(value: float) -> str:
-    """Operations as a person reads them: `39.6 GFLOP`."""
-    for unit in ("", "k", "M", "G", "T"):
-        if value < 1000:
-            break
-        value /= 1000
-    return f"{value:.4g} {unit}FLOP"
-
-
-def rows(found: dict[str, Any], shown: Any) -> list[str]:
-    """The rows of a sum, and the sum."""
-    cells = [tuple((f"  {row.name}", f"{row.how} =", shown(row.amount))) for row in (Row(**r) for r in found["rows"])]
-    if len(cells) > 1:
-        cells.append(("  sum", "", shown(found["total"])))
-    return output.table(cells).splitlines()
-
-
-def times(args: argparse.Namespace, data: dict[str, Any]) -> list[str]:
-    """Seconds on this machine and machines for 30 days."""
-    peak, threads = data["machine"]["peak"], data["machine"]["threads"]
-    seconds = data["seconds"]
-    rate = f"{peak / 1e9:,.1f} GFLOP/s in {args.dtype} measured with {threads} threads x {args.share:g} assumed share"
-    lines = [
-        f"this machine: {rate} = {peak * args.share / 1e9:,.1f} GFLOP/s",
-        f"time: {data['training_flop']:.2e} / {peak * args.share:.2e} = {seconds:.3g} seconds{duration(seconds)}",
-    ]
-    if data["machines_for_30_days"] > 1:
-        month = f"{DAYS} days x 86,400 seconds"
-        lines.append(f"machines like this one for {month}, nothing lost by sharing: {data['machines_for_30_days']:,}")
-    return lines
-
-
-def duration(seconds: float) -> str:
-    """Long times in units that say something: ` = 3.2 days`."""
-    for unit, length in (("years", 365.25 * 86_400), ("days", 86_400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            value = seconds / length
-            return f" = {value:,.0f} {unit}" if value >= 100 else f" = {value:.3g} {unit}"
-    return ""
-
-
-def needed(plan: Plan, args: argparse.Namespace, name: str, found: dict[str, Any], free: int | None) -> list[str]:
-    """The memory of one way to use the model."""
-    many = f"{plan.batch:,} x {plan.context:,} tokens at a time" if plan.sizes.attention else f"{plan.batch:,} at a time"
-    titles = {
-        "training": f"memory for training in {plan.dtype}, {many}:",
-        "lora": f"memory for LoRA of rank {args.lora} in {plan.dtype}, {many}:",
-        "running": f"memory for running, {many}:",
-    }
-    return [titles[name], *rows(found, output.size), verdict(found["fits"], free)]
-
-
-def verdict(fits: bool | None, free: int | None) -> str:
-    """Whether it fits this machine."""
-    if free is None or fits is None:
-        return "  how much memory is available is unknown"
-    return f"  {output.size(free)} are available: {'fits' if fits else 'does not fit'}"
-
-
-def running(plan: Plan, data: dict[str, Any]) -> list[str]:
-    """Memory for running in each format, one line each."""
-    found = {name: each for name, each in data["memory"].items() if name.startswith("running ")}
-    if not found:
-        return []
-    words = {True: "fits", False: "does not fit", None: ""}
-    cells = []
-    for name, each in found.items():
-        parts = " + ".join(f"{row['name']} {output.size(row['amount'])}" for row in each["rows"])
-        cells.append((f"  {name.split()[1]}", f"{parts} =", output.size(each["total"]), words[each["fits"]]))
-    title = f"memory for running, {plan.batch:,} x {plan.context:,} tokens:"
-    return ["", title, *output.table(cells).splitlines()]

@@ -112,7 +112,10 @@ def llama(
     if output_bias:
         layer.append(Part("attention output", (hidden,), kind="biases"))
     if inner_bias:
-        layer += [Part("feed-forward gate, up", (inner,), 2, "biases"), Part("feed-forward down", (hidden,), kind="biases")]
+        layer += [
+            Part("feed-forward gate, up", (inner,), 2, "biases"),
+            Part("feed-forward down", (hidden,), kind="biases"),
+        ]
     if head_norms:
         layer.append(Part("norms of query, key", (size,), 2))
     found = [

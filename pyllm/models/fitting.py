@@ -1,6 +1,6 @@
 """Refuse before it starts what memory cannot hold, and say what would fit.
 
-    refuse_unless_fits(plan, formats.memory.available())
+refuse_unless_fits(plan, formats.memory.available())
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ def fits(plan: Plan, free: int | None) -> bool | None:
 
 
 def refuse_unless_fits(plan: Plan, free: int | None) -> None:
-    """Raise DoesNotFitError, with the table and what would fit, if a plan needs more than `free` bytes (None: unknown)."""
+    """Raise DoesNotFitError if a plan needs more than `free` bytes (None: unknown).
+
+    The error has the table and what would fit.
+    """
     if fits(plan, free) is False and free is not None:
         kind = "running" if plan.running else "training"
         rows = [(row.name, row.how, row.amount) for row in memory(plan).rows]
@@ -66,9 +69,11 @@ def _other_weights(plan: Plan, free: int) -> list[str]:
         options = [plan._replace(lora=LORA, dtype=dtype) for dtype in (plan.dtype, "bf16")]
     for batch in (plan.batch, 1):
         for each in options:
-            if memory(each._replace(batch=batch)).total <= free:
+            if each != plan and memory(each._replace(batch=batch)).total <= free:
                 return [f"LoRA of rank {each.lora} on {each.dtype} weights with a batch of {batch:,}"]
-    return []
+    one = options[-1]._replace(batch=1)
+    context = largest(lambda n: memory(one._replace(context=n)).total <= free, plan.context - 1)
+    return [f"LoRA of rank {one.lora} on {one.dtype} weights with a context of {context:,}"] if context else []
 
 
 def smaller(plan: Plan, free: int) -> str | None:

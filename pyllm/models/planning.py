@@ -39,19 +39,21 @@ class Attention(NamedTuple):
 class Sizes(NamedTuple):
     """A model as the arithmetic sees it. sides: 2 where a step takes a token of the source and one of the target."""
 
-    count: Count
+    counted: Count
     attention: tuple[Attention, ...] = ()
     sides: int = 1
 
     @property
     def parameters(self) -> int:
         """All numbers."""
-        return self.count.total
+        return self.counted.total
 
     @property
     def looked_up(self) -> int:
         """Numbers in tables that are only read by row: they cost no multiplication."""
-        return sum(group.repeat * part.size for group in self.count.groups for part in group.parts if self._table(part))
+        return sum(
+            group.repeat * part.size for group in self.counted.groups for part in group.parts if self._table(part)
+        )
 
     @property
     def multiplied(self) -> int:
@@ -61,12 +63,12 @@ class Sizes(NamedTuple):
     @property
     def vocabulary(self) -> int:
         """Rows of the output matrix; 0 without one."""
-        parts = [part for group in self.count.groups for part in group.parts]
+        parts = [part for group in self.counted.groups for part in group.parts]
         return next((part.shape[0] for part in parts if self._output(part)), 0)
 
     @property
     def _untied(self) -> bool:
-        return self.count.groups[-1].name == "output"
+        return self.counted.groups[-1].name == "output"
 
     def _output(self, part: Part) -> bool:
         return part.name == "output" if self._untied else part.name in _EMBEDDINGS
@@ -85,7 +87,7 @@ class Sizes(NamedTuple):
     def _matrices(self, each: Any) -> int:
         return sum(
             group.repeat * part.times * each(*part.shape)
-            for group in self.count.groups
+            for group in self.counted.groups
             for part in group.parts
             if len(part.shape) == 2 and part.kind == "weights" and not (self._table(part) or self._output(part))
         )
@@ -221,10 +223,10 @@ def _training(plan: Plan) -> Sum:
 
 def _running(plan: Plan) -> Sum:
     """Weights and cache."""
-    stored = bytes_in(plan.sizes.count, plan.dtype) if plan.weights is None else plan.weights
+    stored = bytes_in(plan.sizes.counted, plan.dtype) if plan.weights is None else plan.weights
     how = f"{plan.sizes.parameters:,} as {'stored' if plan.weights is not None else plan.dtype}"
     rows = [Row("weights", how, stored)]
-    cache = plan.sizes.count.cache
+    cache = plan.sizes.counted.cache
     if cache is not None:
         how = (
             f"{plan.batch:,} x {plan.context:,} x 2 x {cache.layers} layers x {cache.heads * cache.size:,} "

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from pyllm.errors import ModelFileError, printable
+
 
 class Preset(NamedTuple):
     """A published size: `shape` names the function of counting.py, `numbers` are its arguments."""
@@ -123,9 +125,14 @@ ALIASES = {
 }
 
 
+_DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_neox", "gpt2")
+
+
 def from_config(values: dict[str, Any]) -> Preset:
-    """The size that a checked configuration asks for (pyllm.formats.read_config)."""
+    """The size that a checked configuration asks for (pyllm.formats.read_config). Raises ModelFileError."""
     kind = values["model_type"]
+    if kind not in _DECODERS:
+        raise ModelFileError("config", "model_type", None, printable(kind), f"counted are: {', '.join(_DECODERS)}")
     tied = values["tie_word_embeddings"]
     if kind == "gpt2":
         numbers = {
