@@ -164,6 +164,10 @@ def test_a_shorter_context_lora_or_a_smaller_model_is_proposed():
     tight = fitting.advice(plan("llama-7b", lora=8), 2 * LLAMA.parameters + 2 * 10**9)
     assert tight[-2].startswith("LoRA of rank 8 on bf16 weights with a context of ")
     assert fitting.advice(asked, 1000) == []
+    assert PRESETS[fitting.smaller(plan("gpt2-xl", context=2048), 10**10)].shape != "gpt2"  # it knows 1,024 positions
+    short, free = plan("gpt2-xl", context=1024), memory(plan("gpt2-large", context=1024)).total
+    assert fitting.smaller(short, free) == "gpt2-large"
+    assert fitting.smaller(short._replace(context=1025), free + 10**8) != "gpt2-large"
 
 
 def test_a_model_to_run_gets_other_types():

@@ -137,6 +137,15 @@ def test_a_line_stops_where_a_number_is_not_finite():
     assert "nothing was recorded" in curves.curves("t", [curves.Line("a", [(0, math.nan)])], "y")
 
 
+@pytest.mark.parametrize("values", [[0.0, 5e-324], [0.0, 1e-300, 5e-324], [1.0, 1e305, 2.0], [-1e308, 1e308, 3.0, 4.0]])
+def test_extreme_numbers_stay_inside_the_picture(values):
+    svg = curves.curves("t", [curves.Line("a", list(enumerate(values)))], "y")
+    (line,) = re.findall(r"points='([^']*)'", svg)
+    heights = [float(place.split(",")[1]) for place in line.split()]
+    assert len(heights) == len(values)
+    assert all(curves.TOP <= y <= curves.HEIGHT - curves.BOTTOM for y in heights)
+
+
 def test_thinning_keeps_peaks():
     points = [(i, math.sin(i / 999)) for i in range(100_000)]
     points[54_321] = (54_321, 7.0)
@@ -179,7 +188,11 @@ def test_a_missing_file_is_said(run):
 
 
 def test_torn_lines_are_counted_and_the_rest_is_shown(run):
-    whole = lines(step(i) for i in range(1, 11))
+    whole = lines(step(i) for i in range(10, 0, -1))
+    deep = "[" * 50_000 + "\n"
+    (run / "log.jsonl").write_text(deep + whole)
+    assert "log.jsonl: 1 line is torn" in words(report(run).html)
+    assert [record["step"] for record in runs.read_run(run).log] == list(range(1, 11))
     (run / "log.jsonl").write_text(whole + '[1]\n\n{"loss": 1}\n{"step": 11, "lo')
     page = report(run)
     assert page.facts["steps"] == 10 and "log.jsonl: 3 lines are torn" in words(page.html)
