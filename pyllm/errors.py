@@ -72,3 +72,27 @@ class TokenizerError(ValueError):
 
 class ContextError(ValueError):
     """A sequence longer than the positions that the model knows."""
+
+
+class DoesNotFitError(MemoryError):
+    """A run that needs more memory than there is, refused before it starts.
+
+    rows: (part, how it is computed, bytes); needed and available: bytes; advice: what would fit; table: as text.
+    """
+
+    def __init__(self, what: str, rows: list[tuple[str, str, int]], available: int, advice: list[str]) -> None:
+        self.what, self.rows, self.available, self.advice = printable(what), rows, available, advice
+        self.needed = sum(amount for _, _, amount in rows)
+        parts = " + ".join(f"{name} {amount / 1e9:,.2f} GB" for name, _, amount in rows)
+        would = f"; this would fit: {'; '.join(advice)}" if advice else ""
+        found = f"{parts} = {self.needed / 1e9:,.2f} GB of memory, {available / 1e9:,.2f} GB are available"
+        super().__init__(f"{self.what}: {found}{would}")
+
+    @property
+    def table(self) -> str:
+        """The sum, one part a line."""
+        lines = [f"{name:<12} {how} = {amount:,} bytes" for name, how, amount in self.rows]
+        return "\n".join([*lines, f"{'sum':<12} {self.needed:,} bytes", f"{'available':<12} {self.available:,} bytes"])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.what, self.rows, self.available, self.advice))

@@ -30,6 +30,8 @@ VERBS = {
     "convert": "write a model as a GGUF file or a Hugging Face folder",
     "quantize": "rewrite a GGUF file in another storage type",
     "params": "count weights and biases, written out",
+    "plan": "say what training and running a model cost: operations, memory, time",
+    "report": "show a training run as a page: curves, samples, parameters",
     "bench": "measure speed beside this machine's limits",
     "doctor": "describe this machine as pyllm sees it",
     "version": "print the version",
