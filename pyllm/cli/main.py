@@ -29,6 +29,7 @@ VERBS = {
     "info": "describe a model file: architecture, shapes, types, memory",
     "convert": "write a model as a GGUF file or a Hugging Face folder",
     "quantize": "rewrite a GGUF file in another storage type",
+    "tokenizer": "train a tokenizer on text, show what one makes of a text",
     "params": "count weights and biases, written out",
     "bench": "measure speed beside this machine's limits",
     "doctor": "describe this machine as pyllm sees it",
