@@ -16,20 +16,24 @@ bool continues(char byte) { return (uint8_t(byte) & 0xC0) == 0x80; }
 void WordCounts::add(std::string_view piece) {
   const size_t seen = waiting_.size();
   waiting_ += piece;
-  const size_t size = ready(seen);
-  count(std::string_view(waiting_).substr(0, size));
+  size_t size = settled(seen);
+  if (size > 0) {
+    count(std::string_view(waiting_).substr(0, size), size);
+  } else if (waiting_.size() >= LONGEST_WAIT) {
+    size = before_last_words();
+    count(waiting_, size);
+  }
   waiting_.erase(0, size);
 }
 
 void WordCounts::end_text() {
-  count(waiting_);
+  count(waiting_, waiting_.size());
   waiting_.clear();
 }
 
 // Bytes of waiting_ whose words are settled: up to a space after something that is none, for no pre-tokenizer puts
-// both into one word or looks across. Text without such a place is cut before its last two words. The first `seen`
-// bytes have been searched before.
-size_t WordCounts::ready(size_t seen) const {
+// both into one word or looks across. 0 when there is none. The first `seen` bytes have been searched before.
+size_t WordCounts::settled(size_t seen) const {
   for (size_t i = waiting_.size(); i-- > std::max<size_t>(seen, 1);) {
     if (waiting_[i] != ' ') continue;
     size_t before = i - 1;
@@ -37,7 +41,11 @@ size_t WordCounts::ready(size_t seen) const {
     if (!at(waiting_.data(), before, i).is(SPACE)) return i;
     i = before + 1;
   }
-  if (waiting_.size() < LONGEST_WAIT) return 0;
+  return 0;
+}
+
+// What follows may change the last word and, by a contraction, the one before; all of waiting_ if it has no others.
+size_t WordCounts::before_last_words() const {
   size_t cuts[2] = {0, 0};
   split(splitter_, waiting_.data(), 0, waiting_.size(), [&](size_t begin, size_t) {
     cuts[0] = cuts[1];
@@ -46,10 +54,11 @@ size_t WordCounts::ready(size_t seen) const {
   return cuts[0] ? cuts[0] : waiting_.size();
 }
 
-void WordCounts::count(std::string_view text) {
+// The words that begin before the limit.
+void WordCounts::count(std::string_view text, size_t limit) {
   split(splitter_, text.data(), 0, text.size(), [&](size_t begin, size_t end) {
     const std::string_view word = text.substr(begin, end - begin);
-    if (!between_words(splitter_, word)) note(word);
+    if (begin < limit && !between_words(splitter_, word)) note(word);
   });
 }
 

@@ -35,8 +35,9 @@ class WordCounts {
  private:
   static constexpr size_t LONGEST_WAIT = size_t(1) << 20;
 
-  size_t ready(size_t seen) const;
-  void count(std::string_view text);
+  size_t settled(size_t seen) const;
+  size_t before_last_words() const;
+  void count(std::string_view text, size_t limit);
   void note(std::string_view word);
   void forget();
 

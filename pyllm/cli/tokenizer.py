@@ -127,7 +127,7 @@ def told(args: argparse.Namespace, data: dict[str, Any]) -> list[str]:
 
 def show(args: argparse.Namespace) -> int:
     """Print one row a token: id, bytes."""
-    from pyllm import AutoTokenizer
+    from pyllm.auto import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
     ids = tokenizer.encode(args.text, allow_special=args.allow_special)

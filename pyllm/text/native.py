@@ -51,6 +51,8 @@ def open_document(document: Any) -> DescribedCoder | None:
     """The coder of a tokenizer.json; None where it asks for what pyllm does not know or is malformed."""
     if not isinstance(document, dict) or any(document.get(key) for key in ("truncation", "padding", "normalizer")):
         return None
+    parts = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+    document = {**dict.fromkeys(parts), **document, "added_tokens": document.get("added_tokens") or []}
     model = document.get("model")
     names = _names(document, model) if isinstance(model, dict) else None
     if not isinstance(model, dict) or names is None:
@@ -61,7 +63,7 @@ def open_document(document: Any) -> DescribedCoder | None:
 def _names(document: dict[str, Any], model: dict[str, Any]) -> list[str] | None:
     """The token of each id, if these are 0 to n - 1 and every added token is special and has no other properties."""
     vocabulary = model.get("vocab")
-    added = document.get("added_tokens") or []
+    added = document["added_tokens"]
     if not isinstance(vocabulary, dict) or not isinstance(added, list):
         return None
     found = dict(vocabulary)
@@ -80,10 +82,9 @@ def _names(document: dict[str, Any], model: dict[str, Any]) -> list[str] | None:
 
 
 def _vocabulary(names: list[str], document: dict[str, Any], unknown: str | None) -> Any:
-    kinds = np.full(len(names), NORMAL, np.int32)
-    for token in document.get("added_tokens") or []:
-        kinds[token["id"]] = UNKNOWN if token["content"] == unknown else CONTROL
-    return _core.Vocabulary(*_strings(names), kinds)
+    special = {token["content"] for token in document["added_tokens"]}
+    kinds = [NORMAL if name not in special else UNKNOWN if name == unknown else CONTROL for name in names]
+    return _core.Vocabulary(*_strings(names), np.array(kinds, np.int32))
 
 
 def _strings(texts: Sequence[str]) -> tuple[bytes, np.ndarray, np.ndarray]:
@@ -99,7 +100,7 @@ def _byte_pairs(document: dict[str, Any], model: dict[str, Any], names: list[str
     from pyllm.text.hugging_face import spelling
 
     more = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
-    around, decoder = document.get("post_processor"), document.get("decoder")
+    around, decoder = document["post_processor"], document["decoder"]
     level = isinstance(decoder, dict) and decoder.get("type") == "ByteLevel"
     bare = around is None or (isinstance(around, dict) and around.get("type") == "ByteLevel")
     known = set(names)
@@ -117,7 +118,7 @@ def _byte_pairs(document: dict[str, Any], model: dict[str, Any], names: list[str
             return None
         lines.append(" ".join(parts))
     try:
-        pre = name_of(document.get("pre_tokenizer"), bool(model.get("ignore_merges")))
+        pre = name_of(document["pre_tokenizer"], bool(model.get("ignore_merges")))
         vocabulary = _vocabulary(names, document, None)
         return DescribedCoder(document, vocabulary, _core.BytePairs(vocabulary, pre, *_strings(lines)))
     except TokenizerError:
@@ -127,11 +128,11 @@ def _byte_pairs(document: dict[str, Any], model: dict[str, Any], names: list[str
 def _plain(document: dict[str, Any], model: dict[str, Any], names: list[str]) -> DescribedCoder | None:
     """Words or characters, one token each, with a special token for those that have none."""
     unknown = model.get("unk_token")
-    added = {token["content"]: token["id"] for token in document.get("added_tokens") or []}
+    if model.get("type") != "WordLevel" or unknown not in [token["content"] for token in document["added_tokens"]]:
+        return None
     for cut, (pre, decoder) in PLAIN.items():
-        told = (document.get("pre_tokenizer"), document.get("decoder"), document.get("post_processor"))
-        if model.get("type") == "WordLevel" and told == (pre, decoder, None) and unknown in added:
+        if (document["pre_tokenizer"], document["decoder"], document["post_processor"]) == (pre, decoder, None):
             vocabulary = _vocabulary(names, document, unknown)
-            table = _core.WordTable(vocabulary, cut, added[unknown])
+            table = _core.WordTable(vocabulary, cut, names.index(str(unknown)))
             return DescribedCoder(document, vocabulary, table, b" " if cut == "word" else b"")
     return None
