@@ -116,6 +116,18 @@ def test_a_long_text_without_spaces_between_words(unit):
     assert sum(len(word) * count for word, count in words) == len(text.encode())
     if len(set(unit)) > 1:
         assert dict(words) == collections.Counter(_core.split_words("gpt-2", text.encode()))
+    else:
+        assert max(len(word) for word, _ in words) == 16384
+
+
+@pytest.mark.parametrize("letters", ["a", "ab", "é漢", "abcdefghijklmnopqrstuvwxyz"])
+def test_endless_words_are_trained_in_pieces(letters):
+    text = "".join(random.Random(2).choices(letters, k=400_000))
+    start = time.monotonic()
+    found = pyllm.text.train(text, vocab=600)
+    assert time.monotonic() - start < 10  # 0.3 s on a quiet machine
+    assert found.decode(found.encode(text)) == text
+    assert max(len(found.token_bytes(i)) for i in range(len(found))) <= 16384
 
 
 @pytest.fixture(scope="module")

@@ -63,6 +63,12 @@ void WordCounts::count(std::string_view text, size_t limit) {
 }
 
 void WordCounts::note(std::string_view word) {
+  while (word.size() > LONGEST_WORD) {
+    size_t size = LONGEST_WORD;
+    while (continues(word[size])) --size;
+    note(word.substr(0, size));
+    word.remove_prefix(size);
+  }
   const uint32_t number = words_.add(word);
   ++total_;
   if (number < counts_.size()) {

@@ -11,7 +11,8 @@
 namespace text {
 
 // Holds at most `most` distinct words of 32 * most bytes together. When there are more, the half with the highest
-// counts stays, of equal counts what was met first; a word that was forgotten begins again from nothing.
+// counts stays, of equal counts what was met first; a word that was forgotten begins again from nothing. A word of more
+// than LONGEST_WORD bytes counts as several.
 class WordCounts {
  public:
   WordCounts(const Splitter& splitter, size_t most) : splitter_(splitter), most_(most) {}
@@ -33,6 +34,7 @@ class WordCounts {
   std::vector<uint32_t> common(uint64_t least) const;
 
  private:
+  static constexpr size_t LONGEST_WORD = size_t(1) << 14;
   static constexpr size_t LONGEST_WAIT = size_t(1) << 20;
 
   size_t settled(size_t seen) const;
