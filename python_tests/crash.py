@@ -222,11 +222,10 @@ class Campaign:
 
     def try_random(self, start: Start, kills: int, seed: int, jobs: int) -> None:
         """At least `kills` kills at random times."""
-        for seed in range(seed, seed + kills * jobs, jobs):
+        for first in range(seed, seed + kills * jobs, jobs):
             missing = kills - self.counts["at random times"]
             if missing <= 0:
                 return
-            seeds = range(seed, seed + jobs)
 
             def attempt(each: int, most: int = max(1, min(20, missing // jobs))) -> None:
                 try:
@@ -235,7 +234,7 @@ class Campaign:
                     self.note(f"killed at random times, seed {each}: {difference}")
 
             with ThreadPoolExecutor(jobs) as pool:
-                list(pool.map(attempt, seeds))
+                list(pool.map(attempt, range(first, first + jobs)))
         if self.counts["at random times"] < kills:
             self.note(f"only {self.counts['at random times']} of {kills} kills at random times happened")
 

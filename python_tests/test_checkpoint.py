@@ -1,17 +1,16 @@
 """Checkpoints and logs of a run: what is written comes back, what is damaged is passed over, what is killed goes on."""
 
-import errno
+import contextlib
 import hashlib
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-import crash
 import numpy as np
 import pytest
 import stand_in
@@ -19,7 +18,6 @@ import stand_in
 from pyllm.train import CheckpointError, Checkpoints, LaterVersionError, check_facts, read_checkpoint
 from pyllm.train import checkpoint as module
 
-HERE = Path(__file__).resolve().parent
 TENSORS, MANIFEST = "tensors.safetensors", "manifest.json"
 
 
@@ -44,10 +42,10 @@ def run(tmp_path):
 
 def test_everything_comes_back(run, monkeypatch):
     monkeypatch.setattr(module, "SLICE", 1 << 10)  # so that small tensors are several slices
-    tensors = stand_in.beginning() | {
-        code: np.arange(24).reshape(2, 3, 4).astype(code) for code in ("f8", "f2", "?", "i4", "i2", "i1", "u8", "u4", "u2")
-    }
-    tensors |= {"every other": np.arange(5000, dtype=np.int64)[::2], "swapped": np.ones((9, 8, 7), np.float32).swapaxes(0, 2)}
+    cube, codes = np.arange(24).reshape(2, 3, 4), ("f8", "f2", "?", "i4", "i2", "i1", "u8", "u4", "u2")
+    tensors = stand_in.beginning() | {code: cube.astype(code) for code in codes}
+    tensors["every other"] = np.arange(5000, dtype=np.int64)[::2]
+    tensors["swapped"] = np.arange(504, dtype=np.float32).reshape(9, 8, 7).swapaxes(0, 2)
     tensors |= {"ünï \n": np.array([np.nan, -0.0, np.inf], np.float32)}
     facts = {"rng": {"state": 2**127, "floats": [0.1, 1e300, -0.0]}, "names": ("a", "ß"), "none": None, "yes": True}
     assert run.newest() is None and run.steps() == []
@@ -228,7 +226,9 @@ def test_a_write_that_did_not_arrive_is_seen_before_older_ones_go(run, monkeypat
     def spoil(file):
         name = os.readlink(f"/proc/self/fd/{file}")
         if name.endswith(TENSORS):
-            os.pwrite(os.open(name, os.O_WRONLY), b"\xff", os.fstat(file).st_size - 3)
+            with open(name, "r+b") as spoiled:
+                spoiled.seek(-3, os.SEEK_END)
+                spoiled.write(b"\xff")
         real(file)
 
     monkeypatch.setattr(os, "fsync", spoil)
@@ -278,7 +278,8 @@ def test_one_process_per_folder_until_it_dies(tmp_path, how):
         with Checkpoints(tmp_path) as run:
             run.save(1, small(1), {})
     finally:
-        os.killpg(process.pid, 9)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.stdout.close()
         process.wait()
     with pytest.raises(CheckpointError, match="cannot be saved: the folder has been released"):
@@ -322,7 +323,8 @@ def test_a_folder_that_can_only_be_read():
             run.save(1, small(1), {})
         (folder / "lock").unlink()
         folder.chmod(0o555)
-        done = subprocess.run([sys.executable, "-c", READ_ONLY, str(folder)], capture_output=True, text=True, timeout=60)
+        words = [sys.executable, "-c", READ_ONLY, str(folder)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
         assert done.stdout == "run/lock: cannot be locked: Permission denied\n1\n", done.stderr
         folder.chmod(0o755)
 
@@ -331,7 +333,7 @@ def test_paths_that_cannot_be_run_folders(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="file: cannot be made a folder: File exists"):
         Checkpoints(tmp_path / "file")
-    with pytest.raises(CheckpointError, match="absent/manifest.json: cannot be opened: No such file"):
+    with pytest.raises(CheckpointError, match=r"absent/manifest\.json: cannot be opened: No such file"):
         read_checkpoint(tmp_path / "absent")
 
 
@@ -370,84 +372,6 @@ def test_saving_400_mb_takes_no_second_copy(tmp_path):
     done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, timeout=120)
     assert 0 <= float(done.stdout) < 64, done.stderr
     assert (tmp_path / "checkpoint-00000002" / TENSORS).stat().st_size > 400 << 20
-
-
-@pytest.fixture(scope="module")
-def campaign(tmp_path_factory):
-    return crash.Campaign(tmp_path_factory.mktemp("crash"), crash.STAND_IN)
-
-
-@pytest.fixture(scope="module")
-def fresh(campaign):
-    return campaign.undisturbed()
-
-
-def test_a_save_is_on_the_disk_before_it_has_its_name(campaign, fresh):
-    """Kills cannot show a missing fsync, a power cut would: every file, its folder, the name, in this order."""
-    lines = [line.replace(str(campaign.work), "") for line in fresh.trace]
-    named = [i for i, line in enumerate(lines) if crash.NAMED.match(line)]
-    assert len(named) == 4
-    start = 0
-    for end in named:
-        save = [line.split("/", 2)[::2] for line in lines[start:end] if "unfinished" in line]
-        calls = [(call.strip(), path.partition("/")[2]) for call, path in save if call.strip() in ("write", "fsync")]
-        last = {path: i for i, (call, path) in enumerate(calls) if call == "write"}
-        assert set(last) == {TENSORS, MANIFEST}
-        assert all(("fsync", path) in calls[i:] for path, i in last.items())
-        assert calls[-1] == ("fsync", "") and ("fsync", "log.jsonl") == fsync_of_log(lines[start:end])
-        assert lines[end + 2].startswith("fsync ") and lines[end + 2].endswith("/" + lines[end].split("/")[1])
-        assert not any(line.startswith(("unlink", "rmdir")) for line in lines[end : end + 3])
-        start = end + 3
-
-
-def fsync_of_log(lines):
-    """The first call that makes something last, which must be the log."""
-    first = next(line for line in lines if line.startswith("fsync"))
-    return "fsync", first.rpartition("/")[2]
-
-
-@pytest.mark.parametrize("action", ["kill", "torn", "ENOSPC", "EIO", "EINTR", "short"])
-def test_disturbed_runs_end_as_if_undisturbed(campaign, fresh, action):
-    campaign.try_points(fresh, crash.points_of(fresh.trace, action, 8 if action == "kill" else 5), 2)
-    assert campaign.wrong == []
-
-
-def test_kills_while_going_on(campaign, fresh):
-    start = campaign.interrupted(fresh)
-    assert start.end == fresh.end
-    campaign.try_points(start, crash.points_of(start.trace, "kill", 5), 2)
-    campaign.try_random(fresh, 6, int(time.time()), 2)
-    assert campaign.wrong == [] and campaign.counts["at random times"] >= 6
-
-
-@pytest.mark.parametrize("name", ["EROFS", "EACCES", "EDQUOT"])
-def test_a_disk_that_refuses_from_some_call_on(campaign, fresh, name):
-    """The run ends with one sentence that names file and reason; what was saved is there."""
-    for at in (2, 20, len(fresh.trace) - 30):
-        folder = campaign.folder()
-        code, said = campaign.run(folder, AT=at, COUNT=0, DO=getattr(errno, name))
-        assert code == 1 and said.count("\n") == 1 and os.strerror(getattr(errno, name)) in said
-        assert crash.newest(folder) == crash.newest_before(fresh.trace[: at - 1])
-        campaign.check_end(folder, fresh.end)
-
-
-def test_the_campaign_can_fail(campaign, fresh):
-    """A run that forgets what it did, loses a checkpoint or leaves things behind is a difference."""
-    folder = campaign.folder()
-    assert campaign.run(folder)[0] == 0
-    path = max(folder.glob("checkpoint-*"))
-    with pytest.raises(crash.Difference, match=r"another end: log\.jsonl"):
-        campaign.check_end(folder, fresh.end | {"log.jsonl": b""})
-    with pytest.raises(crash.Difference, match="the checkpoint of step 15 is lost, the newest is 12"):
-        campaign._go_on(folder, fresh, 15)
-    (path / TENSORS).write_bytes(b"")
-    with pytest.raises(crash.Difference, match="a checkpoint is damaged: checkpoint-00000012/tensors"):
-        crash.newest(folder)
-    points = [crash.Point("kill", len(fresh.trace) + 1, "none")]
-    noted = len(campaign.wrong)
-    campaign.try_points(fresh, points, 1)
-    assert campaign.wrong[noted:] == [f"on a new folder, kill at call {points[0].at} (none): ends with 0: "]
-    del campaign.wrong[noted:]
 
 
 def test_hashes_are_those_of_the_files(run):

@@ -84,7 +84,7 @@ class Staging:
         self._old: list[str] = []
 
     def __enter__(self) -> Staging:
-        with _named(self.folder, self.needed):
+        with _named(self.target, self.needed):
             free = shutil.disk_usage(self.folder).free
             if free < self.needed:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
