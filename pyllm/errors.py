@@ -62,6 +62,19 @@ class ModelFileError(ValueError):
         return (type(self), (self.file, self.field, self.offset, self.found, self.allowed))
 
 
+class CheckpointError(ModelFileError):
+    """A checkpoint or a log of a run that cannot be written, trusted or continued; its sentence names folder/file."""
+
+    def sentence(self) -> str:
+        """The message, from the parts."""
+        folder = os.path.basename(os.path.dirname(self.file))
+        return f"{printable(folder)}/{super().sentence()}" if folder else super().sentence()
+
+
+class LaterVersionError(CheckpointError):
+    """A sound file that a later pyllm has written."""
+
+
 class TemplateError(ValueError):
     """A chat template that cannot be parsed, tries to escape, or spends more than its budget."""
 
