@@ -10,7 +10,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from pyllm.errors import ContextError, DoesNotFitError, ModelFileError, TemplateError, TokenizerError
+from pyllm.errors import (
+    ContextError,
+    DoesNotFitError,
+    ModelFileError,
+    TemplateError,
+    TokenizerError,
+    TrainingError,
+)
 
 __version__ = "0.1.0"
 
@@ -23,17 +30,25 @@ _LAZY = {
     "Chat": "pyllm.generate",
     "Engine": "pyllm.generate",
     "GenerationConfig": "pyllm.generate",
+    "Tensor": "pyllm.tensor",
     "TextIteratorStreamer": "pyllm.generate",
     "TextStreamer": "pyllm.generate",
+    "Trainer": "pyllm.train",
+    "TrainingArguments": "pyllm.train",
     "Weight": "pyllm._core",
+    "autocast": "pyllm.ops",
     "convert": "pyllm.auto.convert",
+    "data": "pyllm.data",
     "evaluate": "pyllm.evaluate",
     "formats": "pyllm.formats",
     "generate": "pyllm.generate",
     "nn": "pyllm.nn",
+    "no_grad": "pyllm.autograd",
     "ops": "pyllm.ops",
+    "optim": "pyllm.optim",
     "quantize": "pyllm.formats.gguf_quantize",
     "text": "pyllm.text",
+    "train": "pyllm.train",
 }
 
 __all__ = [

@@ -75,6 +75,10 @@ class LaterVersionError(CheckpointError):
     """A sound file that a later pyllm has written."""
 
 
+class TrainingError(ValueError):
+    """A run that cannot go on: a loss that is no number, a folder of another run."""
+
+
 class TemplateError(ValueError):
     """A chat template that cannot be parsed, tries to escape, or spends more than its budget."""
 
