@@ -10,7 +10,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from pyllm.errors import ContextError, ModelFileError, TemplateError, TokenizerError
+from pyllm.errors import ContextError, DataError, ModelFileError, TemplateError, TokenizerError
 
 __version__ = "0.1.0"
 
@@ -27,6 +27,7 @@ _LAZY = {
     "TextStreamer": "pyllm.generate",
     "Weight": "pyllm._core",
     "convert": "pyllm.auto.convert",
+    "data": "pyllm.data",
     "formats": "pyllm.formats",
     "generate": "pyllm.generate",
     "nn": "pyllm.nn",
@@ -35,7 +36,15 @@ _LAZY = {
     "text": "pyllm.text",
 }
 
-__all__ = ["ContextError", "ModelFileError", "TemplateError", "TokenizerError", "__version__", *sorted(_LAZY)]
+__all__ = [
+    "ContextError",
+    "DataError",
+    "ModelFileError",
+    "TemplateError",
+    "TokenizerError",
+    "__version__",
+    *sorted(_LAZY),
+]
 
 
 def __getattr__(name: str) -> Any:

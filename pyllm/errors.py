@@ -62,6 +62,14 @@ class ModelFileError(ValueError):
         return (type(self), (self.file, self.field, self.offset, self.found, self.allowed))
 
 
+class DataError(ModelFileError):
+    """Text, shards of tokens or conversations that cannot be read, trusted or used.
+
+    `field` says which record or shard it is, `offset` the bytes from the start of the file (of its text, where the
+    file is compressed).
+    """
+
+
 class TemplateError(ValueError):
     """A chat template that cannot be parsed, tries to escape, or spends more than its budget."""
 

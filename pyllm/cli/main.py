@@ -29,6 +29,7 @@ VERBS = {
     "info": "describe a model file: architecture, shapes, types, memory",
     "convert": "write a model as a GGUF file or a Hugging Face folder",
     "quantize": "rewrite a GGUF file in another storage type",
+    "data": "turn text into shards of tokens to train on, describe them",
     "params": "count weights and biases, written out",
     "bench": "measure speed beside this machine's limits",
     "doctor": "describe this machine as pyllm sees it",
