@@ -43,7 +43,7 @@ def test_large_orders_are_computed_not_stored(size):
 
 
 def test_orders_look_shuffled():
-    """Differ by seed and by epoch; about one fixed point; neighbours do not stay together; any thing stands anywhere."""
+    """Differ by seed and by epoch; one fixed point, one pair of neighbours stays; any thing is first."""
     size = 1000
     orders = [permute(np.arange(size), size, seed, epoch) for seed in range(20) for epoch in range(20)]
     assert len({order.tobytes() for order in orders}) == 400
@@ -60,8 +60,8 @@ def test_the_order_is_the_same_on_every_machine():
     assert permute(np.arange(10), 10, 0, 0).tolist() == FIRST and permute(np.arange(10), 10, 1, 5).tolist() == OTHER
 
 
-FIRST = [0]
-OTHER = [0]
+FIRST = [6, 2, 4, 5, 1, 8, 3, 0, 9, 7]
+OTHER = [2, 7, 5, 6, 4, 8, 1, 3, 0, 9]
 
 
 @given(st.integers(1, 50), st.integers(0, 200), st.integers(1, 60), st.integers(0, 2**63))

@@ -23,7 +23,7 @@ def tokenizer(tmp_path_factory):
 def made(tmp_path_factory, tokenizer):
     """A folder of several shards of both splits; tests copy what they damage."""
     folder = tmp_path_factory.mktemp("made")
-    source = data_corpora.jsonl(folder / "a.jsonl", [{"text": data_corpora.document(i, i % 9)} for i in range(60)])
+    source = data_corpora.jsonl(folder / "a.jsonl", [{"text": data_corpora.document(i, i % 19)} for i in range(60)])
     prepare(source, tokenizer, folder / "shards", valid=0.2, shard_tokens=200)
     return folder / "shards"
 
@@ -108,7 +108,7 @@ def test_every_field_of_the_manifest_is_checked(copied, field):
             (value["shards"][0] if "." in field else value)[name] = wrong
 
         damage(copied, change)
-        with pytest.raises(DataError, match=name if name not in ("tokens", "documents") else ""):
+        with pytest.raises(DataError, match=r"manifest|tokens|document starts"):
             Shards(copied)
         (copied / "manifest.json").write_text(text)
         if name != "eos":  # which may be missing: there are tokenizers without one

@@ -61,11 +61,11 @@ def prepare(args: argparse.Namespace) -> int:
     shares = {name: getattr(args, name) for name in ("max_bad", "max_repeated", "max_symbols")}
     with output.Bar("text", ("reading", "read")) as bar:
         found = data.prepare(args.paths, args.tokenizer, args.output, report=bar.show, **given, **shares)
-    return output.facts(args, {"output": args.output, **found}, counts(found))
+    return output.facts(args, {"output": args.output, **found}, counts(found, args.valid))
 
 
-def counts(found: dict[str, Any]) -> str:
-    """What became of the documents, as lines."""
+def counts(found: dict[str, Any], valid: float) -> str:
+    """What became of the documents, as lines; `valid` is the share that was asked for."""
     rows = [("files", f"{found['files']:,}"), ("documents", f"{found['documents']:,}")]
     rows += [(f"  {rule.replace('_', ' ')}", f"{count:,}") for rule, count in found["dropped"].items() if count]
     rows += [("kept", f"{found['kept']:,}"), ("characters", f"{found['characters']:,}")]
@@ -75,9 +75,8 @@ def counts(found: dict[str, Any]) -> str:
         rows.append(("repaired", f"{repaired['documents']:,} documents: {what}"))
     for split, row in found["splits"].items():
         rows.append((split, f"{row['tokens']:,} tokens, {row['documents']:,} documents, {row['shards']:,} shards"))
-    if "seconds" in found:
-        rows.append(("seconds", f"{found['seconds']:.1f}"))
-    if not found["splits"]["valid"]["documents"] and found.get("settings", {}).get("valid", 1):
+    rows.append(("seconds", f"{found['seconds']:.1f}"))
+    if valid and not found["splits"]["valid"]["documents"]:
         rows.append(("hint", "no document fell to validation: more text, or a larger --valid"))
     return output.table(rows)
 
