@@ -22,6 +22,9 @@ def place(tmp_path):
     return tmp_path
 
 
+PREPARE = ["prepare", "@in", "--tokenizer", "@tok", "-o", "@out"]
+
+
 def run(place, *words):
     return main.main(["data", *(str(place / word[1:]) if word.startswith("@") else word for word in words)])
 
@@ -48,24 +51,11 @@ def test_prepare_and_info(place, capsys):
 
 
 def test_json_has_every_count(place, capsys):
-    flags = [
-        "--tokenizer",
-        "@tok",
-        "-o",
-        "@out",
-        "--json",
-        "--separator",
-        "blank",
-        "--valid",
-        "0",
-        "--nfc",
-        "--max-chars",
-        "100",
-    ]
+    flags = "--tokenizer @tok -o @out --json --separator blank --valid 0 --nfc --max-chars 1000".split()  # noqa: SIM905
     assert run(place, "prepare", "@in/b.txt", *flags) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["dropped"]["too_long"] == 0 or found["kept"] == 0
-    assert found["splits"]["train"]["documents"] == 1 and found["documents"] == 1
+    assert found["documents"] == found["kept"] == found["splits"]["train"]["documents"] == 1
+    assert found["repaired"] == {"documents": 1, "not_utf8": 1, "controls": 1} and not any(found["dropped"].values())
 
 
 def test_existing_shards_are_replaced_on_request_alone(place, capsys):
@@ -89,12 +79,12 @@ def test_a_hint_where_nothing_is_left_for_validation(place, capsys):
     ("words", "code", "said"),
     [
         (["prepare", "@in"], 2, "prepare needs --tokenizer and -o"),
-        (["prepare", "@in", "--tokenizer", "@tok", "-o", "@out", "--valid", "1.5"], 2, "a finite number from 0 to 0.999"),
-        (["prepare", "@in", "--tokenizer", "@tok", "-o", "@out", "--separator", ""], 2, "an empty text divides nothing"),
-        (["prepare", "@in", "--tokenizer", "@tok", "-o", "@out", "--separator", "\\x"], 2, "argument --separator"),
+        ([*PREPARE, "--valid", "1.5"], 2, "a finite number from 0 to 0.999"),
+        ([*PREPARE, "--separator", ""], 2, "an empty text divides nothing"),
+        ([*PREPARE, "--separator", "\\x"], 2, "argument --separator"),
         (["prepare", "@nowhere", "--tokenizer", "@tok", "-o", "@out"], 1, "nowhere: cannot be opened"),
         (["prepare", "@in", "--tokenizer", "@in", "-o", "@out"], 1, "no config.json and 0 GGUF files"),
-        (["prepare", "@in", "--tokenizer", "@tok", "-o", "@out", "--text-field", "body"], 1, "a.jsonl: line 1 at 0x0"),
+        ([*PREPARE, "--text-field", "body"], 1, "a.jsonl: line 1 at 0x0"),
         (["info", "@in"], 1, "manifest.json: cannot be opened"),
         (["info", "@in", "@out"], 2, "info describes one folder"),
         (["pack", "@in"], 2, "invalid choice"),

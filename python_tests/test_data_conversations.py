@@ -20,8 +20,9 @@ CHATML = (
 )
 BARE = "{% for m in messages %}{{ m.role + ': ' + m.content + '\\n' }}{% endfor %}"
 FORGETFUL = (
-    "{% for m in messages %}{% if loop.last or m.role != 'assistant' %}{{ m.role + '\\n' + m.content + '</s>' }}{% endif %}"
-    "{% endfor %}{% if add_generation_prompt %}{{ 'assistant\\n' }}{% endif %}"
+    "{% for m in messages %}{% if loop.last or m.role != 'assistant' %}"
+    "{{ m.role + '\\n' + m.content + '</s>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant\\n' }}{% endif %}"
 )
 
 
