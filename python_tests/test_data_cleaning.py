@@ -101,11 +101,11 @@ def test_seen_grows_and_keeps_what_it_saw(monkeypatch):
 def test_seen_holds_no_memory_of_python():
     tracemalloc.start()
     with seen.Seen() as table:
-        for number in range(200_000):
+        for number in range(50_000):
             table.add(blake2b(number.to_bytes(4, "little"), digest_size=16).digest())
         _, peak = tracemalloc.get_traced_memory()
         tracemalloc.stop()
-        assert len(table) == 200_000 and peak < 100_000  # a set of them would take 20 MB
+        assert len(table) == 50_000 and peak < 100_000  # a set of them would take 5 MB
 
 
 def test_a_hash_is_never_the_mark_of_an_empty_slot(monkeypatch):

@@ -1,9 +1,12 @@
 """From text to shards: what is kept, where, in which bytes; whole or not at all; in bounded memory."""
 
 import errno
+import gzip
 import json
+import lzma
 import os
 import random
+import signal
 import subprocess
 import sys
 
@@ -314,7 +317,7 @@ tokenizer = open_tokenizer(sys.argv[2])
 prepare(os.path.join(sys.argv[1], "small.txt"), tokenizer, os.path.join(sys.argv[1], "a"), valid=0, overwrite=True)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for name in sys.argv[3:]:
-    found = prepare(os.path.join(sys.argv[1], name), tokenizer, os.path.join(sys.argv[1], "out-" + name))
+    found = prepare(os.path.join(sys.argv[1], name), tokenizer, os.path.join(sys.argv[1], "out-" + name), overwrite=True)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
@@ -326,7 +329,6 @@ def test_memory_is_bounded_whatever_the_size_of_a_file(tmp_path, path):
     with open(tmp_path / "big.txt", "w") as file:
         for number in range(40):
             file.write(f"{number}{words} "[:1_000_000])
-    import lzma
 
     (tmp_path / "big.txt.xz").write_bytes(lzma.compress((tmp_path / "big.txt").read_bytes(), preset=0))
     (tmp_path / "big.jsonl").write_text(f'{{"text": "{words * 40}"}}\n{{"text": "short"}}\n')
@@ -341,3 +343,65 @@ def growth(folder, tokenizer, *names):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return int(done.stdout)
+
+
+@pytest.mark.parametrize("pack", [".gz", ".xz", ".zst"])
+def test_a_bomb_takes_time_but_no_memory(tmp_path, path, pack):
+    """150 MB of blanks in a few hundred kB, or of 12 kB."""
+    (tmp_path / "small.txt").write_text("a few words " * 200_000)
+    packer = {".gz": gzip.open, ".xz": lzma.open, ".zst": zstandard_open}[pack]
+    with packer(tmp_path / f"bomb.txt{pack}", "wb") as file:
+        file.write(b"a word ")
+        for _ in range(150):
+            file.write(b" " * 1_000_000)
+    assert os.path.getsize(tmp_path / f"bomb.txt{pack}") < 500_000
+    assert growth(tmp_path, path, f"bomb.txt{pack}") < 60_000  # kB
+
+
+def zstandard_open(path, mode):
+    import zstandard
+
+    return zstandard.open(path, mode)
+
+
+def test_parquet_takes_no_memory_for_rows_not_yet_read(tmp_path, path):
+    import pyarrow
+    import pyarrow.parquet
+
+    (tmp_path / "small.txt").write_text("a few words " * 200_000)
+    for name, rows in [("a.parquet", 50), ("b.parquet", 20_000)]:  # 80 MB in one group of rows
+        table = pyarrow.table({"text": [document(i, 700) for i in range(rows)]})
+        pyarrow.parquet.write_table(table, tmp_path / name, compression="none", use_dictionary=False)
+    size = os.path.getsize(tmp_path / "b.parquet") // 1000
+    one = growth(tmp_path, path, "a.parquet")
+    both = growth(tmp_path, path, "a.parquet", "b.parquet")
+    assert size > 50_000 and both - one < size // 3
+
+
+def test_an_interrupt_leaves_nothing(tmp_path, tokenizer):
+    def interrupt(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(write(tmp_path, [document(0)]), tokenizer, tmp_path / "out", report=interrupt)
+    assert os.listdir(tmp_path) == ["a.jsonl"]
+
+
+KILL = """
+import os, signal, sys
+from pyllm.data import prepare
+def kill(done, total):
+    if done == total:
+        os.kill(os.getpid(), signal.SIGKILL)
+prepare(sys.argv[1], sys.argv[2], sys.argv[3], overwrite=True, shard_tokens=100, report=kill)
+"""
+
+
+def test_a_kill_leaves_the_old_shards(tmp_path, path, tokenizer):
+    prepare(write(tmp_path, ["old"]), tokenizer, tmp_path / "out", valid=0)
+    write(tmp_path, [document(i) for i in range(50)])
+    command = [sys.executable, "-c", KILL, str(tmp_path / "a.jsonl"), str(path), str(tmp_path / "out")]
+    assert subprocess.run(command, timeout=100).returncode == -signal.SIGKILL
+    assert kept(tmp_path / "out", tokenizer) == {"train": ["old"]}
+    (left,) = [name for name in os.listdir(tmp_path) if name not in ("a.jsonl", "out")]
+    assert left.startswith(".pyllm-unfinished-")

@@ -287,3 +287,14 @@ def test_a_huge_dictionary_is_refused(tmp_path):
     (tmp_path / "a.txt.xz").write_bytes(packed[:1] + b"\0\0\0\x80" + packed[5:])
     with pytest.raises(DataError, match=r"a\.txt\.xz: xz, text at 0x0: damaged: Memory usage limit"):
         read(tmp_path / "a.txt.xz")
+
+
+def test_archives_and_configurations_are_no_text(tmp_path):
+    for name in ("a.tar", "a.tar.gz", "a.ZIP"):
+        (tmp_path / name).write_bytes(b"x")
+        with pytest.raises(DataError, match=f"{name}: is an archive; unpacked files"):
+            sources.find([tmp_path / name])
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "a.txt").write_text("a")
+    assert [source.path for source in sources.find([tmp_path])] == [str(tmp_path / "a.txt")]
+    assert sources.find([tmp_path / "config.json"])[0].kind == "jsonl"

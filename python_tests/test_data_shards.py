@@ -60,6 +60,12 @@ def test_any_range_of_the_stream(made):
         assert np.array_equal(shards.document(number), ids[starts[number] : ends[number]])
 
 
+def test_identities_tell_data_apart(made, copied):
+    assert Shards(made).identity == Shards(copied, "valid").identity
+    damage(copied, lambda value: value["shards"].pop())
+    assert Shards(made).identity != Shards(copied).identity
+
+
 def test_what_lies_outside(made):
     shards = Shards(made)
     for start, count in [(-1, 2), (0, shards.tokens + 1), (shards.tokens, 1), (5, -1)]:

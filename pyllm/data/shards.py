@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import mmap
 import os
 from hashlib import sha256
 from typing import Any
@@ -29,7 +30,11 @@ class _File:
             raise DataError(error.file, what, None, error.found, error.allowed) from error
         self._what, self._bytes, self._open = what, count * np.dtype(dtype).itemsize, True
         self._check(self._disk.size)
-        self.items = np.memmap(self.path, np.dtype(dtype), "r", shape=(count,))
+        try:
+            pages = mmap.mmap(self._disk.fd, self._bytes, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as error:
+            raise DataError(self.path, what, None, f"cannot be mapped: {error}") from error
+        self.items = np.frombuffer(pages, np.dtype(dtype))
 
     def _check(self, size: int) -> None:
         if size != self._bytes:
@@ -61,6 +66,7 @@ class Shards:
     """The tokens of one split of a folder that prepare() wrote, as one stream.
 
     tokens, documents: how many. vocabulary, eos, fingerprint: of the tokenizer. folder, manifest: where from.
+    identity: sha256 of the manifest, by which a run that is taken up again knows its data.
     Opening compares sizes; verify=True also hashes, document starts, and ids. Raises DataError that names the shard,
     and where known its document and byte, for files that are missing, cut, foreign or of another version.
     """
@@ -72,6 +78,7 @@ class Shards:
         self.manifest = manifest.read(folder)
         self.vocabulary, self.eos = self.manifest.vocabulary, self.manifest.eos
         self.fingerprint = self.manifest.tokenizer
+        self.identity = sha256(self.manifest.written()).hexdigest()
         self._shards = [shard for shard in self.manifest.shards if shard.split == split]
         if not self._shards:
             splits = ", ".join(sorted({shard.split for shard in self.manifest.shards}))

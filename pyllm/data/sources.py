@@ -17,6 +17,7 @@ BLOCK = 1 << 20  # bytes given at once
 ZSTD_INPUT = 1 << 10  # of which zstandard can make 32 MB at most: 4 bytes may stand for a block of 128 KiB
 LARGEST_WINDOW = 1 << 27  # bytes that a decompressor may look back
 PACKED = {".gz": "gzip", ".xz": "xz", ".zst": "zstandard"}
+ARCHIVES = (".tar", ".tgz", ".zip", ".7z", ".rar", ".bz2")
 KINDS = {".txt": "txt", ".text": "txt", ".md": "txt", ".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
 
 Report = Callable[[int], None]  # told the bytes of the file that have been read
@@ -57,7 +58,9 @@ def _kind(path: str, default: str = "") -> tuple[str, str]:
     packing = PACKED.get(ending, "")
     if packing:
         ending = os.path.splitext(stem)[1]
-    return ("jsonl" if ending == ".json" else KINDS.get(ending, default)), packing
+    if ending == ".json" and default:  # in a folder it is rather a configuration
+        return "jsonl", packing
+    return KINDS.get(ending, default), packing
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -73,6 +76,9 @@ def _walk(folder: str) -> Iterator[str]:
 
 def _source(path: str, default: str) -> Source:
     kind, packing = _kind(path, default)
+    stem = path.lower().removesuffix(next((end for end in PACKED if path.lower().endswith(end)), ""))
+    if stem.endswith(ARCHIVES):
+        raise DataError(path, "", None, "is an archive", f"unpacked files, or one packed as {', '.join(PACKED)}")
     disk = open_disk(path)
     disk.close()
     return Source(path, kind, packing, disk.size)
