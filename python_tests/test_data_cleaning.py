@@ -67,6 +67,8 @@ def test_every_rule_has_a_case():
 def test_counts_of_rules():
     assert repeated("a\n\n\nbb\na\nbb\nbb") == 5 and repeated("a\nb") == 0
     assert symbols("a b_1\n") == 0 and symbols("--\u20ac+") == 4
+    every = "".join(map(chr, range(128)))
+    assert symbols(every) + 1 == symbols(every + "\u20ac") == sum(not c.isalnum() and not c.isspace() for c in every)
     assert broken_rule(Repaired("a" * 1000, 11, 0), Rules()) == "bad_encoding"
 
 

@@ -317,7 +317,8 @@ tokenizer = open_tokenizer(sys.argv[2])
 prepare(os.path.join(sys.argv[1], "small.txt"), tokenizer, os.path.join(sys.argv[1], "a"), valid=0, overwrite=True)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for name in sys.argv[3:]:
-    found = prepare(os.path.join(sys.argv[1], name), tokenizer, os.path.join(sys.argv[1], "out-" + name), overwrite=True)
+    out = os.path.join(sys.argv[1], "out-" + name)
+    prepare(os.path.join(sys.argv[1], name), tokenizer, out, overwrite=True)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 

@@ -15,6 +15,7 @@ RULES = (
 _CONTROLS = re.compile("[\0-\x08\x0b-\x1f\x7f-\x9f]")  # all but tab and newline; \r is a newline by then
 _SURROGATES = re.compile("[\ud800-\udfff]")
 _WORDS = re.compile(r"[\w\s]+")
+_ASCII_WORDS = bytes(i for i in range(128) if _WORDS.match(chr(i)))
 _REPLACED = "\ufffd"
 
 
@@ -103,4 +104,6 @@ def repeated(text: str) -> int:
 
 def symbols(text: str) -> int:
     """Characters that are neither letters, digits, underscores nor spaces."""
+    if text.isascii():  # ten times as fast
+        return len(text.encode().translate(None, _ASCII_WORDS))
     return len(_WORDS.sub("", text))
