@@ -406,3 +406,27 @@ def test_a_kill_leaves_the_old_shards(tmp_path, path, tokenizer):
     assert kept(tmp_path / "out", tokenizer) == {"train": ["old"]}
     (left,) = [name for name in os.listdir(tmp_path) if name not in ("a.jsonl", "out")]
     assert left.startswith(".pyllm-unfinished-")
+
+
+def test_documents_in_which_a_tokenizer_sees_nothing(tmp_path, tokenizer, monkeypatch):
+    """More of them than one group holds; the others stay in order."""
+    plain = type(tokenizer.coder).encode_array
+    none = np.empty(0, np.int32)
+    monkeypatch.setattr(
+        type(tokenizer.coder), "encode_array", lambda c, data: none if b"no3" in data else plain(c, data)
+    )
+    texts = [document(i, 2) for i in range(1000)]
+    found = prepare(write(tmp_path, texts), tokenizer, tmp_path / "out", valid=0)
+    expected = [text for text in texts if "no3" not in text]
+    assert found["dropped"]["empty"] == 1000 - len(expected) == 111
+    assert kept(tmp_path / "out", tokenizer) == {"train": expected}
+
+
+def test_an_error_of_the_tokenizer_ends_it(tmp_path, tokenizer, monkeypatch):
+    def fail(coder, data):
+        raise ValueError("no such text")
+
+    monkeypatch.setattr(type(tokenizer.coder), "encode_array", fail)
+    with pytest.raises(ValueError, match="no such text"):
+        prepare(write(tmp_path, [document(i) for i in range(1000)]), tokenizer, tmp_path / "out")
+    assert os.listdir(tmp_path) == ["a.jsonl"]

@@ -1,7 +1,11 @@
 """Every reader of pyllm.data beside json, pyarrow and Python's own splitting; damage and truncation have names."""
 
 import json
+import lzma
+import os
 import random
+import subprocess
+import sys
 
 import data_corpora
 import pyarrow
@@ -86,6 +90,8 @@ def test_where_a_text_is_cut(tmp_path, mark):
     found = [record.text.decode() for record in read(tmp_path / "a.txt")]
     assert len(found) > 4 and "".join(found) == part * 30
     assert all(text.endswith(mark or "\u4e2d") for text in found)
+    (tmp_path / "b.txt").write_text("a b\n\nc " + "\u4e2d" * 9000, newline="")  # not at a mark in the first half
+    assert len(read(tmp_path / "b.txt")[0].text) > readers.PIECE - 3
 
 
 def test_a_short_text_is_one_document(tmp_path):
@@ -182,7 +188,7 @@ def test_what_is_too_long_is_passed_over(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("size", [1000, 5000])
 def test_separators_that_lie_across_what_is_let_go(monkeypatch, size):
-    monkeypatch.setattr(readers, "LONGEST", 100)
+    monkeypatch.setattr(readers, "LONGEST", 10)
     text = ("x" * size + "<|end|>" + "y" + "<|end|>").encode()
     for seed in range(20):
         found = list(readers._separated(cut_up(text, seed), b"<|end|>"))
@@ -215,6 +221,9 @@ def test_several_streams_in_one_file(tmp_path, pack):
     path = tmp_path / f"a.txt{pack}"
     path.write_bytes(packed(b"one ") + packed(b"two ") + packed(b"three"))
     assert [record.text for record in read(path)] == [b"one two three"]
+    path.write_bytes(packed(b"one ") + packed(b"two ")[:-3])
+    with pytest.raises(DataError, match=rf"a\.txt\{pack}: .*: the file ends early"):
+        read(path)
     path.write_bytes(packed(b"one ") + b"garbage that is no stream")
     with pytest.raises(DataError, match=f"a.txt{pack}"):
         read(path)
@@ -254,8 +263,6 @@ def test_a_folder_is_walked_in_sorted_order(tmp_path):
 
 
 def test_what_cannot_be_read(tmp_path):
-    import os
-
     os.mkfifo(tmp_path / "pipe.txt")
     (tmp_path / "empty").mkdir()
     for path, said in {
@@ -271,8 +278,6 @@ def test_what_cannot_be_read(tmp_path):
 
 @pytest.mark.parametrize(("name", "package"), [("a.parquet", "pyarrow.parquet"), ("a.txt.zst", "zstandard")])
 def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, name, package):
-    import sys
-
     monkeypatch.setitem(sys.modules, package, None)
     (tmp_path / name).write_bytes(b"x")
     with pytest.raises(ImportError, match=rf"need the package `{package}`: pip install 'pyllm\[data\]'"):
@@ -281,8 +286,6 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch, name, 
 
 def test_a_huge_dictionary_is_refused(tmp_path):
     """An xz file may ask for 4 GB before its first byte."""
-    import lzma
-
     packed = lzma.compress(b"x", format=lzma.FORMAT_ALONE)
     (tmp_path / "a.txt.xz").write_bytes(packed[:1] + b"\0\0\0\x80" + packed[5:])
     with pytest.raises(DataError, match=r"a\.txt\.xz: xz, text at 0x0: damaged: Memory usage limit"):
@@ -298,3 +301,9 @@ def test_archives_and_configurations_are_no_text(tmp_path):
     (tmp_path / "a.txt").write_text("a")
     assert [source.path for source in sources.find([tmp_path])] == [str(tmp_path / "a.txt")]
     assert sources.find([tmp_path / "config.json"])[0].kind == "jsonl"
+
+
+def test_the_room_needs_no_extra():
+    code = "import sys, pyllm.data; print([m for m in ('pyarrow', 'zstandard', 'tokenizers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr

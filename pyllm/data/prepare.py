@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from hashlib import blake2b
 from typing import Any
+
+import numpy as np
 
 from pyllm.data import manifest
 from pyllm.data.cleaning import RULES, Repaired, Rules, broken_rule, repair
@@ -20,6 +23,9 @@ from pyllm.errors import DataError
 from pyllm.formats.writing import Staging, make_folder, new_folder
 
 SHARD_TOKENS = 100_000_000
+_GROUP = 1 << 16  # characters tokenized at a time, or
+_MOST = 256  # documents
+_AHEAD = 4  # groups read and checked while others are being tokenized
 
 Report = Callable[[int, int], None]  # told the bytes of the files read so far, and all that there are
 
@@ -97,7 +103,10 @@ def split_key(digest: bytes, seed: int) -> int:
 
 
 class _Work:
-    """What happens to each record, and the counts of it."""
+    """What happens to each record, and the counts of it.
+
+    One thread beside this one tokenizes: the core lets go of Python meanwhile. Documents are written in their order.
+    """
 
     def __init__(
         self, staging: Staging, tokenizer: Any, rules: Rules, shard_tokens: int, valid: int, seed: int, seen: Seen
@@ -107,7 +116,10 @@ class _Work:
         self._endings = Endings(tokenizer)
         size = tokenizer.vocab_size
         self._writers = {split: SplitWriter(staging, split, size, shard_tokens) for split in manifest.SPLITS}
-        self.documents = self.characters = 0
+        self._thread = ThreadPoolExecutor(1)
+        self._group: list[tuple[Repaired, str]] = []
+        self._waiting: deque[tuple[list[tuple[Repaired, str]], Future[list[Any]]]] = deque()
+        self.documents = self.characters = self._size = 0
         self.dropped: Counter[str] = Counter()
         self.repaired: Counter[str] = Counter()
 
@@ -126,21 +138,40 @@ class _Work:
         if not self._seen.add(digest):
             self.dropped["duplicate"] += 1
             return
-        ids = as_array(self._tokenizer.coder, document.text)
+        split = "valid" if split_key(digest, self._seed) < self._valid else "train"
+        self._group.append((document, split))
+        self._size += len(document.text)
+        if self._size >= _GROUP or len(self._group) >= _MOST:
+            self._hand_over()
+        while len(self._waiting) > _AHEAD:
+            self._write_group()
+
+    def _hand_over(self) -> None:
+        """Have the thread tokenize the group."""
+        coder, texts = self._tokenizer.coder, [document.text for document, _ in self._group]
+        self._waiting.append((self._group, self._thread.submit(lambda: [as_array(coder, text) for text in texts])))
+        self._group, self._size = [], 0
+
+    def _write_group(self) -> None:
+        """Take the group that has waited longest to the writers."""
+        group, found = self._waiting.popleft()
+        for (document, split), ids in zip(group, found.result(), strict=True):
+            self._write(document, split, ids)
+
+    def _write(self, document: Repaired, split: str, ids: np.ndarray) -> None:
         if not len(ids):  # a tokenizer may see nothing in some characters
             self.dropped["empty"] += 1
             return
-        self._count(document)
-        split = "valid" if split_key(digest, self._seed) < self._valid else "train"
         self._writers[split].add(self._endings.around(ids))
-
-    def _count(self, document: Repaired) -> None:
         self.characters += len(document.text)
         if document.bad or document.controls:
             self.repaired.update(documents=1, not_utf8=document.bad, controls=document.controls)
 
     def finish(self, source_path: str) -> dict[str, Any]:
         """Complete the files; the counts. Raises DataError when no document is left."""
+        self._hand_over()
+        while self._waiting:
+            self._write_group()
         for writer in self._writers.values():
             writer.finish()
         dropped = {rule: self.dropped[rule] for rule in RULES}
@@ -157,7 +188,8 @@ class _Work:
                 "repaired": repaired, "splits": splits}  # fmt: skip
 
     def abandon(self) -> None:
-        """Close the files, also after an error."""
+        """Close the files and end the thread, also after an error."""
+        self._thread.shutdown(cancel_futures=True)
         for writer in self._writers.values():
             writer.abandon()
 
