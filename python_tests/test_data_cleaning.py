@@ -1,5 +1,7 @@
 """Repairs and rules of pyllm.data, each with a document that just stays and one that just goes."""
 
+import errno
+import os
 import tracemalloc
 from hashlib import blake2b
 
@@ -118,3 +120,22 @@ def test_a_hash_is_never_the_mark_of_an_empty_slot(monkeypatch):
     monkeypatch.setattr(seen, "blake2b", lambda data, digest_size: Zero())
     with seen.Seen() as table:
         assert table.add(seen.content_hash("a")) and not table.add(seen.content_hash("a"))
+
+
+@pytest.mark.parametrize("way", ["posix_fallocate", "write"])
+def test_a_full_disk_is_told_before_a_page_is_touched(monkeypatch, way):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if way == "write":
+        monkeypatch.delattr(os, "posix_fallocate")
+        with seen.Seen() as table:
+            assert table.add(b"1" * 16) and not table.add(b"1" * 16)
+    monkeypatch.setattr(seen, "_FIRST", 4)
+    table = seen.Seen()
+    assert table.add(b"1" * 16) and table.add(b"2" * 16)
+    monkeypatch.setattr(os, way, full)
+    with pytest.raises(DataError, match="duplicates: the table of 8 hashes cannot be written: No space left"):
+        table.add(b"3" * 16)
+    assert len(table) == 2
+    table.close()

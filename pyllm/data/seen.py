@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import mmap
+import os
 import tempfile
 from hashlib import blake2b
 from types import TracebackType
+
+from pyllm.errors import DataError
 
 _SLOT = 16
 _FIRST = 1 << 16  # slots to begin with
@@ -16,6 +19,15 @@ def content_hash(text: str) -> bytes:
     """128 bits of BLAKE2b over a document's UTF-8; never all zero, which marks an empty slot."""
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_SLOT).digest()
     return digest if digest != _EMPTY else b"\1" + digest[1:]
+
+
+def _reserve(handle: int, size: int) -> None:
+    """Zeros that are on the disk: touching a page of a file with holes ends the process once the disk is full."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(handle, 0, size)
+    else:
+        for _ in range(0, size, _FIRST * _SLOT):
+            os.write(handle, bytes(min(size, _FIRST * _SLOT)))
 
 
 class Seen:
@@ -29,10 +41,18 @@ class Seen:
         self._make(_FIRST)
 
     def _make(self, slots: int) -> None:
-        self._slots = slots
-        self._file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
-        self._file.truncate(slots * _SLOT)
-        self._table = mmap.mmap(self._file.fileno(), slots * _SLOT)
+        try:
+            file = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115
+            try:
+                _reserve(file.fileno(), slots * _SLOT)
+                table = mmap.mmap(file.fileno(), slots * _SLOT)
+            except BaseException:
+                file.close()
+                raise
+        except OSError as error:
+            found = f"the table of {slots:,} hashes cannot be written: {error.strerror}"
+            raise DataError("prepare", "duplicates", None, found) from error
+        self._slots, self._file, self._table = slots, file, table
 
     def __len__(self) -> int:
         return self._count

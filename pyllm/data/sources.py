@@ -14,7 +14,7 @@ from pyllm.errors import DataError, ModelFileError, printable
 from pyllm.formats.disk import Disk
 
 BLOCK = 1 << 20  # bytes given at once
-ZSTD_INPUT = 1 << 10  # of which zstandard can make 32 MB at most: 4 bytes may stand for a block of 128 KiB
+ZSTD_INPUT = 256  # bytes of which zstandard can make 8 MB at most: 4 may stand for a block of 128 KiB
 LARGEST_WINDOW = 1 << 27  # bytes that a decompressor may look back
 PACKED = {".gz": "gzip", ".xz": "xz", ".zst": "zstandard"}
 ARCHIVES = (".tar", ".tgz", ".zip", ".7z", ".rar", ".bz2")
@@ -114,11 +114,11 @@ def _damaged(source: Source, out: int, error: Exception) -> DataError:
     return DataError(source.path, f"{source.packing}, text", out, found, "a whole file")
 
 
-def raw(disk: Disk, report: Report, size: int = BLOCK) -> Iterator[bytes]:
+def raw(disk: Disk, report: Report) -> Iterator[bytes]:
     """The bytes of a file as they are."""
     at = 0
     while at < disk.size:
-        piece = bytes(disk.read(at, min(size, disk.size - at)))
+        piece = bytes(disk.read(at, min(BLOCK, disk.size - at)))
         at += len(piece)
         report(at)
         yield piece
@@ -180,13 +180,20 @@ def _xz(disk: Disk, report: Report) -> Iterator[bytes]:
         raise EOFError
 
 
+def _small(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes, a few at a time."""
+    for piece in chunks:
+        for at in range(0, len(piece), ZSTD_INPUT):
+            yield piece[at : at + ZSTD_INPUT]
+
+
 def _zstd(disk: Disk, report: Report) -> Iterator[bytes]:
     """One or several frames."""
     zstandard = needed("zstandard", ".zst files")
     maker = zstandard.ZstdDecompressor(max_window_size=LARGEST_WINDOW)
     decoder, frames = None, 0
     try:
-        for data in raw(disk, report, ZSTD_INPUT):
+        for data in _small(raw(disk, report)):
             while data:
                 decoder = maker.decompressobj() if decoder is None else decoder
                 piece = decoder.decompress(data)
