@@ -12,6 +12,7 @@ from typing import Any
 
 from pyllm.errors import (
     ContextError,
+    DataError,
     DoesNotFitError,
     ModelFileError,
     TemplateError,
@@ -53,10 +54,12 @@ _LAZY = {
 
 __all__ = [
     "ContextError",
+    "DataError",
     "DoesNotFitError",
     "ModelFileError",
     "TemplateError",
     "TokenizerError",
+    "TrainingError",
     "__version__",
     *sorted(_LAZY),
 ]

@@ -30,6 +30,7 @@ VERBS = {
     "convert": "write a model as a GGUF file or a Hugging Face folder",
     "quantize": "rewrite a GGUF file in another storage type",
     "tokenizer": "train a tokenizer on text, show what one makes of a text",
+    "data": "turn text into shards of tokens to train on, describe them",
     "params": "count weights and biases, written out",
     "plan": "say what training and running a model cost: operations, memory, time",
     "report": "show a training run as a page: curves, samples, parameters",
