@@ -64,3 +64,23 @@ def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Samples(Callback):
+    """What the model writes after each evaluation, greedily: {"step", "prompt", "text"} each."""
+
+    def __init__(self, prompts: tuple[str, ...] = ("The",), tokens: int = 48) -> None:
+        self.prompts, self.tokens = prompts, tokens
+        self.texts: list[dict[str, Any]] = []
+
+    def on_evaluate(self, trainer: Any, step: int, loss: float) -> None:
+        """Continue every prompt with the weights of now."""
+        model = trainer.model
+        tokenizer = model.tokenizer
+        model.eval()
+        for prompt in self.prompts:
+            ids = tokenizer.encode(prompt) or [tokenizer.eos_token_id or 0]
+            new = min(self.tokens, model.context_length - len(ids))
+            out = model.generate([ids], max_new_tokens=new, do_sample=False)[0]
+            self.texts.append({"step": step, "prompt": prompt, "text": tokenizer.decode(out[len(ids) :])})
+        model.train()
