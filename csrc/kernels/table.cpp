@@ -41,6 +41,9 @@ const Kernels table = {
     prepared_bytes,
     attention_scratch,
     peak,
+    cache_fill,
+    attention_backward,
+    attention_backward_scratch,
 };
 
 }  // namespace pyllm::PYLLM_ISA
