@@ -12,7 +12,7 @@ import tiny_tokenizers
 from data_corpora import document, kept
 
 import pyllm
-from pyllm.data import Shards, fingerprint, prepare
+from pyllm.data import Shards, fingerprint, prepare, shard_writer
 from pyllm.data.cleaning import RULES
 from pyllm.data.fingerprint import open_tokenizer
 from pyllm.errors import DataError, ModelFileError
@@ -205,7 +205,8 @@ def test_an_id_beyond_the_vocabulary_of_the_tokenizer(tmp_path, tokenizer, monke
         prepare(write(tmp_path, ["a"]), tokenizer, tmp_path / "out")
 
 
-def test_shards_end_with_documents(tmp_path, tokenizer):
+def test_shards_end_with_documents(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.setattr(shard_writer, "_BUFFER", 70)  # several writes to a shard
     texts = [document(i) for i in range(40)]
     found = prepare(write(tmp_path, texts), tokenizer, tmp_path / "out", valid=0, shard_tokens=300)
     assert found["splits"]["train"]["shards"] > 3
