@@ -210,6 +210,13 @@ def test_what_is_too_long(native):
         Conversations([long], native, prompt - 1)
 
 
+def test_a_row_of_one_token_has_nothing_to_predict(native, monkeypatch):
+    monkeypatch.setattr(native, "eos_token_id", None)
+    assert len(native.encode("a")) == 1
+    found = Conversations([{"text": "a"}, {"text": "the fox"}], native, 9)
+    assert found.report["dropped"]["no_answer"] == 1 and len(found) == 1
+
+
 def test_the_report_counts(native):
     rows = [{"text": "the fox"}, {"messages": turn("a", "b")}]
     found = Conversations(rows, native, 50)

@@ -252,14 +252,25 @@ def test_a_text_that_ends_inside_a_character(tmp_path, text):
 
 
 def test_a_folder_is_walked_in_sorted_order(tmp_path):
-    for name in ["b.txt", "a/z.txt.gz", "a/c.jsonl", "a.txt", ".hidden.txt", ".git/x.txt", "model.bin", "c.parquet"]:
+    folders = [f"b{i}/a.txt" for i in (5, 3, 9, 1, 7, 2)]
+    for name in [
+        "b.txt",
+        "a/z.txt.gz",
+        "a/c.jsonl",
+        "a.txt",
+        ".hidden.txt",
+        ".git/x.txt",
+        "model.bin",
+        "c.parquet",
+        *folders,
+    ]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "loop").symlink_to(tmp_path)
     found = sources.find([tmp_path])
     names = [source.path.removeprefix(f"{tmp_path}/") for source in found]
-    assert names == ["a.txt", "b.txt", "c.parquet", "a/c.jsonl", "a/z.txt.gz"]
-    assert [(s.kind, s.packing) for s in found[-2:]] == [("jsonl", ""), ("txt", "gzip")]
+    assert names == ["a.txt", "b.txt", "c.parquet", "a/c.jsonl", "a/z.txt.gz", *sorted(folders)]
+    assert [(s.kind, s.packing) for s in found[3:5]] == [("jsonl", ""), ("txt", "gzip")]
 
 
 def test_what_cannot_be_read(tmp_path):

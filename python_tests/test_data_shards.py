@@ -100,7 +100,8 @@ WRONG = {
     "shards.file": ["../train-00000.bin", "/etc/passwd", "train-00000.idx", "x.bin", None, 5, "valid-00000.bin",
                     "train-00000.bin/", "train-9.bin"],
     "shards.tokens": [0, -5, 2**60, "7", 7.0, None, True, 999], "shards.documents": [0, 10**9, None, "1", 2],
-    "shards.sha256": [None, "", "0" * 63, "A" * 64], "shards.starts_sha256": [None, 3], "shards.split": ["test", None],
+    "shards.sha256": [None, "", "0" * 63, "A" * 64], "shards.starts_sha256": [None, 3],
+    "shards.split": ["test", None, "valid"],
 }  # fmt: skip
 
 
