@@ -1,6 +1,7 @@
 """Checkpoints and logs of a run: what is written comes back, what is damaged is passed over, what is killed goes on."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -345,6 +346,22 @@ def test_too_little_space_is_told_with_numbers(run, monkeypatch):
     with pytest.raises(CheckpointError, match=said):
         run.save(2, small(2), {})
     assert sorted(os.listdir(run.folder)) == ["checkpoint-00000001", "lock"]
+
+
+def test_a_checkpoint_that_cannot_be_replaced_keeps_its_name(run, monkeypatch):
+    run.save(1, small(1), {"first": True})
+    real = os.rename
+
+    def rename(old, new):
+        if "unfinished" in old:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(old, new)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(CheckpointError, match="checkpoint-00000001: cannot be written: Input/output error"):
+        run.save(1, small(1), {})
+    assert sorted(os.listdir(run.folder)) == ["checkpoint-00000001", "lock"]
+    assert run.newest()[2] == {"first": True}
 
 
 MEMORY = """
