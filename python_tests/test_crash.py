@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import time
 
 import crash
@@ -90,3 +91,16 @@ def test_the_campaign_can_fail(campaign, fresh):
     campaign.try_points(fresh, points, 1)
     assert campaign.wrong[noted:] == [f"on a new folder, kill at call {points[0].at} (none): ends with 0: "]
     del campaign.wrong[noted:]
+
+
+def test_the_whole_campaign_takes_any_command(capsys):
+    command = ["--command", *crash.STAND_IN, "6"]
+    assert crash.main(["--sample", "1", "--kills", "2", "--jobs", "2", *command]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^\d+ kills \(2 at calls, 2 inside writes, \d+ at random times\), faults: 2 ENOSPC, 2 EIO", said)
+    assert said.count("\n") == 1 and "; 0 differences, " in said
+
+
+def test_a_command_that_does_not_train_is_a_difference(tmp_path):
+    with pytest.raises(crash.Difference, match="undisturbed, the command ends with 1"):
+        crash.Campaign(tmp_path, ["false"]).undisturbed()
