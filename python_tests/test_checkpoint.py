@@ -258,7 +258,7 @@ HOLD = """
 import os, sys, time
 from pyllm.train import Checkpoints
 with Checkpoints(sys.argv[1]) as run:
-    if "fork" in sys.argv and os.fork() == 0:
+    if "fork" in sys.argv and os.fork() != 0:  # the child tells that both are there
         time.sleep(60)
     print("held", flush=True)
     time.sleep(60)
@@ -267,8 +267,9 @@ with Checkpoints(sys.argv[1]) as run:
 
 @pytest.mark.parametrize("how", ["alone", "fork"])
 def test_one_process_per_folder_until_it_dies(tmp_path, how):
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path), how], stdout=subprocess.PIPE, text=True,
-                               start_new_session=True)  # fmt: skip
+    (tmp_path / "lock").write_text("123456789\n")  # of a dead one, longer than the next
+    words = [sys.executable, "-c", HOLD, str(tmp_path), how]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         assert process.stdout.readline() == "held\n"
         said = f"{tmp_path.name}/lock: the folder is in use by process {process.pid}; one process per run folder"
