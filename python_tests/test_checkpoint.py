@@ -369,7 +369,6 @@ MEMORY = """
 import sys
 import numpy as np
 from pyllm.train import Checkpoints
-
 def status(name):
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(name + ":")) / 1024
