@@ -1,6 +1,7 @@
 """Float64 twins of attention over many sequences, forward and backward, straight from the definition."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import reference as ref
@@ -32,10 +33,9 @@ class Case:
 
 def _parts(case: Case, *arrays: tuple[NDArray, int]) -> list[list[NDArray]]:
     """Of every sequence the arrays as (heads, length, width)."""
-    starts = case.starts
     return [
         [ref.f64(a[b:e]).reshape(e - b, heads, -1).swapaxes(0, 1) for a, heads in arrays]
-        for b, e in zip(starts[:-1], starts[1:], strict=True)
+        for b, e in pairwise(case.starts)
     ]
 
 
@@ -83,3 +83,34 @@ def backward(dout: NDArray, q: NDArray, k: NDArray, v: NDArray, case: Case) -> t
         for into, x in zip(grads[1:], per_head, strict=True):
             into.append(x.reshape(case.groups, -1, *x.shape[1:]).sum(axis=1))
     return _rows(grads[0]), _rows(grads[1]), _rows(grads[2])
+
+
+def bounds(dout: NDArray, q: NDArray, k: NDArray, v: NDArray, case: Case, unit: float = 0.0) -> list[NDArray]:
+    """How far out, lse, dq, dk and dv may be off; unit: the roundoff of stored probabilities and dS.
+
+    A score's error moves its probability by as much of itself, and the capped score's slope by at most twice that. The
+    errors of dO V^T and rowsum(dO O) are parts of the sums of their absolute terms, and so are those of the products. No
+    probability is less than about the smallest normal number.
+    """
+    found: tuple[list, list, list, list, list] = ([], [], [], [], [])
+    shapes = (dout, case.heads), (q, case.heads), (k, case.groups), (v, case.groups)
+    for g, a, b, c in _parts(case, *shapes):
+        length, seen = a.shape[1], _seen(a.shape[1], case)
+        raw = _scores(a, b, case)
+        size = np.abs(a) @ np.abs(_shared(b, case)).swapaxes(1, 2) * case.scale
+        error = ref.gamma(case.dim + 3) * size + (ref.softcap_bound(size, case.cap) if case.cap else 0)
+        moved = np.where(seen, error, 0).max()
+        s = np.where(seen, raw, -np.inf)
+        reach = np.abs(np.where(seen, raw, 0)).max()
+        roundings = 3 * length + case.dim + (4 * ref.EXP_ULP + 4) * (length / 256 + 2) + 8 * reach + 40
+        part = np.expm1((4 + 2 / (case.cap or 1)) * moved + roundings * ref.U) + 3 * unit
+        p = ref.softmax(s)
+        wrong = (part + ref.gamma(length * case.heads // case.groups + 3)) * p + np.where(seen, 2 * ref.TINY, 0)
+        dp = np.abs(g) @ np.abs(_shared(c, case)).swapaxes(1, 2)
+        ds = wrong * (dp + (p * dp).sum(axis=2, keepdims=True)) * case.scale
+        found[0].append(wrong @ np.abs(_shared(c, case)))
+        found[1].append(np.full((case.heads, length, 1), part + ref.U * (reach + np.log(length) + 1)))
+        found[2].append(ds @ np.abs(_shared(b, case)))
+        for into, x in zip(found[3:], (ds.swapaxes(1, 2) @ np.abs(a), wrong.swapaxes(1, 2) @ np.abs(g)), strict=True):
+            into.append(x.reshape(case.groups, -1, *x.shape[1:]).sum(axis=1))
+    return [_rows(each) for each in found]
