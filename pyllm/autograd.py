@@ -79,7 +79,7 @@ def backward(root: Tensor, gradient: Any = None) -> None:
         raise ValueError("backward: nothing that this tensor was computed from requires a gradient")
     if gradient is None and root.size != 1:
         raise ValueError(f"backward: the tensor has shape {root.shape}; a single number, or give its gradient")
-    dy = np.ones_like(root.data) if gradient is None else np.ascontiguousarray(gradient, np.float32)
+    dy = np.ones_like(root.data) if gradient is None else np.asarray(gradient, np.float32, order="C")
     if dy.shape != root.shape:
         raise ValueError(f"backward: the gradient has shape {dy.shape}, the tensor {root.shape}")
     if root.source is None:

@@ -11,6 +11,7 @@ from pyllm.errors import DataError, ModelFileError, printable
 from pyllm.formats.json_file import load_json
 
 NAME = "manifest.json"
+TOKENIZER = "tokenizer"  # folder of the tokenizer's files
 FORMAT, VERSION = "pyllm-shards", 1
 SPLITS = ("train", "valid")
 DTYPES = {"uint16": 2, "uint32": 4}

@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import blake2b
 from typing import Any
 
@@ -19,7 +20,7 @@ from pyllm.data.readers import Record, records
 from pyllm.data.seen import Seen, content_hash
 from pyllm.data.shard_writer import SplitWriter, check_output
 from pyllm.data.sources import Source, find
-from pyllm.errors import DataError
+from pyllm.errors import DataError, TokenizerError
 from pyllm.formats.writing import Staging, make_folder, new_folder
 
 SHARD_TOKENS = 100_000_000
@@ -77,6 +78,9 @@ def prepare(
             work.abandon()
         settings = {"valid": valid, "seed": seed, "separator": separator, "text_field": text_field, **limits._asdict()}
         work.write_manifest({**facts, "settings": settings})
+        # What reads the shards needs the tokenizer too; a vocabulary that a folder cannot describe is given by hand.
+        with suppress(TokenizerError):
+            tokens.save_pretrained(os.path.join(folder, manifest.TOKENIZER))
     return {**facts, "seconds": time.perf_counter() - start}
 
 

@@ -103,7 +103,8 @@ def check_output(path: str | os.PathLike[str], overwrite: bool) -> str:
     names = sorted(os.listdir(folder))
     if names and not overwrite:
         raise DataError(path, "", None, f"holds {len(names)} files already", "an empty folder, or overwrite")
-    foreign = [name for name in names if name != manifest.NAME and not manifest.FILES.fullmatch(name)]
+    mine = (manifest.NAME, manifest.TOKENIZER)
+    foreign = [name for name in names if name not in mine and not manifest.FILES.fullmatch(name)]
     if foreign:
         raise DataError(path, f"'{printable(foreign[0])}'", None, "is no file of shards and would be lost", "move it")
     if names and manifest.NAME not in names:

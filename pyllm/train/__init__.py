@@ -1,4 +1,4 @@
-"""Training: the loop, and what it leaves on the disk, so that it can be killed at any time and go on to the same bits."""
+"""Training: the loop, and what it leaves on the disk: killed at any time, it goes on to the same bits."""
 
 from __future__ import annotations
 

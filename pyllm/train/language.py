@@ -1,4 +1,4 @@
-"""Language models through the whole procedure: pretraining on shards, fine-tuning on conversations, what a run leaves."""
+"""Language models through the whole procedure: pretraining on shards, fine-tuning on conversations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 from pyllm import _core
 from pyllm.auto import AutoModelForCausalLM, AutoTokenizer, new_config
 from pyllm.data import Conversations, Packed, Shards, fingerprint
-from pyllm.errors import TrainingError
+from pyllm.data.manifest import TOKENIZER
+from pyllm.errors import DataError
 from pyllm.formats.memory import available
 from pyllm.formats.writing import Staging, make_folder
 from pyllm.models.fitting import refuse_unless_fits
@@ -28,6 +29,7 @@ def pretrain(
     shards: str,
     arguments: TrainingArguments,
     context: int | None = None,
+    tokenizer_path: str | None = None,
     callbacks: Sequence[Callback] = (),
     command: str = "",
 ) -> Result:
@@ -36,14 +38,13 @@ def pretrain(
     fields: of the configuration, in Hugging Face's names; the vocabulary is the shards' tokenizer's. context: tokens of
     a sample, the model's whole context unless given. Raises DataError, DoesNotFitError, TrainingError, ValueError.
     """
-    tokenizer = AutoTokenizer.from_pretrained(os.path.join(shards, "tokenizer"))
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or os.path.join(shards, TOKENIZER))
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = new_config(family, **({"vocab_size": tokenizer.vocab_size} | ends | fields))
     length = context or int(config.context_length)
     _refuse(family, config, arguments, length)
-    data, valid = (_windows(shards, split, length, arguments.seed) for split in ("train", "valid"))
-    if data is None:
-        raise TrainingError(f"pretrain: {shards} has fewer tokens than one sample of {length:,}; a shorter context")
+    data = Packed(Shards(shards, "train", tokenizer=tokenizer), length, arguments.seed)
+    valid = validation(shards, length, arguments.seed)
     model = AutoModelForCausalLM.from_config(config, arguments.seed)
     model.open_tokenizer = lambda: tokenizer
     facts = {"config": asdict(config), "data": data.shards.identity, "tokenizer": fingerprint(tokenizer)}
@@ -73,16 +74,13 @@ def finetune(
     return _run(model, tokenizer, data, valid, arguments, callbacks, facts | {"context": length}, command)
 
 
-def _windows(shards: str, split: str, length: int, seed: int) -> Packed | None:
-    """Samples of a split, or None where it has not one."""
-    from pyllm.errors import DataError
-
+def validation(shards: str, length: int, seed: int = 0) -> Packed | None:
+    """Samples of the split "valid", at most as long as it is; None where there is none."""
     try:
-        return Packed(Shards(shards, split), length, seed)
+        split = Shards(shards, "valid")
+        return Packed(split, min(length, split.tokens - 1), seed)
     except DataError:
-        if split == "valid":
-            return None
-        raise
+        return None
 
 
 def _refuse(name: str, config: Any, a: TrainingArguments, length: int) -> None:

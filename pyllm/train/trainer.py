@@ -78,7 +78,7 @@ class Trainer:
         with Checkpoints(a.output_dir, keep=a.save_total_limit) as checkpoints:
             found = checkpoints.newest()
             if found is not None and not resume:
-                raise TrainingError(f"train: {a.output_dir} holds a run of {found[0]} steps; resume it, or name another")
+                raise TrainingError(f"train: {a.output_dir} holds a run of {found[0]} steps; resume, or name another")
             if found is not None:
                 self._restore(*found)
             with Log(a.output_dir, self.step) as log:
