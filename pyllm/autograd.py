@@ -79,7 +79,7 @@ def backward(root: Tensor, gradient: Any = None) -> None:
         raise ValueError("backward: nothing that this tensor was computed from requires a gradient")
     if gradient is None and root.size != 1:
         raise ValueError(f"backward: the tensor has shape {root.shape}; a single number, or give its gradient")
-    dy = np.ones_like(root.data) if gradient is None else np.ascontiguousarray(gradient, np.float32)
+    dy = np.ones_like(root.data) if gradient is None else np.asarray(gradient, np.float32, order="C")
     if dy.shape != root.shape:
         raise ValueError(f"backward: the gradient has shape {dy.shape}, the tensor {root.shape}")
     if root.source is None:
@@ -117,6 +117,7 @@ def _sum(found: _Pending | None, more: Any, x: Tensor, dy: Array) -> _Pending:
         fresh = np.empty_like(x.data)
         more(fresh, False)
         more = fresh
+    more = np.asarray(more)  # arithmetic on arrays without dimensions gives plain numbers
     owned = not np.may_share_memory(more, dy)  # a gradient that is passed through belongs to others too
     if found is None:
         return _Pending(more, owned)

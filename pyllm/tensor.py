@@ -99,6 +99,9 @@ class Tensor:
         """The array itself, not a copy."""
         return self.data
 
+    def __float__(self) -> float:
+        return self.item()
+
     def item(self) -> float:
         """The only number. Raises ValueError where there are more."""
         return float(self.data.item())
@@ -125,8 +128,17 @@ def _float32(data: Any) -> Array:
     if isinstance(data, Tensor):
         return data.data
     if hasattr(data, "__dlpack__") and not isinstance(data, (np.ndarray, np.generic)):
-        data = np.from_dlpack(data.detach() if hasattr(data, "detach") else data)
+        data = _from_dlpack(data.detach() if hasattr(data, "detach") else data)
     array = np.asarray(data)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"tensor: holds {array.dtype}, allowed are real numbers")
     return np.asarray(array, np.float32, order="C")
+
+
+def _from_dlpack(data: Any) -> NDArray[Any]:
+    try:
+        return np.from_dlpack(data)
+    except (BufferError, RuntimeError):  # numpy knows no bfloat16; PyTorch's tensors widen themselves
+        if str(getattr(data, "dtype", "")) != "torch.bfloat16":
+            raise
+        return np.from_dlpack(data.float())

@@ -1,6 +1,7 @@
 """Training begins here: the 50 gradients of the net 5-4-3-2-1, worked out by hand, and what rests on them."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def drawn(act, seed=0):
     """Weights and biases of the net in float64, inputs (7, 5) and what they should become (7, 1)."""
     draw = np.random.default_rng(seed)
     numbers = {}
-    for i, (before, after) in enumerate(zip(SIZES, SIZES[1:], strict=False)):
+    for i, (before, after) in enumerate(pairwise(SIZES)):
         numbers[f"layers.{i}.weight"] = draw.normal(0, 0.8, (after, before))
         numbers[f"layers.{i}.bias"] = draw.normal(0.2, 0.3, after)
     numbers = {name: each.astype(np.float32).astype(np.float64) for name, each in numbers.items()}
@@ -121,7 +122,7 @@ def test_fifty_numbers_to_learn():
 
 def test_a_net_of_wrong_sizes_is_refused():
     for sizes in ((), (5,), (5, 0, 1), (5, -1)):
-        with pytest.raises(ValueError, match="mlp: sizes .*, allowed are two or more, each at least 1"):
+        with pytest.raises(ValueError, match=r"mlp: sizes .*, allowed are two or more, each at least 1"):
             MLP(*sizes)
     with pytest.raises(ValueError, match=r"linear: x \(2, 4\) @ W \(4, 5\): 4 and 5 differ"):
         MLP(5, 4, 1)(np.zeros((2, 4), np.float32))
@@ -138,7 +139,7 @@ def test_first_values_keep_to_their_bound_and_to_the_seed():
         assert np.std(layer.weight.array()) == pytest.approx(inputs**-0.5 / math.sqrt(3), rel=0.1)
     first, same, other = (MLP(6, 5, 1).initialise(seed).state_dict() for seed in (3, 3, 4))
     for name, numbers in first.items():
-        same_bits(numbers, same[name])
+        assert same_bits(numbers, same[name])
         assert not np.array_equal(numbers, other[name])
 
 
@@ -148,7 +149,7 @@ def test_first_values_keep_to_their_bound_and_to_the_seed():
 def torch_net(act, numbers):
     """The same net of PyTorch in fp32."""
     layers = []
-    for before, after in zip(SIZES, SIZES[1:], strict=False):
+    for before, after in pairwise(SIZES):
         layers += [torch.nn.Linear(before, after), torch.nn.Tanh() if act == "tanh" else torch.nn.ReLU()]
     peer = torch.nn.Sequential(*layers[:-1])
     named = {name.replace("layers.", ""): torch.tensor(each, dtype=torch.float32) for name, each in numbers.items()}
@@ -222,7 +223,7 @@ def test_the_state_goes_round(tmp_path):
     other = MLP(*SIZES).initialise(4)
     assert other.load_state_dict(state) is other
     for name, numbers in other.state_dict().items():
-        same_bits(numbers, state[name])
+        assert same_bits(numbers, state[name])
     state["layers.0.weight"][0, 0] += 1  # a copy was taken
     assert other.state_dict()["layers.0.weight"][0, 0] != state["layers.0.weight"][0, 0]
     theirs = {name: torch.tensor(each) for name, each in model.state_dict().items()}
@@ -249,7 +250,7 @@ def test_a_wrong_state_is_named_and_changes_nothing():
         assert part in said
     assert "layers.3" not in said
     for name, numbers in model.state_dict().items():
-        same_bits(numbers, before[name])
+        assert same_bits(numbers, before[name])
     with pytest.raises(TypeError, match="holds <U1, allowed are real numbers"):
         model.load_state_dict({**before, "layers.3.bias": np.array(["a"])})
 
@@ -274,13 +275,13 @@ def test_running_and_learning_give_the_same_bits():
     assert model.eval() is model  # twice is once
     running = model(x)
     assert isinstance(running, np.ndarray)
-    same_bits(running, learning.data)
-    same_bits(np.concatenate([model(row) for row in x.reshape(9, 1, 37)]), running)
+    assert same_bits(running, learning.data)
+    assert same_bits(np.concatenate([model(row) for row in x.reshape(9, 1, 37)]), running)
     for name, numbers in model.state_dict().items():
-        same_bits(numbers, state[name])
+        assert same_bits(numbers, state[name])
     model.train()
     assert all(a is b for a, b in zip(model.parameters(), tensors, strict=True))  # an optimizer still holds them
-    same_bits(model(x).data, running)
+    assert same_bits(model(x).data, running)
 
 
 def test_a_step_between_two_runs_is_seen():
@@ -292,4 +293,4 @@ def test_a_step_between_two_runs_is_seen():
     optimiser.step()
     after = model.eval()(x)
     assert np.abs(after - before).max() > 1e-3
-    same_bits(after, model.train()(x).data)
+    assert same_bits(after, model.train()(x).data)

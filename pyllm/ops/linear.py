@@ -25,7 +25,8 @@ def matmul(a: Any, b: Any) -> Array:
     if x.shape[-1] != w.shape[0]:
         raise ValueError(f"matmul: a {x.shape} @ b {w.shape}: {x.shape[-1]} and {w.shape[0]} differ")
     if 0 in x.shape or 0 in w.shape:
-        return np.zeros((*x.shape[:-1], w.shape[1]), np.float32)
+        nothing = np.zeros((*x.shape[:-1], w.shape[1]), np.float32)
+        return record(nothing, (a, b), lambda dy: (np.zeros_like(x), np.zeros_like(w)))
     rows, kind = x.reshape(-1, len(w)), product_type()
     with panels(w, kind, transposed=True) as packed:
         y = _core.linear(rows, packed).reshape(*x.shape[:-1], w.shape[1])
@@ -59,7 +60,8 @@ def _linear(x: Any, weight: Any, bias: Any, residual: Any, precision: str = "def
     shape = (*a.shape[:-1], n)
     y = np.empty(shape, np.float32) if residual is None else _copy(residual, shape)
     if y.size == 0:
-        return y
+        zeros = (np.zeros_like(a), np.zeros(w.shape, np.float32), np.zeros(n, np.float32))
+        return record(y, (residual, x, weight, bias), lambda dy: (dy, *zeros))
     rows, kind = a.reshape(-1, k), product_type()
     into, add, high = y.reshape(-1, n), residual is not None, precision == "high"
     if isinstance(w, _core.Weight):
