@@ -32,6 +32,8 @@ VERBS = {
     "tokenizer": "train a tokenizer on text, show what one makes of a text",
     "params": "count weights and biases, written out",
     "plan": "say what training and running a model cost: operations, memory, time",
+    "fit": "learn a table: a net that predicts one column of a CSV file",
+    "predict": "predict that column of new rows",
     "report": "show a training run as a page: curves, samples, parameters",
     "bench": "measure speed beside this machine's limits",
     "doctor": "describe this machine as pyllm sees it",
