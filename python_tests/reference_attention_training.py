@@ -89,8 +89,8 @@ def bounds(dout: NDArray, q: NDArray, k: NDArray, v: NDArray, case: Case, unit: 
     """How far out, lse, dq, dk and dv may be off; unit: the roundoff of stored probabilities and dS.
 
     A score's error moves its probability by as much of itself, and the capped score's slope by at most twice that. The
-    errors of dO V^T and rowsum(dO O) are parts of the sums of their absolute terms, and so are those of the products. No
-    probability is less than about the smallest normal number.
+    errors of dO V^T and rowsum(dO O) are parts of the sums of their absolute terms, and so are those of the products.
+    No probability is less than about the smallest normal number.
     """
     found: tuple[list, list, list, list, list] = ([], [], [], [], [])
     shapes = (dout, case.heads), (q, case.heads), (k, case.groups), (v, case.groups)
