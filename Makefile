@@ -9,6 +9,7 @@
 #   make gemm       products of matrices beside numpy and PyTorch, in turns
 #   make peers      llama.cpp (compiled once, minutes) reads what pyllm writes: logits and errors of quantisation
 #   make invariance  requests in every company, chunk, memory and order, compared bit for bit
+#   make crash      kill a small training run everywhere, fail its disk at every call; it must end the same (5 minutes)
 #   make lm-eval    the model class for EleutherAI's harness beside the harness's own
 #   make clean      remove what the above made (not the model)
 
@@ -21,7 +22,7 @@ STAGE := $(PYTHON) .ci/stage
 BUILD := "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.20" "ninja"
 SOURCES := CMakeLists.txt $(shell find csrc pyllm -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.pyi' -o -name py.typed)
 
-.PHONY: run test bench lint format wheel old-cpus peers compare gemm invariance lm-eval clean
+.PHONY: run test bench lint format wheel old-cpus peers compare gemm invariance crash lm-eval clean
 
 run: .venv/installed
 	@$(BIN)/pyllm pull >/dev/null
@@ -77,6 +78,10 @@ gemm: .venv/tested
 # Arguments: make invariance ARGS="MODEL.gguf --seconds 60"
 invariance: .venv/tested
 	@$(BIN)/python benchmarks/invariance.py $(ARGS)
+
+# Arguments: make crash ARGS="--sample 20 --command PROGRAM ARGUMENT {folder}"
+crash: .venv/tested
+	@PYTHONSAFEPATH=1 $(BIN)/python python_tests/crash.py $(ARGS)
 
 # The harness's own tasks with any model: .venv/bin/python -m pyllm.evaluate.lm_eval run --model pyllm --help
 lm-eval: .venv/evaluated

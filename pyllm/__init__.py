@@ -10,7 +10,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from pyllm.errors import ContextError, ModelFileError, TemplateError, TokenizerError
+from pyllm.errors import (
+    ContextError,
+    DataError,
+    DoesNotFitError,
+    ModelFileError,
+    TemplateError,
+    TokenizerError,
+    TrainingError,
+)
 
 __version__ = "0.1.0"
 
@@ -23,19 +31,38 @@ _LAZY = {
     "Chat": "pyllm.generate",
     "Engine": "pyllm.generate",
     "GenerationConfig": "pyllm.generate",
+    "Tensor": "pyllm.tensor",
     "TextIteratorStreamer": "pyllm.generate",
     "TextStreamer": "pyllm.generate",
+    "Trainer": "pyllm.train",
+    "TrainingArguments": "pyllm.train",
     "Weight": "pyllm._core",
+    "autocast": "pyllm.ops",
     "convert": "pyllm.auto.convert",
+    "data": "pyllm.data",
+    "evaluate": "pyllm.evaluate",
     "formats": "pyllm.formats",
     "generate": "pyllm.generate",
     "nn": "pyllm.nn",
+    "no_grad": "pyllm.autograd",
     "ops": "pyllm.ops",
+    "optim": "pyllm.optim",
     "quantize": "pyllm.formats.gguf_quantize",
     "text": "pyllm.text",
+    "train": "pyllm.train",
 }
 
-__all__ = ["ContextError", "ModelFileError", "TemplateError", "TokenizerError", "__version__", *sorted(_LAZY)]
+__all__ = [
+    "ContextError",
+    "DataError",
+    "DoesNotFitError",
+    "ModelFileError",
+    "TemplateError",
+    "TokenizerError",
+    "TrainingError",
+    "__version__",
+    *sorted(_LAZY),
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -62,6 +62,31 @@ class ModelFileError(ValueError):
         return (type(self), (self.file, self.field, self.offset, self.found, self.allowed))
 
 
+class CheckpointError(ModelFileError):
+    """A checkpoint or a log of a run that cannot be written, trusted or continued; its sentence names folder/file."""
+
+    def sentence(self) -> str:
+        """The message, from the parts."""
+        folder = os.path.basename(os.path.dirname(self.file))
+        return f"{printable(folder)}/{super().sentence()}" if folder else super().sentence()
+
+
+class LaterVersionError(CheckpointError):
+    """A sound file that a later pyllm has written."""
+
+
+class TrainingError(ValueError):
+    """A run that cannot go on: a loss that is no number, a folder of another run."""
+
+
+class DataError(ModelFileError):
+    """Text, shards of tokens or conversations that cannot be read, trusted or used.
+
+    `field` says which record or shard it is, `offset` the bytes from the start of the file (of its text, where the
+    file is compressed).
+    """
+
+
 class TemplateError(ValueError):
     """A chat template that cannot be parsed, tries to escape, or spends more than its budget."""
 
@@ -72,3 +97,27 @@ class TokenizerError(ValueError):
 
 class ContextError(ValueError):
     """A sequence longer than the positions that the model knows."""
+
+
+class DoesNotFitError(MemoryError):
+    """A run that needs more memory than there is, refused before it starts.
+
+    rows: (part, how it is computed, bytes); needed and available: bytes; advice: what would fit; table: as text.
+    """
+
+    def __init__(self, what: str, rows: list[tuple[str, str, int]], available: int, advice: list[str]) -> None:
+        self.what, self.rows, self.available, self.advice = printable(what), rows, available, advice
+        self.needed = sum(amount for _, _, amount in rows)
+        parts = " + ".join(f"{name} {amount / 1e9:,.2f} GB" for name, _, amount in rows)
+        would = f"; this would fit: {'; '.join(advice)}" if advice else ""
+        found = f"{parts} = {self.needed / 1e9:,.2f} GB of memory, {available / 1e9:,.2f} GB are available"
+        super().__init__(f"{self.what}: {found}{would}")
+
+    @property
+    def table(self) -> str:
+        """The sum, one part a line."""
+        lines = [f"{name:<12} {how} = {amount:,} bytes" for name, how, amount in self.rows]
+        return "\n".join([*lines, f"{'sum':<12} {self.needed:,} bytes", f"{'available':<12} {self.available:,} bytes"])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.what, self.rows, self.available, self.advice))

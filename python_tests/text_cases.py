@@ -36,6 +36,13 @@ JOINTS = (
 )
 DAMAGE = (b"\xff", b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98", b"\xc0\x80", b"\xed\xa0\x80", b"\x80", b"\xe0\x80\xaf")
 
+PROSE = """The old mill stood by the river, and the river ran past it to the sea. "Who's there?" they'd asked in 1987;
+nobody'll answer. It's 12,345 steps from the mill to the sea, we've counted them — naïve, café, Straße, Ελλάδα, 東京.
+
+\tThe river    runs on; the mill has stopped.\r\n\r\nEnd of the first part.   \n\n\n
+   The second part: running, runner, ran.
+"""
+
 
 def mixed_text(words: int, seed: int, damaged: bool = False) -> bytes:
     """Words of many scripts with odd joints; with `damaged`, also bytes that are no UTF-8."""

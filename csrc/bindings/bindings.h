@@ -19,6 +19,7 @@ void bind_sampling(py::module_& m);
 void bind_text(py::module_& m);
 void bind_training_attention(py::module_& m);
 void bind_training_rows(py::module_& m);
+void bind_train(py::module_& m);
 
 using FloatArray = py::array_t<float, py::array::c_style>;
 

@@ -10,5 +10,6 @@ PYBIND11_MODULE(_core, m) {
   bind_engine(m);
   bind_sampling(m);
   bind_text(m);
+  bind_train(m);
   bind_formats(m);
 }

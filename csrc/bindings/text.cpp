@@ -1,9 +1,10 @@
-// pyllm._core: Vocabulary, BytePairs, ScorePairs, splitter_names, split_words.
+// pyllm._core: Vocabulary, BytePairs, ScorePairs, WordTable, splitter_names, split_words.
 #include <optional>
 
 #include "bindings/bindings.h"
 #include "text/bpe.h"
 #include "text/error.h"
+#include "text/plain.h"
 #include "text/score.h"
 #include "text/unicode.h"
 
@@ -115,6 +116,17 @@ Tokenizer<text::ScorePairs> score_pairs(std::shared_ptr<text::Vocabulary> vocabu
   return {std::move(vocabulary), std::move(model)};
 }
 
+Tokenizer<text::WordTable> word_table(std::shared_ptr<text::Vocabulary> vocabulary, const std::string& cut,
+                                      int64_t unknown) {
+  const text::Splitter* splitter = text::find_plain_splitter(cut);
+  if (!splitter) throw text::Error("WordTable: " + text::quoted(cut) + " is not known; 'word' or 'character'");
+  const auto unknown_id = uint32_t(checked(*vocabulary, unknown));
+  py::gil_scoped_release release;
+  vocabulary->finish();
+  auto model = std::make_unique<text::WordTable>(*vocabulary, *splitter, unknown_id);
+  return {std::move(vocabulary), std::move(model)};
+}
+
 std::shared_ptr<text::Vocabulary> make_vocabulary(const py::buffer& data, const Numbers& starts, const Numbers& lengths,
                                                   const std::optional<Kinds>& kinds) {
   const Strings tokens(data, starts, lengths, "tokenizer.ggml.tokens");
@@ -164,6 +176,8 @@ void bind_text(py::module_& m) {
   bind_model<text::ScorePairs>(m, "ScorePairs")
       .def(py::init(&score_pairs), py::arg("vocabulary"), py::arg("scores"), py::arg("unknown"),
            py::arg("add_space_prefix"));
+  bind_model<text::WordTable>(m, "WordTable")
+      .def(py::init(&word_table), py::arg("vocabulary"), py::arg("cut"), py::arg("unknown"));
   m.def("splitter_names", &text::splitter_names);
   m.def("split_words", &split_words, py::arg("pre"), py::arg("data"));
 }

@@ -33,13 +33,17 @@ void words(const DropoutArgs& a, uint64_t group, uint32_t* out) {
 
 void dropout(const DropoutArgs& a, int worker, int workers) {
   const Share s = vector_share(a.n, worker, workers);
+  const uint32_t least = a.least;
+  uint32_t kept;  // the bits of the factor
+  memcpy(&kept, &a.factor, 4);
   alignas(64) uint32_t word[kPlaces];
   alignas(64) float factor[kPlaces];
   for (int64_t i = s.first; i < s.last;) {
     const uint64_t place = a.offset + (uint64_t)i;
     const int skip = (int)(place % kPlaces);
     words(a, place / kPlaces, word);
-    for (int j = 0; j < kPlaces; ++j) factor[j] = word[j] >= a.least ? a.factor : 0.0f;
+    for (int j = 0; j < kPlaces; ++j) word[j] = word[j] >= least ? kept : 0u;  // no branch: it could not be foretold
+    memcpy(factor, word, sizeof word);
     const int64_t count = kPlaces - skip < s.last - i ? kPlaces - skip : s.last - i;
     vectors(0, count,
             [&](int64_t j, auto at) { at.put(a.y + i + j, mul(at.get(a.x + i + j), at.get(factor + skip + j))); });

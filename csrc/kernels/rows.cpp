@@ -3,6 +3,7 @@
 
 #include "kernels/activation.h"
 #include "kernels/cache.h"
+#include "kernels/lanes.h"
 #include "kernels/prepare.h"
 
 namespace pyllm::PYLLM_ISA {
@@ -14,13 +15,11 @@ void norm(const NormArgs& a, int worker, int workers) {
 }
 
 void map(const MapArgs& a, int worker, int workers) {
-  Share s = share((a.n + 15) / 16, worker, workers);
-  for (int64_t i = s.first * 16; i < s.last * 16 && i < a.n; i += 16) {
-    int n = a.n - i < 16 ? (int)(a.n - i) : 16;
-    f32v x = activate(load_n(a.x + i, n), a.act, a.cap);
-    if (a.up) x = mul(x, load_n(a.up + i, n));
-    store_n(a.out + i, x, n);
-  }
+  const Share s = vector_share(a.n, worker, workers);
+  vectors(s.first, s.last, [&](int64_t i, auto at) {
+    const f32v y = activate(at.get(a.x + i), a.act, a.cap);
+    at.put(a.out + i, a.up ? mul(y, at.get(a.up + i)) : y);
+  });
 }
 
 // The maximum is subtracted first. A row of -inf alone gives NaN, as in PyTorch.

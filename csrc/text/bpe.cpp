@@ -30,12 +30,12 @@ const ByteSpelling& spelling() {
   return table;
 }
 
+}  // namespace
+
 void spell(std::string& out, std::string_view bytes) {
   out.clear();
   for (const char c : bytes) append(out, spelling().of_byte[uint8_t(c)]);
 }
-
-}  // namespace
 
 BytePairs::BytePairs(const Vocabulary& vocabulary, const Splitter& splitter, const StringList& merges)
     : vocabulary_(vocabulary), splitter_(splitter) {

@@ -12,6 +12,9 @@
 
 namespace text {
 
+// The bytes as GPT-2 spells them: each a visible character.
+void spell(std::string& out, std::string_view bytes);
+
 class BytePairs {
  public:
   // merges: "left right" in order of rank. The vocabulary outlives this.

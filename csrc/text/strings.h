@@ -33,6 +33,7 @@ class Strings {
   }
 
   size_t size() const { return starts_.size() - 1; }
+  size_t bytes() const { return bytes_.size(); }
 
  private:
   struct Slot {

@@ -11,11 +11,9 @@ from typing import Any
 
 from pyllm.cli import options, output
 from pyllm.errors import printable
-from pyllm.models.counting import Cache, Count, Group, Part, count_preset, mlp
+from pyllm.models.counting import FORMATS, Cache, Count, Group, Part, bytes_in, count_preset, mlp
 from pyllm.models.presets import ALIASES, PRESETS
 
-# Format -> (numbers in a block, bytes of a block); vectors and rows that are no whole blocks stay fp32.
-FORMATS = {"fp32": (1, 4), "bf16": (1, 2), "Q8_0": (32, 34), "Q4_0": (32, 18)}
 CACHE_BYTES = 2  # keys and values are kept as bf16
 LARGEST_SIZE = 10**9
 
@@ -92,18 +90,6 @@ def file_cache(config: dict[str, Any] | None) -> Cache | None:
     if config["model_type"] == "gpt2":
         return Cache(config["n_layer"], config["n_head"], config["n_embd"] // config["n_head"])
     return Cache(config["num_hidden_layers"], config["num_key_value_heads"], config["head_dim"])
-
-
-def bytes_in(count: Count, form: str) -> int:
-    """Bytes of all parts in one format: matrices in its blocks, everything else fp32 (bf16 takes all)."""
-    block, nbytes = FORMATS[form]
-    total = 0
-    for group in count.groups:
-        for part in group.parts:
-            fits = block == 1 or (len(part.shape) > 1 and part.shape[-1] % block == 0)
-            numbers = group.repeat * part.size
-            total += numbers // block * nbytes if fits else 4 * numbers
-    return total
 
 
 def show(args: argparse.Namespace, name: str, count: Count, stored: list[str]) -> int:

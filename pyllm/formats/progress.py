@@ -10,10 +10,15 @@ _EVERY = 0.1  # seconds between two drawings
 
 
 class Progress:
-    """Shows how many of `total` bytes of `name` are there. A context manager: leaving it ends the line."""
+    """Shows how many of `total` bytes of `name`, or of what `unit` says, are there.
 
-    def __init__(self, name: str, total: int, verbs: tuple[str, str] = ("fetching", "fetched")) -> None:
-        self.name, self.verbs = name, verbs
+    A context manager: leaving it ends the line.
+    """
+
+    def __init__(
+        self, name: str, total: int, verbs: tuple[str, str] = ("fetching", "fetched"), unit: str = "bytes"
+    ) -> None:
+        self.name, self.verbs, self.unit = name, verbs, unit
         self.total = total
         self.done = 0
         self._start = time.monotonic()
@@ -22,7 +27,8 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if not self._terminal:
-            print(f"{self.verbs[0]} {self.name}, {self.total / 1e6:.0f} MB", file=sys.stderr, flush=True)
+            size = f"{self.total / 1e6:.0f} MB" if self.unit == "bytes" else f"{self.total:,} {self.unit}"
+            print(f"{self.verbs[0]} {self.name}, {size}", file=sys.stderr, flush=True)
         return self
 
     def show(self, done: int) -> None:
@@ -39,8 +45,11 @@ class Progress:
         bar = "#" * int(share * _WIDTH)
         rate = self.done / seconds if seconds > 0 else 0.0
         left = f"{(self.total - self.done) / rate:.0f} s left" if rate else "waiting"
-        sizes = f"{self.done / 1e6:.1f} of {self.total / 1e6:.1f} MB"
-        return f"{self.name} [{bar:<{_WIDTH}}] {share:4.0%} {sizes}, {rate / 1e6:.1f} MB/s, {left}"
+        if self.unit == "bytes":
+            sizes = f"{self.done / 1e6:.1f} of {self.total / 1e6:.1f} MB, {rate / 1e6:.1f} MB/s"
+        else:
+            sizes = f"{self.done:,} of {self.total:,} {self.unit}, {rate:,.0f}/s"
+        return f"{self.name} [{bar:<{_WIDTH}}] {share:4.0%} {sizes}, {left}"
 
     def __exit__(self, kind: object, *_: object) -> None:
         seconds = time.monotonic() - self._start

@@ -38,6 +38,7 @@ class SafeTensors:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._disk = Disk(path)
         self.path = self._disk.path
+        self.size = self._disk.size
         try:
             header = _read_header(self._disk)
             self.data_offset = 8 + len(header)
@@ -55,6 +56,10 @@ class SafeTensors:
     def read_into(self, info: TensorInfo, row: int, rows: int, buffer: Any) -> None:
         """Like read, into a writable buffer of exactly that many bytes."""
         read_rows_into(self._disk, info, row, rows, buffer)
+
+    def read_raw(self, offset: int, buffer: memoryview, field: str = "") -> None:
+        """Fill `buffer` with the file's bytes from `offset`, whatever they mean."""
+        self._disk.read_into(offset, buffer, field)
 
     def close(self) -> None:
         """Close the file."""

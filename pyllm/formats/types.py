@@ -51,8 +51,13 @@ _PLAIN = ("F32", "F16", "BF16")
 _BLOCKS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 READABLE = frozenset(_PLAIN + _BLOCKS)
 
+# Plain types of safetensors that GGUF does not have.
+_BESIDE_GGUF = {"BOOL": 1, "U8": 1, "U16": 2, "U32": 4, "U64": 8}
+
 
 def size_in_bytes(dtype: str, shape: tuple[int, ...]) -> int:
     """Bytes of a tensor: numbers / block * bytes per block. Its rows must be whole blocks."""
+    if dtype in _BESIDE_GGUF:
+        return prod(shape) * _BESIDE_GGUF[dtype]
     kind = TYPES[dtype]
     return prod(shape) // kind.block * kind.nbytes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from pyllm.errors import ModelFileError, printable
 from pyllm.formats.types import size_in_bytes
 
+UNFINISHED = ".pyllm-unfinished-"  # what a folder is called until its files have their names, or while it is deleted
+REPLACED = ".pyllm-replaced-"  # before the name of a folder that a new one is taking the place of
 Report = Callable[[int, int], None]  # told the bytes written so far, and all that there will be
 
 
@@ -39,10 +41,13 @@ class NewFile:
         self._file = file
         self._staging = staging
         self.at = 0
+        self.digest: Any = None  # a hash of hashlib, told every byte on its way
 
     def write(self, data: Any) -> None:
         """Append bytes, all of them."""
         view = memoryview(data).cast("B")
+        if self.digest is not None:
+            self.digest.update(view)
         done = 0
         with _named(self.path, self._staging.needed):
             while done < len(view):
@@ -71,6 +76,7 @@ class Staging:
 
     def __init__(self, folder: str, needed: int = 0, report: Report = lambda done, total: None) -> None:
         self.folder = folder
+        self.target = folder  # where the files will be found
         self.needed = needed
         self._report = report
         self._done = 0
@@ -78,19 +84,20 @@ class Staging:
         self._old: list[str] = []
 
     def __enter__(self) -> Staging:
-        with _named(self.folder, self.needed):
+        with _named(self.target, self.needed):
             free = shutil.disk_usage(self.folder).free
             if free < self.needed:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            self._work = tempfile.mkdtemp(prefix=".pyllm-unfinished-", dir=self.folder)
+            self.work = unfinished(self.folder)
+            os.mkdir(self.work)
         return self
 
     @contextmanager
     def create(self, name: str) -> Iterator[NewFile]:
         """A new file, on the disk when the context is left."""
-        path = os.path.join(self.folder, name)
+        path = os.path.join(self.target, name)
         with _named(path, self.needed):
-            file = FileIO(os.path.join(self._work, name), "xb")
+            file = FileIO(os.path.join(self.work, name), "xb")
         try:
             yield NewFile(path, file, self)
             with _named(path, self.needed):
@@ -111,14 +118,73 @@ class Staging:
     def __exit__(self, kind: object, *_: object) -> None:
         try:
             if kind is None:
-                with _named(self.folder):
-                    for name in self._names:
-                        os.replace(os.path.join(self._work, name), os.path.join(self.folder, name))
-                    for name in self._old:
-                        os.unlink(os.path.join(self.folder, name))
-                    _sync(self.folder)
+                with _named(self.target):
+                    self._take_names()
         finally:
-            shutil.rmtree(self._work, ignore_errors=True)
+            shutil.rmtree(self.work, ignore_errors=True)
+
+    def _take_names(self) -> None:
+        """Give every file its name."""
+        for name in self._names:
+            os.replace(os.path.join(self.work, name), os.path.join(self.folder, name))
+        for name in self._old:
+            os.unlink(os.path.join(self.folder, name))
+        _sync(self.folder)
+
+
+class NewFolder(Staging):
+    """New files that are seen all at once, as the folder `name` of `folder`, or not at all; as a context manager.
+
+    An older folder of that name is replaced. A process that is killed leaves folders behind that clear_unfinished()
+    removes, or gives back their name. Raises ModelFileError for whatever the disk refuses.
+    """
+
+    def __init__(self, folder: str, name: str, needed: int = 0, report: Report = lambda done, total: None) -> None:
+        super().__init__(folder, needed, report)
+        self.target = os.path.join(folder, name)
+        self._aside = os.path.join(folder, REPLACED + name)
+
+    def _take_names(self) -> None:
+        """Give the folder its name; one that has it already keeps its content until the new one is on the disk."""
+        _sync(self.work)
+        replaces = os.path.lexists(self.target)
+        if replaces:
+            if os.path.lexists(self._aside):
+                shutil.rmtree(self._aside)
+            os.rename(self.target, self._aside)
+        try:
+            os.rename(self.work, self.target)
+        except BaseException:
+            if replaces:
+                os.rename(self._aside, self.target)
+            raise
+        _sync(self.folder)
+        if replaces:
+            shutil.rmtree(self._aside)
+
+
+def unfinished(folder: str) -> str:
+    """A new name in `folder` for what is not there yet, or no longer."""
+    return os.path.join(folder, f"{UNFINISHED}{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def clear_unfinished(folder: str) -> None:
+    """Clean up after writers that were killed; the caller knows that none is alive. Raises ModelFileError."""
+    with _named(folder):
+        for name in sorted(os.listdir(folder)):
+            path = os.path.join(folder, name)
+            if name.startswith(REPLACED) and not os.path.lexists(wanted := os.path.join(folder, name[len(REPLACED) :])):
+                os.rename(path, wanted)
+            elif name.startswith((UNFINISHED, REPLACED)):
+                shutil.rmtree(path)
+
+
+def remove_folder(path: str) -> None:
+    """Delete a folder, which loses its name first, so that half of it is never found. Raises ModelFileError."""
+    with _named(path):
+        away = unfinished(os.path.dirname(path) or ".")
+        os.rename(path, away)
+        shutil.rmtree(away)
 
 
 def _sync(folder: str) -> None:
@@ -139,9 +205,41 @@ def _named(path: str, needed: int = 0) -> Iterator[None]:
     except OSError as error:
         allowed = ""
         if error.errno == errno.ENOSPC and needed:
-            free = shutil.disk_usage(path if os.path.isdir(path) else os.path.dirname(path) or ".").free
+            folder = path
+            while not os.path.isdir(folder):
+                folder = os.path.dirname(folder) or "."
+            free = shutil.disk_usage(folder).free
             allowed = f"{needed:,} bytes are needed, {free:,} are free"
         raise ModelFileError(path, "", None, f"cannot be written: {error.strerror}", allowed) from error
+
+
+@contextmanager
+def new_folder(path: str) -> Iterator[str]:
+    """An empty folder beside `path` to fill; it takes that name when the context is left without an error.
+
+    What stood under the name is moved aside first and deleted last; a process killed between the two leaves it in
+    `.pyllm-unfinished-.../old`. Raises ModelFileError.
+    """
+    parent = os.path.dirname(path) or "."
+    with _named(path):
+        work = tempfile.mkdtemp(prefix=".pyllm-unfinished-", dir=parent)
+    new, old = os.path.join(work, "new"), os.path.join(work, "old")
+    try:
+        with _named(path):
+            os.mkdir(new)
+        yield new
+        with _named(path):
+            if os.path.lexists(path):
+                os.rename(path, old)
+            try:
+                os.rename(new, path)
+            except OSError:
+                if os.path.lexists(old):
+                    os.rename(old, path)
+                raise
+            _sync(parent)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def make_folder(path: str | os.PathLike[str]) -> str:

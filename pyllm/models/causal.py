@@ -93,12 +93,27 @@ class CausalLM(nn.Module, ABC):
             raise ValueError("tokenizer: this model was not loaded from a file; give tokenizer=, or token ids")
         return self.open_tokenizer()
 
+    @abstractmethod
+    def loss(self, tokens: Any, targets: Any) -> Any:
+        """Mean cross-entropy of targets (..., length) after tokens (..., length): a tensor, whose backward learns."""
+
+    def train(self) -> Any:
+        """Ready to learn; what was recorded of the old weights is forgotten."""
+        self._program = self._pool = None
+        return super().train()
+
+    def eval(self) -> Any:
+        """Ready to run, with the weights of now."""
+        self._program = self._pool = None
+        return super().eval()
+
     def program(self) -> _core.Program:
         """The recorded forward; recorded at the first call."""
         with _recording:
             return self._program or self._record()
 
     def _record(self) -> _core.Program:
+        super().eval()  # a model that is learning runs with the weights of now
         cache, high = (*self.cache, self.cache_type), self.precision == "high"
         recorder = ops.Recorder(cache, self.context_length, high)
         self.forward(recorder.tokens)

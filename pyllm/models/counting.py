@@ -91,11 +91,13 @@ def llama(
     bias: bool = False,
     head_norms: bool = False,
     norms: int = 2,
+    output_bias: bool = False,
+    inner_bias: bool = False,
 ) -> Count:
     """LLaMA and its relatives: RMSNorm, a gated feed-forward of three matrices.
 
     size: of a head, unless hidden / heads; bias: of queries, keys and values (Qwen2); head_norms: of queries and keys
-    (Qwen3, Gemma 3); norms: of each layer.
+    (Qwen3, Gemma 3); norms: of each layer; output_bias, inner_bias: of attention's output and of the feed-forward.
     """
     size = size or hidden // heads
     layer = [
@@ -107,6 +109,13 @@ def llama(
     if bias:
         layer[1:1] = [Part("attention query", (heads * size,), kind="biases")]
         layer[3:3] = [Part("attention key, value", (groups * size,), 2, "biases")]
+    if output_bias:
+        layer.append(Part("attention output", (hidden,), kind="biases"))
+    if inner_bias:
+        layer += [
+            Part("feed-forward gate, up", (inner,), 2, "biases"),
+            Part("feed-forward down", (hidden,), kind="biases"),
+        ]
     if head_norms:
         layer.append(Part("norms of query, key", (size,), 2))
     found = [
@@ -119,29 +128,43 @@ def llama(
     return Count(found, Cache(layers, groups, size))
 
 
-def gpt2(hidden: int, layers: int, heads: int, vocabulary: int, positions: int) -> Count:
-    """GPT-2: learned positions, biases everywhere, the output matrix is the embedding."""
-    layer = (
-        *_norm("norms", hidden, 2),
+def _gpt_layer(hidden: int, inner: int, bias: bool = True) -> tuple[Part, ...]:
+    """A layer of GPT-2 or GPT-NeoX; bias: of its attention."""
+    attention = (
         *_dense("attention query, key, value", 3 * hidden, hidden),
         *_dense("attention output", hidden, hidden),
-        *_dense("feed-forward up", 4 * hidden, hidden),
-        *_dense("feed-forward down", hidden, 4 * hidden),
     )
+    return (
+        *_norm("norms", hidden, 2),
+        *(part for part in attention if bias or part.kind == "weights"),
+        *_dense("feed-forward up", inner, hidden),
+        *_dense("feed-forward down", hidden, inner),
+    )
+
+
+def gpt2(
+    hidden: int, layers: int, heads: int, vocabulary: int, positions: int, inner: int = 0, tied: bool = True
+) -> Count:
+    """GPT-2: learned positions, biases everywhere, the output matrix is the embedding. inner: 4 hidden unless given."""
+    layer = _gpt_layer(hidden, inner or 4 * hidden)
     embedding = (Part("tokens", (vocabulary, hidden)), Part("positions", (positions, hidden)))
     found = [Group("embedding", embedding), Group("layers", layer, layers), Group("final norm", _norm("norm", hidden))]
+    if not tied:
+        found.append(Group("output", (Part("output", (vocabulary, hidden)),)))
     return Count(found, Cache(layers, heads, hidden // heads))
 
 
-def neox(hidden: int, layers: int, heads: int, vocabulary: int) -> Count:
-    """GPT-NeoX: rotary positions, biases, an output matrix of its own."""
-    layer = gpt2(hidden, layers, heads, vocabulary, 1).groups[1]
+def neox(
+    hidden: int, layers: int, heads: int, vocabulary: int, inner: int = 0, bias: bool = True, tied: bool = False
+) -> Count:
+    """GPT-NeoX: rotary positions, biases (bias: of attention), an output matrix of its own."""
     found = [
         Group("embedding", (Part("embedding", (vocabulary, hidden)),)),
-        layer,
+        Group("layers", _gpt_layer(hidden, inner or 4 * hidden, bias), layers),
         Group("final norm", _norm("norm", hidden)),
-        Group("output", (Part("output", (vocabulary, hidden)),)),
     ]
+    if not tied:
+        found.append(Group("output", (Part("output", (vocabulary, hidden)),)))
     return Count(found, Cache(layers, heads, hidden // heads))
 
 
@@ -215,3 +238,19 @@ SHAPES: dict[str, Callable[..., Count]] = {
 def count_preset(preset: Preset) -> Count:
     """The parts of a published size."""
     return SHAPES[preset.shape](**preset.numbers)
+
+
+# Format -> (numbers in a block, bytes of a block); vectors and rows that are no whole blocks stay fp32.
+FORMATS = {"fp32": (1, 4), "bf16": (1, 2), "Q8_0": (32, 34), "Q4_0": (32, 18)}
+
+
+def bytes_in(count: Count, form: str) -> int:
+    """Bytes of all parts in one format: matrices in its blocks, everything else fp32 (bf16 takes all)."""
+    block, nbytes = FORMATS[form]
+    total = 0
+    for group in count.groups:
+        for part in group.parts:
+            fits = block == 1 or (len(part.shape) > 1 and part.shape[-1] % block == 0)
+            numbers = group.repeat * part.size
+            total += numbers // block * nbytes if fits else 4 * numbers
+    return total

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from pyllm import nn, ops
 from pyllm.models.causal import CausalLM
+from pyllm.tensor import Array
 
 
 class Decoder(CausalLM):
@@ -33,9 +36,27 @@ class Decoder(CausalLM):
         first = self.layers[0].attention
         return len(self.layers), first.groups, first.head_dim
 
-    def forward(self, tokens: Any) -> Any:
-        """(length,) ids to (length, vocabulary)."""
+    def trunk(self, tokens: Any) -> Any:
+        """(..., length) ids to (..., length, width): all but the last norm and the head."""
         x = self.embedding(tokens)
         for layer in self.layers:
             x = layer(x)
-        return ops.logits(x, self.norm.value, self.head.weight.value, softcap=self.softcap)
+        return x
+
+    def forward(self, tokens: Any) -> Any:
+        """(..., length) ids to (..., length, vocabulary)."""
+        return ops.logits(self.trunk(tokens), self.norm.value, self.head.weight.value, softcap=self.softcap)
+
+    def loss(self, tokens: Any, targets: Any) -> Any:
+        """Mean cross-entropy in nats of targets (..., length), the tokens that follow; -100 is left out."""
+        if self.softcap:
+            return ops.cross_entropy(self.forward(tokens), targets)
+        x = ops.normalise(self.trunk(tokens), self.norm.value)
+        return ops.linear_cross_entropy(x, self.head.weight.value, targets)
+
+    def first_values(self, name: str, parameter: nn.Parameter, random: np.random.Generator) -> Array:
+        """As GPT-2's: what is added to the residual stream starts smaller, by the root of how many add to it."""
+        values = super().first_values(name, parameter, random)
+        if name.endswith(("attention.o.weight", "feed_forward.down.weight")):
+            values *= np.float32((2 * len(self.layers)) ** -0.5)
+        return values

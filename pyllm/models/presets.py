@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from pyllm.errors import ModelFileError, printable
+
 
 class Preset(NamedTuple):
     """A published size: `shape` names the function of counting.py, `numbers` are its arguments."""
@@ -121,3 +123,45 @@ ALIASES = {
     "gemma2-9b": "gemma-2-9b",
     "gemma2-27b": "gemma-2-27b",
 }
+
+
+_DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_neox", "gpt2")
+
+
+def from_config(values: dict[str, Any]) -> Preset:
+    """The size that a checked configuration asks for (pyllm.formats.read_config). Raises ModelFileError."""
+    kind = values["model_type"]
+    if kind not in _DECODERS:
+        raise ModelFileError("config", "model_type", None, printable(kind), f"counted are: {', '.join(_DECODERS)}")
+    tied = values["tie_word_embeddings"]
+    if kind == "gpt2":
+        numbers = {
+            "hidden": values["n_embd"],
+            "layers": values["n_layer"],
+            "heads": values["n_head"],
+            "vocabulary": values["vocab_size"],
+            "positions": values["n_positions"],
+            "inner": values["n_inner"],
+        }
+        return Preset(kind, "gpt2", numbers | {"tied": tied})
+    numbers = {
+        "hidden": values["hidden_size"],
+        "layers": values["num_hidden_layers"],
+        "heads": values["num_attention_heads"],
+        "vocabulary": values["vocab_size"],
+        "inner": values["intermediate_size"],
+        "tied": tied,
+    }
+    bias = values.get("attention_bias", False)
+    if kind == "gpt_neox":
+        return Preset(kind, "neox", numbers | {"bias": bias})
+    more = {
+        "groups": values["num_key_value_heads"],
+        "size": values["head_dim"],
+        "bias": bias or kind == "qwen2",
+        "output_bias": bias,
+        "inner_bias": values.get("mlp_bias", False),
+        "head_norms": kind in ("qwen3", "gemma3_text"),
+        "norms": 4 if kind in ("gemma2", "gemma3_text") else 2,
+    }
+    return Preset(kind, "llama", numbers | more)

@@ -5,7 +5,7 @@ from pyllm.nn.block import Block, ParallelBlock, SandwichBlock
 from pyllm.nn.embedding import Embedding
 from pyllm.nn.feedforward import FeedForward, GatedFeedForward
 from pyllm.nn.linear import Linear
-from pyllm.nn.module import Module
+from pyllm.nn.module import Module, Parameter
 from pyllm.nn.norm import LayerNorm, RMSNorm
 from pyllm.nn.position import rotary_context, rotary_frequencies
 from pyllm.nn.state import State
@@ -19,6 +19,7 @@ __all__ = [
     "Linear",
     "Module",
     "ParallelBlock",
+    "Parameter",
     "RMSNorm",
     "SandwichBlock",
     "SelfAttention",

@@ -2,17 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
+from math import prod
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm import _core
+from pyllm.tensor import Array, Tensor
 
 
 class Parameter:
-    """A place for a weight: its shape, and once loaded its value (a packed `_core.Weight`, or a float32 vector)."""
+    """A place for a weight: its shape, and its value.
 
-    def __init__(self, *shape: int, packed: bool = False) -> None:
+    value: None before it is loaded or initialised; a packed `_core.Weight` or a float32 vector to run; a Tensor to
+    learn. spread: how wide initial values are, None for the module's own rule.
+    """
+
+    def __init__(self, *shape: int, packed: bool = False, spread: float | None = None) -> None:
         self.shape = shape
         self.packed = packed
+        self.spread = spread
         self.value: Any = None
+        self._learned: Tensor | None = None  # while packed to run
+
+    @property
+    def size(self) -> int:
+        """How many numbers."""
+        return prod(self.shape)
+
+    def array(self) -> Array:
+        """The value as float32, read back from panels where it is packed. Raises ValueError without a value."""
+        if self.value is None:
+            raise ValueError("parameter: it has no value yet; load or initialise the model first")
+        if isinstance(self.value, _core.Weight):
+            return self.value.dequantise(0, self.shape[0])
+        return self.value.data if isinstance(self.value, Tensor) else np.asarray(self.value, np.float32)
+
+    def learn(self, array: Array | None = None) -> None:
+        """Let the value be a tensor: of this array, or of what it is."""
+        if array is not None:
+            self.value, self._learned = Tensor(array, requires_grad=True), None
+        elif self._learned is not None:
+            self.value, self._learned = self._learned, None
+        elif not isinstance(self.value, Tensor):
+            self.value = Tensor(self.array(), requires_grad=True)
+
+    def run(self) -> None:
+        """Let the value be packed, or a plain vector; the tensor stays for learning to go on."""
+        if not isinstance(self.value, Tensor):
+            return
+        self._learned, array = self.value, self.value.data
+        self.value = array.copy()
+        if self.packed:
+            self.value = _core.Weight("F32", *self.shape)
+            self.value.fill_floats(array)
 
     def __repr__(self) -> str:
         return f"Parameter{self.shape}"
@@ -31,12 +77,77 @@ class Module:
                 elif isinstance(each, Module):
                     yield from each.named_parameters(path + ".")
 
+    def own_parameters(self) -> dict[str, Parameter]:
+        """Every parameter once, under the first of its paths: tied ones have several."""
+        found: dict[int, tuple[str, Parameter]] = {}
+        for path, parameter in self.named_parameters():
+            found.setdefault(id(parameter), (path, parameter))
+        return dict(found.values())
+
     def num_parameters(self) -> int:
         """Trainable numbers, each counted once."""
-        total = 0
-        for parameter in {id(each): each for _, each in self.named_parameters()}.values():
-            count = 1
-            for size in parameter.shape:
-                count *= size
-            total += count
-        return total
+        return sum(parameter.size for parameter in self.own_parameters().values())
+
+    def parameters(self) -> list[Tensor]:
+        """The tensors that learn, each once. Empty before train()."""
+        found = [parameter.value for parameter in self.own_parameters().values()]
+        return [value for value in found if isinstance(value, Tensor) and value.requires_grad]
+
+    def initialise(self, seed: int = 0) -> Any:
+        """Random first values, from the seed and the parameter's name alone; gives the module, ready to learn.
+
+        Matrices are normal with `spread` (0.02 unless the part says otherwise), vectors called bias 0, others 1.
+        """
+        for name, parameter in self.own_parameters().items():
+            key = [seed & (2**64 - 1), zlib.crc32(name.encode())]
+            random = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
+            parameter.learn(self.first_values(name, parameter, random))
+        return self
+
+    def first_values(self, name: str, parameter: Parameter, random: np.random.Generator) -> Array:
+        """Initial values of one parameter; a model with a rule of its own overrides this."""
+        if len(parameter.shape) > 1 or parameter.spread is not None:
+            spread = 0.02 if parameter.spread is None else parameter.spread
+            return random.standard_normal(parameter.shape, np.float32) * np.float32(spread)
+        return np.full(parameter.shape, 0 if name.endswith("bias") else 1, np.float32)
+
+    def train(self) -> Any:
+        """Ready to learn: parameters are float32 tensors. Gives the module."""
+        for parameter in self.own_parameters().values():
+            parameter.learn()
+        return self
+
+    def eval(self) -> Any:
+        """Ready to run: matrices are packed. Gives the module; train() goes on from the same numbers."""
+        for parameter in self.own_parameters().values():
+            parameter.run()
+        return self
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for tensor in self.parameters():
+            tensor.zero_grad()
+
+    def state_dict(self) -> dict[str, NDArray[np.float32]]:
+        """Path -> float32 array of every parameter, each once."""
+        return {name: parameter.array() for name, parameter in self.own_parameters().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+        """Take the values of all parameters, arrays or tensors of any kind; gives the module, ready to learn.
+
+        Raises ValueError that names what is missing, what is not known, and what has another shape.
+        """
+        mine = self.own_parameters()
+        wrong = [f"missing {name}" for name in mine if name not in state]
+        wrong += [f"unknown {name}" for name in state if name not in mine]
+        arrays = {name: Tensor(state[name]).data for name in mine if name in state}
+        wrong += [
+            f"{name} has shape {array.shape}, allowed is {mine[name].shape}"
+            for name, array in arrays.items()
+            if array.shape != mine[name].shape
+        ]
+        if wrong:
+            raise ValueError(f"load_state_dict: {'; '.join(wrong)}")
+        for name, parameter in mine.items():
+            parameter.learn(arrays[name].copy())
+        return self

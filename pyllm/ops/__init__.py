@@ -1,34 +1,81 @@
-"""Operations: one function each, on numpy arrays, or on symbols while a model's forward is being recorded."""
+"""Operations: one function each, with its derivative: on numpy arrays, on tensors that learn, and on symbols while a
+model's forward is being recorded."""
 
-from pyllm.ops.activation import gelu, silu, softcap, swiglu
-from pyllm.ops.attention import attention, rotary, rotary_table, self_attention
+from pyllm.ops.activation import activate, gelu, relu, sigmoid, silu, softcap, swiglu, tanh
+from pyllm.ops.arithmetic import (
+    _operators,
+    add,
+    concatenate,
+    divide,
+    exp,
+    index,
+    log,
+    mean,
+    multiply,
+    power,
+    reshape,
+    subtract,
+    sum,
+    transpose,
+)
+from pyllm.ops.attention import attention, rotary, rotary_table, row_attention, self_attention
 from pyllm.ops.embedding import embedding
 from pyllm.ops.linear import gated_linear, linear, linear_add, logits, matmul, norm_linear
+from pyllm.ops.loss import cross_entropy, linear_cross_entropy, mse
 from pyllm.ops.norm import Norm, add_norm, layer_norm, normalise, rms_norm, softmax
+from pyllm.ops.panels import forget_panels
+from pyllm.ops.precision import autocast
 from pyllm.ops.record import Recorder, Symbol
+from pyllm.ops.sequences import documents
+
+_operators()
 
 __all__ = [
     "Norm",
     "Recorder",
     "Symbol",
+    "activate",
+    "add",
     "add_norm",
     "attention",
+    "autocast",
+    "concatenate",
+    "cross_entropy",
+    "divide",
+    "documents",
     "embedding",
+    "exp",
+    "forget_panels",
     "gated_linear",
     "gelu",
+    "index",
     "layer_norm",
     "linear",
     "linear_add",
+    "linear_cross_entropy",
+    "log",
     "logits",
     "matmul",
+    "mean",
+    "mse",
+    "multiply",
     "norm_linear",
     "normalise",
+    "power",
+    "relu",
+    "reshape",
     "rms_norm",
     "rotary",
     "rotary_table",
+    "row_attention",
     "self_attention",
+    "sigmoid",
     "silu",
     "softcap",
     "softmax",
+    "subtract",
+    "sum",
     "swiglu",
+    "tanh",
+    "transpose",
 ]

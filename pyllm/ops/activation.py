@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyllm import _core
+from pyllm.autograd import record
 from pyllm.ops.arrays import Array, float32
 from pyllm.ops.record import Symbol
 
@@ -38,7 +39,24 @@ def softcap(x: Any, cap: float) -> Array:
     """
     if not cap > 0:
         raise ValueError(f"softcap: {cap}, allowed is a number above 0")
-    return _core.map(float32(x, "softcap"), None, "softcap", cap)
+    a = float32(x, "softcap")
+    y = _core.map(a, None, "softcap", cap)
+    return record(y, (x,), lambda dy: (_core.map_backward(dy, a, None, "softcap", cap)[0],))
+
+
+def relu(x: Any) -> Array:
+    """y = max(x, 0). Any shape, float32."""
+    return activate(x, "relu")
+
+
+def tanh(x: Any) -> Array:
+    """y = (e^x - e^-x) / (e^x + e^-x). Any shape, float32."""
+    return activate(x, "tanh")
+
+
+def sigmoid(x: Any) -> Array:
+    """y = 1 / (1 + exp(-x)). Any shape, float32."""
+    return activate(x, "sigmoid")
 
 
 def activate(x: Any, act: str, up: Any = None) -> Any:
@@ -47,9 +65,8 @@ def activate(x: Any, act: str, up: Any = None) -> Any:
         return x.map(act, up)
     if act == "none" and up is None:
         return x
-    x = float32(x, act)
-    if up is not None:
-        up = float32(up, act, "up")
-        if up.shape != x.shape:
-            raise ValueError(f"{act}: gate {x.shape} and up {up.shape} differ")
-    return _core.map(x, up, act)
+    a = float32(x, act)
+    b = None if up is None else float32(up, act, "up")
+    if b is not None and b.shape != a.shape:
+        raise ValueError(f"{act}: gate {a.shape} and up {b.shape} differ")
+    return record(_core.map(a, b, act), (x, up), lambda dy: _core.map_backward(dy, a, b, act, 0.0))

@@ -7,15 +7,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyllm.tensor import Tensor
+
 Array = NDArray[np.float32]
 
 
 def float32(x: Any, op: str, name: str = "x") -> Array:
     """x as a C-ordered float32 array; no copy where it is one. Raises TypeError for what holds no real numbers."""
-    array = np.asarray(x)
+    array = np.asarray(x.data if isinstance(x, Tensor) else x)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{op}: {name} holds {array.dtype}, allowed are real numbers")
-    return np.ascontiguousarray(array, np.float32)
+    return np.asarray(array, np.float32, order="C")
 
 
 def vector(x: Any, size: int, op: str, name: str) -> Array:

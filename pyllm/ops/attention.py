@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 
 from pyllm import _core
+from pyllm.autograd import record
+from pyllm.ops.arithmetic import reshape, transpose
 from pyllm.ops.arrays import Array, float32
 from pyllm.ops.linear import linear
 from pyllm.ops.norm import Norm, normalise
+from pyllm.ops.precision import product_type
 from pyllm.ops.record import Symbol
+from pyllm.ops.sequences import places_of, starts_of
+from pyllm.tensor import Tensor
 
 
 def attention(
@@ -30,6 +35,8 @@ def attention(
     softcap: scores s become softcap tanh(s / softcap), arXiv:2408.00118.
     Raises ValueError for shapes that do not fit.
     """
+    if any(isinstance(x, Tensor) for x in (q, k, v)):
+        return _learning(q, k, v, causal, scale, window, softcap)
     q, k, v = (float32(x, "attention", name) for x, name in ((q, "q"), (k, "k"), (v, "v")))
     if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape:
         raise ValueError(f"attention: q {q.shape}, k {k.shape}, v {v.shape}: four dimensions, k and v alike")
@@ -50,6 +57,18 @@ def attention(
         y = _core.attention(a, b, c, heads, groups, d, scale, causal, window or 0, softcap or 0, "F32")
         out[i] = y.reshape(queries, heads, d).transpose(1, 0, 2)
     return out
+
+
+def _learning(q: Any, k: Any, v: Any, causal: bool, scale: Any, window: Any, softcap: Any) -> Any:
+    """As attention, for tensors: as many queries as keys."""
+    batch, heads, length, d = q.shape
+    if k.shape != v.shape or k.shape[0] != batch or k.shape[2:] != (length, d) or heads % k.shape[1]:
+        raise ValueError(f"attention: q {q.shape}, k {k.shape}, v {v.shape}: to learn, all of one length")
+    rows = [reshape(transpose(x, 0, 2, 1, 3), (batch * length, x.shape[1] * d)) for x in (q, k, v)]
+    starts = np.arange(0, batch * length + 1, length, dtype=np.int32)
+    scale = d**-0.5 if scale is None else scale
+    y = row_attention(*rows, starts, heads, k.shape[1], causal, scale, window or 0, softcap or 0.0)
+    return transpose(reshape(y, (batch, length, heads, d)), 0, 2, 1, 3)
 
 
 def rotary_table(frequencies: Sequence[float], dim: int, positions: int, magnitude: float = 1.0) -> Array:
@@ -77,23 +96,32 @@ def rotary(
     x (..., length, heads, d) float32, positions (length,); pairs are (2i, 2i+1), or (i, i + d/2) if not interleaved.
     frequencies default to theta^(-2i/d). Raises ValueError for an odd d or positions that do not fit.
     """
-    x = float32(x, "rotary")
+    a = float32(x, "rotary")
     positions = np.asarray(positions, np.int64)
-    if x.ndim < 3 or x.shape[-1] % 2:
-        raise ValueError(f"rotary: x has shape {x.shape}, allowed is (..., length, heads, an even width)")
-    if positions.shape != x.shape[-3:-2] or (positions.size and positions.min() < 0):
-        raise ValueError(f"rotary: positions {positions.shape} for x {x.shape}: one per place, 0 or more")
-    d = x.shape[-1]
+    if a.ndim < 3 or a.shape[-1] % 2:
+        raise ValueError(f"rotary: x has shape {a.shape}, allowed is (..., length, heads, an even width)")
+    if positions.shape != a.shape[-3:-2] or (positions.size and positions.min() < 0):
+        raise ValueError(f"rotary: positions {positions.shape} for x {a.shape}: one per place, 0 or more")
+    d = a.shape[-1]
     if frequencies is None:
         frequencies = [theta ** (-2 * i / d) for i in range(d // 2)]
-    if x.size == 0:
-        return x
+    if a.size == 0:
+        return a
     table = rotary_table(frequencies, d, int(positions.max()) + 1, magnitude)
     order = np.arange(d) if interleaved else np.arange(d).reshape(2, d // 2).T.reshape(-1)
-    rows = np.ascontiguousarray(x[..., order]).reshape(-1, x.shape[-2], d)
-    every = np.ascontiguousarray(np.broadcast_to(positions, x.shape[:-2]).reshape(-1))
+    every = np.ascontiguousarray(np.broadcast_to(positions, a.shape[:-2]).reshape(-1))
+    back = table * np.array([[[1], [-1]]], np.float32)  # the inverse of a rotation: by the negative angle
+    y = _rotated(a, table, every, order)
+    return record(y, (x,), lambda dy: (_rotated(dy, back, every, order),))
+
+
+def _rotated(x: Array, table: Array, places: Any, order: Any) -> Array:
+    d = x.shape[-1]
+    if (order == np.arange(d)).all():
+        return _core.rotary(x.reshape(-1, *x.shape[-2:]), table, places).reshape(x.shape)
     out = np.empty_like(x)
-    out[..., order] = _core.rotary(rows, table, every).reshape(x.shape)
+    rows = np.ascontiguousarray(x[..., order]).reshape(-1, *x.shape[-2:])
+    out[..., order] = _core.rotary(rows, table, places).reshape(x.shape)
     return out
 
 
@@ -112,25 +140,63 @@ def self_attention(
 ) -> Any:
     """Causal attention of norm(x) with itself; parts: (weight, bias) of queries, keys and values.
 
-    x (length, d); heads query heads in `groups` key heads; rotation: (frequencies, magnitude), pairs neighbouring.
+    x (..., length, d); heads query heads in `groups` key heads; rotation: (frequencies, magnitude), pairs neighbouring.
     head_norms: RMS norms of each head of queries and of keys, before the rotation. window, softcap: 0 is none.
     While recording, keys and values go to the cache of `layer`.
     """
     if isinstance(x, Symbol):
         queries = _recorded(x, norm, parts, layer, rotation, head_norms)
         return queries.attention(layer, heads, scale, window, softcap)
+    starts = starts_of(x.shape[:-1])
     x = normalise(x, norm)
-    q, k, v = (
-        linear(x, weight, bias).reshape(len(x), count, -1)
-        for (weight, bias), count in zip(parts, (heads, groups, groups), strict=True)
-    )
+    q, k, v = (linear(x, *part) for part in parts)
     if head_norms is not None:
-        q, k = (normalise(each, head_norm) for each, head_norm in zip((q, k), head_norms, strict=True))
+        q, k = _by_head(q, heads, head_norms[0]), _by_head(k, groups, head_norms[1])
     if rotation is not None:
-        q, k = (rotary(each, np.arange(len(x)), 0, True, *rotation) for each in (q, k))
-    q, k, v = (each.transpose(1, 0, 2)[None] for each in (q, k, v))
-    y = attention(q, k, v, True, scale, window or None, softcap or None)
-    return np.ascontiguousarray(y[0].transpose(1, 0, 2)).reshape(len(x), -1)
+        places = places_of(starts)
+        q, k = _turned(q, heads, places, rotation), _turned(k, groups, places, rotation)
+    return row_attention(q, k, v, starts, heads, groups, True, scale, window, softcap)
+
+
+def row_attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    starts: Any,
+    heads: int,
+    groups: int,
+    causal: bool,
+    scale: float,
+    window: int = 0,
+    softcap: float = 0.0,
+) -> Any:
+    """Attention within each of many sequences whose rows lie one after the other, never the scores of all at once.
+
+    q (..., heads d), k and v (..., groups d), starts as ops.documents; window and softcap 0: none. The backward pass
+    makes the scores again from the logarithms of their sums. Dao et al. 2022, arXiv:2205.14135.
+    """
+    a, b, c = (float32(x, "attention", name) for x, name in ((q, "q"), (k, "k"), (v, "v")))
+    rows = int(starts[-1])
+    flat = [x.reshape(rows, -1) for x in (a, b, c)]
+    rest = (starts, heads, groups, scale, causal, window, softcap, product_type())
+    y, sums = _core.attention_forward(*flat, *rest)
+
+    def derivative(dy: Array) -> list[Array]:
+        gradients = _core.attention_backward(dy.reshape(rows, -1), *flat, y, sums, *rest)
+        return [each.reshape(x.shape) for each, x in zip(gradients, (a, b, c), strict=True)]
+
+    return record(y.reshape(a.shape), (q, k, v), derivative)
+
+
+def _by_head(x: Any, heads: int, norm: Norm) -> Any:
+    """Each head's features normalised."""
+    return reshape(normalise(reshape(x, (-1, heads, x.shape[-1] // heads)), norm), x.shape)
+
+
+def _turned(x: Any, heads: int, places: Any, rotation: tuple[Sequence[float], float]) -> Any:
+    """Every head of rows (..., heads d) rotated for its place."""
+    rows = reshape(x, (len(places), heads, x.shape[-1] // heads))
+    return reshape(rotary(rows, places, 0, True, *rotation), x.shape)
 
 
 def _recorded(

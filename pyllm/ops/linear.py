@@ -7,25 +7,34 @@ from typing import Any
 import numpy as np
 
 from pyllm import _core
+from pyllm.autograd import record
 from pyllm.ops.activation import activate
 from pyllm.ops.activation import softcap as capped
 from pyllm.ops.arrays import Array, float32, vector
 from pyllm.ops.norm import Norm, normalise
+from pyllm.ops.panels import panels
+from pyllm.ops.precision import product_type
 from pyllm.ops.record import Symbol
 
 
 def matmul(a: Any, b: Any) -> Array:
     """y = a @ b in float32. a (..., m, k), b (k, n); raises ValueError when the k differ."""
-    a, b = float32(a, "matmul", "a"), float32(b, "matmul", "b")
-    if a.ndim < 1 or b.ndim != 2:
-        raise ValueError(f"matmul: a {a.shape} @ b {b.shape}: a needs one dimension or more, b two")
-    if a.shape[-1] != b.shape[0]:
-        raise ValueError(f"matmul: a {a.shape} @ b {b.shape}: {a.shape[-1]} and {b.shape[0]} differ")
-    if 0 in a.shape or 0 in b.shape:
-        return np.zeros((*a.shape[:-1], b.shape[1]), np.float32)
-    weight = _core.Weight("F32", b.shape[1], b.shape[0])
-    weight.fill_floats(b, transposed=True)
-    return linear(a, weight)
+    x, w = float32(a, "matmul", "a"), float32(b, "matmul", "b")
+    if x.ndim < 1 or w.ndim != 2:
+        raise ValueError(f"matmul: a {x.shape} @ b {w.shape}: a needs one dimension or more, b two")
+    if x.shape[-1] != w.shape[0]:
+        raise ValueError(f"matmul: a {x.shape} @ b {w.shape}: {x.shape[-1]} and {w.shape[0]} differ")
+    if 0 in x.shape or 0 in w.shape:
+        return np.zeros((*x.shape[:-1], w.shape[1]), np.float32)
+    rows, kind = x.reshape(-1, len(w)), product_type()
+    with panels(w, kind, transposed=True) as packed:
+        y = _core.linear(rows, packed).reshape(*x.shape[:-1], w.shape[1])
+
+    def derivative(dy: Array) -> tuple[Any, Any]:
+        dy = dy.reshape(len(rows), -1)
+        return _times(dy, w, kind, transposed=False), _sums(rows, dy, kind)  # dy b^T, a^T dy
+
+    return record(y, (a, b), derivative)
 
 
 def linear(x: Any, weight: Any, bias: Any = None, precision: str = "default") -> Array:
@@ -34,25 +43,81 @@ def linear(x: Any, weight: Any, bias: Any = None, precision: str = "default") ->
     Packed quantised weights take x in int8 with a scale per 32 numbers; precision="high" in two int8 terms.
     bf16 weights take x rounded to bf16. Raises ValueError: `linear: x (8, 5) @ W (4, 3): 5 and 3 differ`.
     """
-    x = float32(x, "linear")
-    if not isinstance(weight, _core.Weight):
-        weight = pack(float32(weight, "linear", "weight"))
-    n, k = weight.shape
-    if x.ndim < 1 or x.shape[-1] != k:
-        raise ValueError(f"linear: x {x.shape} @ W ({n}, {k}): {x.shape[-1] if x.ndim else 1} and {k} differ")
-    bias = None if bias is None else vector(bias, n, "linear", "bias")
-    if x.size == 0:
-        return np.zeros((*x.shape[:-1], n), np.float32)
-    return _core.linear(x.reshape(-1, k), weight, bias, precision == "high").reshape(*x.shape[:-1], n)
+    return _linear(x, weight, bias, None, precision)
 
 
-def pack(weight: Array, dtype: str = "F32") -> _core.Weight:
-    """A packed weight of a float32 array (out, in), kept as F32 or BF16. Raises ValueError for other shapes."""
-    if weight.ndim != 2 or 0 in weight.shape:
-        raise ValueError(f"linear: weight has shape {weight.shape}, allowed is (out, in)")
-    packed = _core.Weight(dtype, *weight.shape)
-    packed.fill_floats(weight)
-    return packed
+def _linear(x: Any, weight: Any, bias: Any, residual: Any, precision: str = "default") -> Any:
+    """residual + x W^T + bias; residual None is nothing."""
+    a = float32(x, "linear")
+    w = weight if isinstance(weight, _core.Weight) else float32(weight, "linear", "weight")
+    if len(w.shape) != 2 or 0 in w.shape:
+        raise ValueError(f"linear: weight has shape {w.shape}, allowed is (out, in)")
+    n, k = w.shape
+    if a.ndim < 1 or a.shape[-1] != k:
+        raise ValueError(f"linear: x {a.shape} @ W ({n}, {k}): {a.shape[-1] if a.ndim else 1} and {k} differ")
+    b = None if bias is None else vector(bias, n, "linear", "bias")
+    shape = (*a.shape[:-1], n)
+    y = np.empty(shape, np.float32) if residual is None else _copy(residual, shape)
+    if y.size == 0:
+        return y
+    rows, kind = a.reshape(-1, k), product_type()
+    into, add, high = y.reshape(-1, n), residual is not None, precision == "high"
+    if isinstance(w, _core.Weight):
+        _core.linear(rows, w, b, high, into, add)
+    else:
+        with panels(w, kind) as packed:
+            _core.linear(rows, packed, b, False, into, add)
+
+    def derivative(dy: Array) -> tuple[Any, ...]:
+        out = dy.reshape(-1, n)
+        dx = _times(out, w, kind, transposed=True)
+        return dy, dx, _sums(out, rows, kind), None if b is None else _core.column_sums(out)
+
+    return record(y, (residual, x, weight, bias), derivative)
+
+
+def _copy(residual: Any, shape: tuple[int, ...]) -> Array:
+    r = float32(residual, "linear_add", "residual")
+    if r.shape != shape:
+        raise ValueError(f"linear_add: residual {r.shape} and the product {shape} differ")
+    return r.copy()
+
+
+def _times(dy: Array, w: Any, kind: str, transposed: bool) -> Any:
+    """dy (rows, n) times a matrix (n, k), or (k, n) not transposed, as a gradient that is made where it is wanted."""
+
+    def gradient(into: Array, add: bool) -> None:
+        flat = into.reshape(len(dy), -1)
+        if isinstance(w, _core.Weight):
+            return _times_packed(dy, w, flat, add)
+        with panels(w, kind, transposed) as packed:
+            _core.linear(dy, packed, into=flat, add=add)
+
+    return gradient
+
+
+def _times_packed(dy: Array, w: _core.Weight, into: Array, add: bool) -> None:
+    """dy W for a frozen packed W, some of its rows at a time, which are read back as bf16 (float32 from float32)."""
+    kind = "F32" if w.dtype == "F32" else "BF16"
+    n, k = w.shape
+    most = max(16, _SLICE // k // 16 * 16)
+    for row in range(0, n, most):
+        part = w.dequantise(row, min(most, n - row))
+        with panels(part, kind, transposed=True) as packed:
+            _core.linear(np.ascontiguousarray(dy[:, row : row + most]), packed, into=into, add=add or row > 0)
+
+
+_SLICE = 1 << 20  # numbers of a packed weight that are read back at a time: 4 MB
+
+
+def _sums(dy: Array, x: Array, kind: str) -> Any:
+    """dy^T x: the gradient of a weight (n, k) from dy (rows, n) and x (rows, k)."""
+
+    def gradient(into: Array, add: bool) -> None:
+        with panels(x, kind, transposed=True) as packed:
+            _core.linear(dy, packed, into=into, add=add, transposed=True)
+
+    return gradient
 
 
 def norm_linear(x: Any, norm: Norm | None, weight: Any, bias: Any = None, act: str = "none") -> Any:
@@ -66,7 +131,7 @@ def linear_add(residual: Any, x: Any, weight: Any, bias: Any = None) -> Any:
     """y = residual + x W^T + bias. While recording, y takes the place of residual."""
     if isinstance(x, Symbol):
         return x.linear(None, [(weight, bias, "add")], residual=residual)[0]
-    return residual + linear(x, weight, bias)
+    return _linear(x, weight, bias, residual)
 
 
 def gated_linear(

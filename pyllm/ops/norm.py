@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from pyllm import _core
+from pyllm.autograd import record
 from pyllm.ops.arrays import Array, float32, vector
 from pyllm.ops.record import Symbol
 
@@ -24,10 +25,11 @@ def layer_norm(x: Any, weight: Any, bias: Any = None, eps: float = 1e-5) -> Arra
     x (..., d), weight and bias (d,); float32. The mean is subtracted before squares are summed.
     Raises ValueError for shapes. Ba, Kiros, Hinton 2016, arXiv:1607.06450.
     """
-    x = _rows(x, "layer_norm")
-    weight = vector(weight, x.shape[-1], "layer_norm", "weight")
-    bias = None if bias is None else vector(bias, x.shape[-1], "layer_norm", "bias")
-    return _core.norm(x, weight, bias, eps, True)
+    a = _rows(x, "layer_norm")
+    w = vector(weight, a.shape[-1], "layer_norm", "weight")
+    b = None if bias is None else vector(bias, a.shape[-1], "layer_norm", "bias")
+    y = _core.norm(a, w, b, eps, True)
+    return record(y, (x, weight, bias), lambda dy: _core.norm_backward(dy, a, w, b is not None, eps, True))
 
 
 def rms_norm(x: Any, weight: Any, eps: float = 1e-6) -> Array:
@@ -35,8 +37,10 @@ def rms_norm(x: Any, weight: Any, eps: float = 1e-6) -> Array:
 
     x (..., d), weight (d,); float32. Raises ValueError for shapes. Zhang, Sennrich 2019, arXiv:1910.07467.
     """
-    x = _rows(x, "rms_norm")
-    return _core.norm(x, vector(weight, x.shape[-1], "rms_norm", "weight"), None, eps, False)
+    a = _rows(x, "rms_norm")
+    w = vector(weight, a.shape[-1], "rms_norm", "weight")
+    y = _core.norm(a, w, None, eps, False)
+    return record(y, (x, weight), lambda dy: _core.norm_backward(dy, a, w, False, eps, False)[:2])
 
 
 def normalise(x: Any, norm: Norm | None) -> Array:
@@ -52,16 +56,21 @@ def add_norm(residual: Any, x: Any, norm: Norm) -> Any:
     """y = residual + norm(x), equal shapes. While recording, y takes the place of residual."""
     if isinstance(x, Symbol):
         return residual.add_norm(x, norm)
-    x, residual = _rows(x, "add_norm"), float32(residual, "add_norm", "residual")
-    if x.shape != residual.shape:
-        raise ValueError(f"add_norm: residual {residual.shape} and x {x.shape} differ")
-    weight = vector(norm.weight, x.shape[-1], "add_norm", "weight")
-    return _core.norm(x, weight, norm.bias, norm.eps, norm.kind == "layer", residual)
+    a, r = _rows(x, "add_norm"), float32(residual, "add_norm", "residual")
+    if a.shape != r.shape:
+        raise ValueError(f"add_norm: residual {r.shape} and x {a.shape} differ")
+    layer = norm.kind == "layer"
+    w = vector(norm.weight, a.shape[-1], "add_norm", "weight")
+    b = None if norm.bias is None else vector(norm.bias, a.shape[-1], "add_norm", "bias")
+    y = _core.norm(a, w, b, norm.eps, layer, r)
+    inputs = (residual, x, norm.weight, norm.bias)
+    return record(y, inputs, lambda dy: (dy, *_core.norm_backward(dy, a, w, b is not None, norm.eps, layer)))
 
 
 def softmax(x: Any) -> Array:
     """y_i = exp(x_i - max x) / sum_j exp(x_j - max x) over the last dimension. x (..., d) float32."""
-    return _core.softmax(_rows(x, "softmax"))
+    y = _core.softmax(_rows(x, "softmax"))
+    return record(y, (x,), lambda dy: (_core.softmax_backward(dy, y),))
 
 
 def _rows(x: Any, op: str) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from pyllm.text.encoding import BatchEncoding
@@ -10,7 +11,7 @@ from pyllm.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from pyllm.formats import GGUF
 
-__all__ = ["BatchEncoding", "Tokenizer", "from_folder", "from_gguf", "gguf_fields"]
+__all__ = ["BatchEncoding", "Tokenizer", "from_folder", "from_gguf", "gguf_fields", "train", "train_files"]
 
 
 def from_gguf(gguf: GGUF) -> Tokenizer:
@@ -21,10 +22,27 @@ def from_gguf(gguf: GGUF) -> Tokenizer:
 
 
 def from_folder(folder: Any) -> Tokenizer:
-    """The tokenizer.json of a Hugging Face folder. Raises TokenizerError; ImportError without `tokenizers`."""
+    """The tokenizer.json of a Hugging Face folder. Raises TokenizerError.
+
+    Without the package `tokenizers` it reads what train() writes and its like, and raises ImportError for the rest.
+    """
     from pyllm.text.hugging_face import load
 
     return load(folder)
+
+
+def train(texts: str | bytes | Iterable[str | bytes], kind: str = "bpe", **settings: Any) -> Tokenizer:
+    """A tokenizer trained on texts: "bpe", "word" or "char". Settings and rules: text.training.train."""
+    from pyllm.text import training
+
+    return training.train(texts, kind, **settings)
+
+
+def train_files(paths: Any, kind: str = "bpe", **settings: Any) -> Tokenizer:
+    """A tokenizer trained on a text file or several, also packed. Settings and rules: text.training.train."""
+    from pyllm.text import training
+
+    return training.train_files(paths, kind, **settings)
 
 
 def gguf_fields(tokenizer: Tokenizer, size: int) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyllm.errors import TokenizerError, printable
-from pyllm.text import saving
+from pyllm.formats.json_file import parse_json
+from pyllm.text import native, saving
 from pyllm.text.gguf import ENDINGS
-from pyllm.text.tokenizer import Text, Tokenizer
+from pyllm.text.tokenizer import Coder, Text, Tokenizer
 
 SPACE_MARK = "\u2581"
 bytes_ = bytes  # the class below has a method of that name
@@ -46,6 +47,11 @@ class HuggingFaceCoder:
         self.spellings = re.compile(either.encode()) if special else None
         self.overlapping = re.compile(f"(?={either})")
         self.before, self.after = self._around()
+
+    def document(self) -> dict[str, Any]:
+        """The value of tokenizer.json."""
+        found: dict[str, Any] = json.loads(self.tokenizer.to_str())
+        return found
 
     def _around(self) -> tuple[list[int], list[int]]:
         """What the file's post-processor puts before and after a text."""
@@ -140,7 +146,11 @@ def describe(decoder: Any) -> list[dict[str, Any]]:
 
 
 def load(folder: Any) -> Tokenizer:
-    """The tokenizer of an open folder. Raises TokenizerError that names the file; ImportError without `tokenizers`."""
+    """The tokenizer of an open folder. Raises TokenizerError that names the file; ImportError without `tokenizers`.
+
+    Words and characters as train() writes them are read by pyllm's core, byte-level BPE too where `tokenizers` is not
+    installed.
+    """
     name = os.path.basename(os.path.normpath(os.fspath(folder.path)))
     text = folder.tokenizer_json
     if text is None:
@@ -148,7 +158,16 @@ def load(folder: Any) -> Tokenizer:
     try:
         import tokenizers
     except ImportError:
-        raise ImportError("tokenizer.json needs the package `tokenizers`: pip install 'pyllm[hf]'") from None
+        missing = True
+    else:
+        missing = False
+    if missing or '"WordLevel"' in text:
+        path = os.path.join(os.fspath(folder.path), "tokenizer.json")
+        own = native.open_document(parse_json(text.encode(), path))
+        if own is not None:
+            return build(own, folder, name)
+    if missing:
+        raise ImportError("tokenizer.json needs the package `tokenizers`: pip install 'pyllm[hf]'")
     try:
         coder = HuggingFaceCoder(tokenizers.Tokenizer.from_str(text))
     except BaseException as error:
@@ -159,7 +178,7 @@ def load(folder: Any) -> Tokenizer:
     return build(coder, folder, name)
 
 
-def build(coder: HuggingFaceCoder, folder: Any, name: str) -> Tokenizer:
+def build(coder: Coder, folder: Any, name: str) -> Tokenizer:
     """The tokenizer with the special tokens that tokenizer_config.json and generation_config.json name."""
     config = folder.tokenizer_config
     special = {short: token_id(coder, config, f"{short}_token") for short in ("bos", "eos", "pad", "unk")}
@@ -176,7 +195,7 @@ def build(coder: HuggingFaceCoder, folder: Any, name: str) -> Tokenizer:
     return found
 
 
-def token_id(coder: HuggingFaceCoder, config: dict[str, Any], key: str) -> int | None:
+def token_id(coder: Coder, config: dict[str, Any], key: str) -> int | None:
     """The id of a special token that the config names by its text or by an object with `content`."""
     value = config.get(key)
     if isinstance(value, dict):

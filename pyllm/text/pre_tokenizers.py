@@ -51,7 +51,7 @@ _WITH_WHOLE_WORDS = {"dbrx": "llama-bpe"}
 def name_of(description: Any, whole_words: bool) -> str:
     """`tokenizer.ggml.pre` for the pre_tokenizer of a tokenizer.json. Raises TokenizerError."""
     parts = description.get("pretokenizers", [description]) if isinstance(description, dict) else []
-    stages = tuple(stage for stage in map(_stage, parts) if stage)
+    stages = tuple(stage for stage in map(_stage, parts if isinstance(parts, list) else [parts]) if stage)
     for name, known in STAGES.items():
         if stages == known:
             found = _WITH_WHOLE_WORDS.get(name, name) if whole_words else name

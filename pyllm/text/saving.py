@@ -76,7 +76,7 @@ def _around(tokenizer: Tokenizer) -> dict[str, Any] | None:
     return {"type": "TemplateProcessing", "single": sequence("A", 0), "pair": pair, "special_tokens": special}
 
 
-def _model(tokens: list[str], merges: list[list[str]], **changes: Any) -> dict[str, Any]:
+def bpe_model(tokens: list[str], merges: list[list[str]], **changes: Any) -> dict[str, Any]:
     """The field `model` of tokenizer.json."""
     model: dict[str, Any] = {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None}
     model |= {"end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False}
@@ -96,7 +96,7 @@ def _byte_pairs(meta: Metadata, tokens: list[str]) -> dict[str, Any]:
         "pre_tokenizer": cut,
         "post_processor": byte_level(),
         "decoder": byte_level(),
-        "model": _model(tokens, pairs, ignore_merges=whole_words),
+        "model": bpe_model(tokens, pairs, ignore_merges=whole_words),
     }
 
 
@@ -130,5 +130,5 @@ def _score_pairs(meta: Metadata, tokens: list[str], kinds: list[int]) -> dict[st
         "pre_tokenizer": None,
         "post_processor": None,
         "decoder": {"type": "Sequence", "decoders": [back, {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]},
-        "model": _model(tokens, ranks, unk_token=unknown, fuse_unk=True, byte_fallback=True),
+        "model": bpe_model(tokens, ranks, unk_token=unknown, fuse_unk=True, byte_fallback=True),
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Any
 
@@ -24,16 +23,16 @@ def gguf_fields(tokenizer: Any, size: int) -> dict[str, Any]:
     Raises TokenizerError for what GGUF cannot say.
     """
     coder = tokenizer.coder
-    document = json.loads(coder.tokenizer.to_str())
+    document = coder.document()
     model = document["model"]
-    if model.get("type") != "BPE" or (coder.byte_level is None and not model.get("byte_fallback")):
+    level = any(step.get("type") == "ByteLevel" for step in _steps(document["decoder"], "decoders"))
+    if model.get("type") != "BPE" or not (level or model.get("byte_fallback")):
         found = printable(repr(model.get("type")))
         raise TokenizerError(f"tokenizer.json: model {found}; byte-level or SentencePiece BPE")
     if tokenizer.vocab_size > size:
         raise TokenizerError(f"tokenizer.json: {tokenizer.vocab_size:,} tokens, the model has {size:,} embeddings")
-    tokens, kinds = _tokens(coder, model, size)
+    tokens, kinds = _tokens(document, level, size)
     pairs = [tuple(each.split(" ", 1)) if isinstance(each, str) else tuple(each) for each in model["merges"]]
-    level = coder.byte_level is not None
     fields = _byte_pairs(document, pairs) if level else _score_pairs(document, pairs, tokens)
     ids = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
     ids |= {"unknown": tokenizer.unk_token_id, "padding": tokenizer.pad_token_id}
@@ -47,18 +46,20 @@ def gguf_fields(tokenizer: Any, size: int) -> dict[str, Any]:
     return named
 
 
-def _tokens(coder: Any, model: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
+def _tokens(document: dict[str, Any], level: bool, size: int) -> tuple[list[str], list[int]]:
     """Spelling and kind of each id."""
-    names = {i: name for name, i in coder.tokenizer.get_vocab(with_added_tokens=True).items()}
+    added = {token["id"]: token for token in document["added_tokens"]}
+    names = {i: name for name, i in document["model"]["vocab"].items()}
+    names |= {i: token["content"] for i, token in added.items()}
     tokens, kinds = [], []
     for i in range(size):
         name = names.get(i, f"[PAD{i}]")
         kind = NORMAL if i in names else UNUSED
-        if coder.byte_level is None and len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
+        if not level and len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
             kind = BYTE
-        if i in coder.added:
-            kind = CONTROL if coder.added[i][1] else USER_DEFINED
-        if name == model.get("unk_token"):
+        if i in added:
+            kind = CONTROL if added[i]["special"] else USER_DEFINED
+        if name == document["model"].get("unk_token"):
             kind = UNKNOWN
         tokens.append(name)
         kinds.append(kind)

@@ -1,0 +1,50 @@
+"""Models that no file holds yet: a family and the sizes that differ from its usual ones."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from importlib import import_module
+from typing import Any
+
+from pyllm.formats.config import check_config
+from pyllm.models.causal import CausalLM
+
+# Usual sizes where Hugging Face's configurations have no default of their own that suits a beginning.
+_LLAMA = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
+_LLAMA |= {"num_key_value_heads": 3, "max_position_embeddings": 2048, "vocab_size": 32000, "rms_norm_eps": 1e-5}
+_LLAMA |= {"tie_word_embeddings": True, "hidden_act": "silu"}
+USUAL: dict[str, dict[str, Any]] = {
+    "gpt2": {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257},
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+}
+
+
+def new_config(family: str, **sizes: Any) -> Any:
+    """The Config of a family with these fields in Hugging Face's names.
+
+    Raises ValueError for a family that is not known, ModelFileError for a field that is not, or is out of range.
+    """
+    if family not in USUAL:
+        raise ValueError(f"new model: family {family!r} is not known; known are {', '.join(USUAL)}")
+    raw = {"model_type": family} | USUAL[family] | sizes
+    if family != "gpt2" and "hidden_size" in sizes and "intermediate_size" not in sizes:
+        raw["intermediate_size"] = (int(sizes["hidden_size"]) * 8 // 3 + 63) // 64 * 64
+    if family != "gpt2" and "num_attention_heads" in sizes and "num_key_value_heads" not in sizes:
+        raw["num_key_value_heads"] = raw["num_attention_heads"]
+    values = check_config(raw, "config")
+    config = import_module(f"pyllm.models.{values['model_type']}").Config
+    known = {field.name for field in fields(config)}
+    unknown = sorted(set(sizes) - known - {"head_dim"})
+    if unknown:
+        raise ValueError(f"config: {', '.join(unknown)} not known; {family} has {', '.join(sorted(known))}")
+    return config(**{name: value for name, value in values.items() if name in known})
+
+
+def new_model(config: Any, seed: int = 0) -> CausalLM:
+    """A model of a family's Config with random weights, ready to learn."""
+    model: CausalLM = import_module(type(config).__module__).Model(config)
+    model.initialise(seed)
+    return model

@@ -1,0 +1,43 @@
+"""The multilayer perceptron: dense layers one after the other. Rumelhart, Hinton, Williams 1986, Nature 323:533-536."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from pyllm import nn, ops
+from pyllm.tensor import Array
+
+
+class MLP(nn.Module):
+    """y = W_n act(... act(W_1 x + b_1) ...) + b_n. MLP(5, 4, 3, 2, 1) has 24 + 15 + 8 + 3 = 50 numbers to learn.
+
+    sizes: of the input, of each hidden layer, of the output. act: "relu", "tanh", "sigmoid", "gelu" or "silu", after
+    every layer but the last. Raises ValueError for fewer than two sizes, or one below 1.
+    """
+
+    def __init__(self, *sizes: int, act: str = "relu") -> None:
+        if len(sizes) < 2 or min(sizes) < 1:
+            raise ValueError(f"mlp: sizes {sizes}, allowed are two or more, each at least 1")
+        self.sizes, self.act = sizes, act
+        self.layers = [nn.Linear(before, after, bias=True) for before, after in pairwise(sizes)]
+        self.initialise()
+
+    def first_values(self, name: str, parameter: nn.Parameter, random: np.random.Generator) -> Array:
+        """Uniform within 1 / sqrt(inputs) of 0, weights and biases alike: sums keep their size from layer to layer."""
+        bound = self.sizes[int(name.split(".")[1])] ** -0.5
+        return random.uniform(-bound, bound, parameter.shape).astype(np.float32)
+
+    def __call__(self, x: Any) -> Any:
+        """(..., inputs) to (..., outputs)."""
+        for layer in self.layers[:-1]:
+            x = ops.activate(layer(x), self.act)
+        return self.layers[-1](x)
+
+    def __repr__(self) -> str:
+        return f"MLP({', '.join(map(str, self.sizes))}, act={self.act!r}): {self.num_parameters():,} parameters"
+
+
+Model = MLP

@@ -1,0 +1,241 @@
+"""What training and running a model cost, from its sizes alone: operations, memory part by part, time.
+
+    plan = Plan("llama-7b", sizes(PRESETS["llama-7b"]))
+    training_flop(plan, tokens_in(50e12))     # 4.6e23
+    memory(plan).total                        # bytes
+
+The rules, each written out in the rows that the functions give:
+a number of a weight costs 2 operations forward, 2 for the gradient of the inputs and 2 for its own; attention costs
+4 x width x positions seen forward and twice that backward; windows of attention are not deducted. Training keeps what
+every matrix reads and what it gives: an input that several matrices read is counted for each, which stands for the
+inputs of norms and activations. Optimizers other than AdamW need less.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from pyllm.models.counting import FORMATS, Count, Part, bytes_in, count_preset, mlp
+from pyllm.models.presets import Preset
+
+BYTES_PER_TOKEN = 4.5  # of text; 50 TB are 1.1e13 tokens
+TOKENS_PER_PARAMETER = 20  # where no amount of data is given: Hoffmann et al. 2022, arXiv:2203.15556
+CACHE_BYTES = 2  # keys and values are kept as bf16
+DTYPES = {"fp32": 4, "bf16": 2}  # of the arithmetic in training -> bytes of an activation
+_TABLES = {"positions", "segments", "relative positions"}  # a token reads one row of them
+_EMBEDDINGS = {"embedding", "tokens"}  # so too, unless they are the output matrix
+
+
+class Attention(NamedTuple):
+    """Layers of one kind of attention: width = heads x head size, seen = share of the context that a position sees."""
+
+    name: str
+    layers: int
+    width: int
+    seen: float
+
+
+class Sizes(NamedTuple):
+    """A model as the arithmetic sees it. sides: 2 where a step takes a token of the source and one of the target."""
+
+    counted: Count
+    attention: tuple[Attention, ...] = ()
+    sides: int = 1
+
+    @property
+    def parameters(self) -> int:
+        """All numbers."""
+        return self.counted.total
+
+    @property
+    def looked_up(self) -> int:
+        """Numbers in tables that are only read by row: they cost no multiplication."""
+        return sum(
+            group.repeat * part.size for group in self.counted.groups for part in group.parts if self._table(part)
+        )
+
+    @property
+    def multiplied(self) -> int:
+        """N: the numbers that take part in the work for every token."""
+        return self.parameters - self.looked_up
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the output matrix; 0 without one."""
+        parts = [part for group in self.counted.groups for part in group.parts]
+        return next((part.shape[0] for part in parts if self._output(part)), 0)
+
+    @property
+    def _untied(self) -> bool:
+        return self.counted.groups[-1].name == "output"
+
+    def _output(self, part: Part) -> bool:
+        return part.name == "output" if self._untied else part.name in _EMBEDDINGS
+
+    def _table(self, part: Part) -> bool:
+        return part.name in _TABLES or (part.name in _EMBEDDINGS and self._untied)
+
+    def inputs_and_outputs(self) -> int:
+        """Per position: what all matrices but the output matrix read and give, added up."""
+        return self._matrices(lambda out, into: out + into)
+
+    def adapters(self, rank: int) -> int:
+        """Numbers that LoRA of a rank adds to all matrices but embedding and output: rank x (inputs + outputs)."""
+        return rank * self.inputs_and_outputs()
+
+    def _matrices(self, each: Any) -> int:
+        return sum(
+            group.repeat * part.times * each(*part.shape)
+            for group in self.counted.groups
+            for part in group.parts
+            if len(part.shape) == 2 and part.kind == "weights" and not (self._table(part) or self._output(part))
+        )
+
+
+class Plan(NamedTuple):
+    """What is to be done: train or run `sizes` on `batch` sequences of `context` tokens at a time.
+
+    dtype: of training, fp32 or bf16; of running, one of counting.FORMATS. lora: the rank, 0 for none. trainable: the
+    share of the parameters that are trained. weights: bytes of the weights as a file stores them, for running.
+    """
+
+    name: str
+    sizes: Sizes
+    batch: int = 1
+    context: int = 2048
+    dtype: str = "fp32"
+    lora: int = 0
+    trainable: float = 1.0
+    running: bool = False
+    weights: int | None = None
+
+
+class Row(NamedTuple):
+    """One line of a sum: what it is, how it is computed, and how much: bytes or operations."""
+
+    name: str
+    how: str
+    amount: int
+
+
+class Sum(NamedTuple):
+    """Rows and their total."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def total(self) -> int:
+        """All rows added up."""
+        return sum(row.amount for row in self.rows)
+
+
+def sizes(what: Preset | list[int]) -> Sizes:
+    """Of a published size, a configuration (presets.from_config) or an MLP's layers."""
+    if not isinstance(what, Preset):
+        return Sizes(mlp(what))
+    n, count = what.numbers, count_preset(what)
+    layers, width = n["layers"], n["hidden"]
+    if what.shape in ("llama", "gpt2", "neox"):
+        return Sizes(count, (Attention("attention", layers, n["heads"] * n.get("size", 0) or width, 0.5),))
+    if what.shape == "bert":
+        return Sizes(count, (Attention("attention", layers, width, 1.0),))
+    sides = Attention("encoder", layers, width, 1.0), Attention("decoder", layers, width, 0.5)
+    return Sizes(count, (*sides, Attention("cross attention", layers, width, 1.0)), sides=2)
+
+
+def check(plan: Plan) -> None:
+    """Raise ValueError for a plan that no run could have."""
+    allowed = tuple(FORMATS) if plan.running else tuple(DTYPES)
+    if plan.dtype not in allowed:
+        raise ValueError(f"plan: dtype is {plan.dtype!r}, allowed are {', '.join(allowed)}")
+    for name in ("batch", "context"):
+        if getattr(plan, name) < 1:
+            raise ValueError(f"plan: {name} is {getattr(plan, name)}, at least 1 is needed")
+    if plan.lora < 0 or not 0 <= plan.trainable <= 1:
+        raise ValueError(f"plan: lora {plan.lora} and trainable {plan.trainable}; a rank from 0, a share from 0 to 1")
+
+
+def tokens_in(nbytes: float, ratio: float = BYTES_PER_TOKEN) -> int:
+    """Tokens in so many bytes of text."""
+    return round(nbytes / ratio)
+
+
+def work(plan: Plan) -> Sum:
+    """Operations of training for one position: of the weights, of adapters, of attention."""
+    check(plan)
+    n = plan.sizes.multiplied
+    if plan.lora:
+        adapters = plan.sizes.adapters(plan.lora)
+        rows = [
+            Row("frozen weights", f"4 x N = 4 x {n:,}", 4 * n),
+            Row("adapters", f"6 x {adapters:,}", 6 * adapters),
+        ]
+    elif plan.trainable < 1:
+        trained = round(n * plan.trainable)
+        rows = [Row("weights", f"4 x N + 2 x trained = 4 x {n:,} + 2 x {trained:,}", 4 * n + 2 * trained)]
+    else:
+        rows = [Row("weights", f"6 x N = 6 x {n:,}", 6 * n)]
+    for each in plan.sizes.attention:
+        seen = plan.context * each.seen
+        how = f"12 x {each.layers} layers x {each.width:,} x {seen:,.10g} positions seen"
+        rows.append(Row(each.name, how, round(12 * each.layers * each.width * seen)))
+    return Sum(tuple(rows))
+
+
+def training_flop(plan: Plan, tokens: float) -> float:
+    """Operations of training on so many tokens."""
+    return tokens / plan.sizes.sides * work(plan).total
+
+
+def memory(plan: Plan) -> Sum:
+    """Bytes that a plan needs, part by part."""
+    check(plan)
+    return _running(plan) if plan.running else _training(plan)
+
+
+def _training(plan: Plan) -> Sum:
+    """Weights, gradients, AdamW's two moments, activations, logits."""
+    size, found, wide = plan.sizes, DTYPES[plan.dtype], plan.dtype == "fp32"
+    n = size.parameters
+    if plan.lora:
+        a = size.adapters(plan.lora)
+        rows = [
+            Row("weights", f"{n:,} x {found} bytes, frozen", n * found),
+            Row("adapters", f"{a:,} x (4 weight + 4 gradient + 8 moments) bytes", 16 * a),
+        ]
+    else:
+        trained = n if plan.trainable == 1 else round(n * plan.trainable)
+        rows = [Row("weights", f"{n:,} x 4 bytes", 4 * n)]
+        rows += [] if wide else [Row("bf16 copies", f"{n:,} x 2 bytes", 2 * n)]
+        rows += [
+            Row("gradients", f"{trained:,} x 4 bytes", 4 * trained),
+            Row("moments", f"{trained:,} x 2 x 4 bytes", 8 * trained),
+        ]
+    places, each = plan.batch * plan.context, size.inputs_and_outputs()
+    written = f"{plan.batch:,} x {plan.context:,}"
+    rows.append(Row("activations", f"{written} x {each:,} inputs and outputs x {found} bytes", places * each * found))
+    if size.vocabulary:
+        words = size.vocabulary
+        rows.append(Row("logits", f"{written} x {words:,} x 2, with gradients, x 4 bytes", 8 * places * words))
+    return Sum(tuple(rows))
+
+
+def _running(plan: Plan) -> Sum:
+    """Weights and cache."""
+    stored = bytes_in(plan.sizes.counted, plan.dtype) if plan.weights is None else plan.weights
+    how = f"{plan.sizes.parameters:,} as {'stored' if plan.weights is not None else plan.dtype}"
+    rows = [Row("weights", how, stored)]
+    cache = plan.sizes.counted.cache
+    if cache is not None:
+        how = (
+            f"{plan.batch:,} x {plan.context:,} x 2 x {cache.layers} layers x {cache.heads * cache.size:,} "
+            f"x {CACHE_BYTES} bytes"
+        )
+        rows.append(Row("cache", how, plan.batch * plan.context * cache.per_token * CACHE_BYTES))
+    return Sum(tuple(rows))
+
+
+def machines(seconds: float, days: float = 30.0) -> int:
+    """Machines that finish within `days` what one does in `seconds`, if nothing is lost by sharing."""
+    return max(1, math.ceil(seconds / (86_400 * days)))

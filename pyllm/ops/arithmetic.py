@@ -1,0 +1,151 @@
+"""Operations on tensors of any shape, as numpy computes them, each with its derivative: for what no kernel is made."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from pyllm.autograd import record
+from pyllm.ops.arrays import Array, float32
+from pyllm.tensor import Tensor
+
+
+def _reduced(gradient: Array, shape: tuple[int, ...]) -> Array:
+    """A gradient of what was broadcast, summed to the shape before."""
+    if gradient.shape == shape:
+        return gradient
+    lead = gradient.ndim - len(shape)
+    axes = tuple(range(lead)) + tuple(lead + i for i, n in enumerate(shape) if n == 1 and gradient.shape[lead + i] != 1)
+    return gradient.sum(axis=axes, keepdims=False).reshape(shape)
+
+
+def _binary(name: str, a: Any, b: Any, f: Callable[[Array, Array], Array], derivative: Any) -> Any:
+    x, y = float32(a, name, "a"), float32(b, name, "b")
+    z = f(x, y)
+
+    def both(dz: Array) -> tuple[Array, Array]:
+        dx, dy = derivative(dz, x, y, z)
+        return _reduced(np.asarray(dx, np.float32), x.shape), _reduced(np.asarray(dy, np.float32), y.shape)
+
+    return record(z, (a, b), both)
+
+
+def add(a: Any, b: Any) -> Any:
+    """a + b, broadcast."""
+    return _binary("add", a, b, np.add, lambda dz, x, y, z: (dz, dz))
+
+
+def subtract(a: Any, b: Any) -> Any:
+    """a - b, broadcast."""
+    return _binary("subtract", a, b, np.subtract, lambda dz, x, y, z: (dz, -dz))
+
+
+def multiply(a: Any, b: Any) -> Any:
+    """a * b element by element, broadcast."""
+    return _binary("multiply", a, b, np.multiply, lambda dz, x, y, z: (dz * y, dz * x))
+
+
+def divide(a: Any, b: Any) -> Any:
+    """a / b element by element, broadcast."""
+    return _binary("divide", a, b, np.divide, lambda dz, x, y, z: (dz / y, -dz * z / y))
+
+
+def power(a: Any, exponent: float) -> Any:
+    """a ** exponent, a plain number."""
+    x = float32(a, "power", "a")
+    y = np.power(x, np.float32(exponent))
+    return record(y, (a,), lambda dy: (dy * np.float32(exponent) * np.power(x, np.float32(exponent - 1)),))
+
+
+def exp(x: Any) -> Any:
+    """e ** x."""
+    y = np.exp(float32(x, "exp"))
+    return record(y, (x,), lambda dy: (dy * y,))
+
+
+def log(x: Any) -> Any:
+    """The natural logarithm."""
+    a = float32(x, "log")
+    return record(np.log(a), (x,), lambda dy: (dy / a,))
+
+
+def sum(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """Sum over an axis, several, or everything."""
+    a = float32(x, "sum")
+    y = np.asarray(a.sum(axis=axis, keepdims=keepdims), np.float32)
+    return record(y, (x,), lambda dy: (_spread(dy, a.shape, axis, keepdims),))
+
+
+def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
+    """Mean over an axis, several, or everything."""
+    y = sum(x, axis, keepdims)
+    return multiply(y, np.float32(y.size / max(float32(x, "mean").size, 1)))
+
+
+def _spread(dy: Array, shape: tuple[int, ...], axis: Any, keepdims: bool) -> Array:
+    if axis is not None and not keepdims:
+        dy = np.expand_dims(dy, axis)
+    return np.ascontiguousarray(np.broadcast_to(dy, shape))
+
+
+def reshape(x: Any, shape: Sequence[int]) -> Any:
+    """The same numbers in another shape; -1 is what is left."""
+    a = float32(x, "reshape")
+    return record(a.reshape(tuple(shape)), (x,), lambda dy: (dy.reshape(a.shape),))
+
+
+def transpose(x: Any, *axes: int) -> Any:
+    """Dimensions in another order, reversed without one."""
+    a = float32(x, "transpose")
+    order = axes or tuple(range(a.ndim))[::-1]
+    back = np.argsort(order)
+    y = np.ascontiguousarray(a.transpose(order))
+    return record(y, (x,), lambda dy: (np.ascontiguousarray(dy.transpose(back)),))
+
+
+def index(x: Any, key: Any) -> Any:
+    """x[key], by numbers, slices, arrays of integers or masks."""
+    a = float32(x, "index")
+
+    def derivative(dy: Array) -> tuple[Array]:
+        dx = np.zeros_like(a)
+        np.add.at(dx, key, dy)
+        return (dx,)
+
+    return record(np.ascontiguousarray(a[key]), (x,), derivative)
+
+
+def concatenate(parts: Sequence[Any], axis: int = 0) -> Any:
+    """Parts one after the other along an axis."""
+    arrays = [float32(x, "concatenate") for x in parts]
+    ends = np.cumsum([x.shape[axis] for x in arrays])[:-1]
+    y = np.concatenate(arrays, axis)
+    return record(y, parts, lambda dy: [np.ascontiguousarray(each) for each in np.split(dy, ends, axis)])
+
+
+def _operators() -> None:
+    """Tensor's operators: +, -, *, /, **, @, [], and the methods that PyTorch's users call."""
+    from pyllm.ops.linear import matmul
+
+    def swapped(f: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        return lambda self, other: f(other, self)
+
+    for name, f in (("add", add), ("sub", subtract), ("mul", multiply), ("truediv", divide), ("matmul", matmul)):
+        setattr(Tensor, f"__{name}__", f)
+        setattr(Tensor, f"__r{name}__", swapped(f))
+    more: dict[str, Any] = {
+        "__neg__": lambda self: multiply(self, -1.0),
+        "__pow__": power,
+        "__getitem__": index,
+        "sum": sum,
+        "mean": mean,
+        "exp": exp,
+        "log": log,
+        "reshape": lambda self, *shape: reshape(self, shape[0] if shape and isinstance(shape[0], tuple) else shape),
+        "transpose": transpose,
+        "T": property(transpose),
+    }
+    for name, f in more.items():
+        setattr(Tensor, name, f)

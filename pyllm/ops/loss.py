@@ -1,0 +1,111 @@
+"""How far predictions are from what came: the numbers that training makes small."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm import _core
+from pyllm.autograd import record, wants
+from pyllm.ops.arithmetic import mean, multiply, subtract
+from pyllm.ops.arrays import Array, float32
+from pyllm.ops.linear import linear
+from pyllm.ops.panels import panels
+from pyllm.ops.precision import product_type
+
+IGNORED = -100
+_LOGITS = 1 << 25  # logits that exist at once: 128 MB
+
+
+def cross_entropy(logits: Any, targets: Any, label_smoothing: float = 0.0) -> Any:
+    """Mean over rows of -log softmax(logits)[target], in nats; rows whose target is -100 are left out.
+
+    logits (..., classes), targets (...) of integers. label_smoothing e: (1 - e) of it, and e of the mean over classes
+    (arXiv:1512.00567). Without any target it is 0. Raises ValueError for shapes, IndexError for a target that is no
+    class.
+    """
+    x = float32(logits, "cross_entropy", "logits")
+    rows = x.reshape(-1, x.shape[-1])
+    wanted, count = _targets(targets, len(rows))
+    if wants(logits):
+        gradient = rows.copy()
+        losses = _core.cross_entropy(gradient, wanted, None, label_smoothing, 1 / count)
+    else:
+        gradient, losses = rows, _core.cross_entropy_losses(rows, wanted, label_smoothing)
+    return record(_mean(losses, count), (logits,), lambda dy: (_scaled(gradient, dy).reshape(x.shape),))
+
+
+def linear_cross_entropy(x: Any, weight: Any, targets: Any, bias: Any = None, label_smoothing: float = 0.0) -> Any:
+    """cross_entropy(x W^T + bias, targets), of which only some rows' logits exist at a time.
+
+    x (..., d), weight (classes, d), targets (...). The gradients are made with the logits, while they exist.
+    """
+    if isinstance(weight, _core.Weight) or bias is not None:
+        return cross_entropy(linear(x, weight, bias), targets, label_smoothing)
+    a, w = float32(x, "linear_cross_entropy"), float32(weight, "linear_cross_entropy", "weight")
+    rows = a.reshape(-1, a.shape[-1])
+    wanted, count = _targets(targets, len(rows))
+    losses = np.empty(len(rows), np.float32)
+    learning = wants(x, weight)
+    dx = np.empty_like(rows) if learning else None
+    dw = np.empty_like(w) if wants(weight) else None
+    pieces = -(-len(rows) * len(w) // _LOGITS)
+    ends = [len(rows) * i // pieces for i in range(pieces + 1)]
+    kind = product_type()
+    logits = np.empty((-(-len(rows) // pieces), len(w)), np.float32)
+    for first, last in pairwise(ends):
+        part, these = rows[first:last], logits[: last - first]
+        with panels(w, kind) as packed:
+            _core.linear(part, packed, into=these)
+        if dx is None:
+            losses[first:last] = _core.cross_entropy_losses(these, wanted[first:last], label_smoothing)
+            continue
+        losses[first:last] = _core.cross_entropy(these, wanted[first:last], None, label_smoothing, 1 / count)
+        with panels(w, kind, transposed=True) as packed:
+            _core.linear(these, packed, into=dx[first:last])
+        if dw is not None:
+            with panels(part, kind, transposed=True) as packed:
+                _core.linear(these, packed, into=dw, add=first > 0, transposed=True)
+
+    def derivative(dy: Array) -> tuple[Any, Any]:
+        assert dx is not None
+        return _scaled(dx, dy).reshape(a.shape), None if dw is None else _into(dw, float(dy))
+
+    return record(_mean(losses, count), (x, weight), derivative)
+
+
+def mse(prediction: Any, targets: Any) -> Any:
+    """Mean of (prediction - target)^2 over all numbers. Raises ValueError for shapes that differ."""
+    p, t = float32(prediction, "mse", "prediction"), float32(targets, "mse", "targets")
+    if p.shape != t.shape:
+        raise ValueError(f"mse: prediction {p.shape} and targets {t.shape} differ")
+    difference = subtract(prediction, targets)
+    return mean(multiply(difference, difference))
+
+
+def _targets(targets: Any, rows: int) -> tuple[NDArray[np.int64], int]:
+    """(targets as int64 (rows,), how many are not ignored, 1 at least)."""
+    wanted = np.ascontiguousarray(targets, np.int64).reshape(-1)
+    if len(wanted) != rows:
+        raise ValueError(f"cross_entropy: {len(wanted)} targets for {rows} rows")
+    return wanted, max(int(np.count_nonzero(wanted != IGNORED)), 1)
+
+
+def _mean(losses: Array, count: int) -> Array:
+    return np.asarray(losses.sum(dtype=np.float64) / count, np.float32)
+
+
+def _scaled(gradient: Array, dy: Array) -> Array:
+    return gradient if dy == 1 else gradient * np.float32(dy)
+
+
+def _into(gradient: Array, scale: float) -> Any:
+    def write(into: Array, add: bool) -> None:
+        if not add:
+            into.fill(0)
+        _core.axpy(gradient, scale, into)
+
+    return write

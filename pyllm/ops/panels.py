@@ -1,0 +1,30 @@
+"""Panels of matrices that change from step to step: packed anew for every product, in memory that is used again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pyllm import _core
+from pyllm.ops.arrays import Array
+
+_local = threading.local()
+
+
+@contextmanager
+def panels(matrix: Array, type: str, transposed: bool = False) -> Iterator[_core.Weight]:
+    """The matrix (n, k), or (k, n) transposed, packed as n features of k inputs; lent until the block ends."""
+    n, k = matrix.shape[::-1] if transposed else matrix.shape
+    spare = _local.__dict__.setdefault("spare", {}).setdefault((type, n, k), [])
+    weight = spare.pop() if spare else _core.Weight(type, n, k)
+    weight.fill_floats(matrix, transposed)
+    try:
+        yield weight
+    finally:
+        spare.append(weight)
+
+
+def forget_panels() -> None:
+    """Give this thread's spare panels back."""
+    _local.__dict__.pop("spare", None)

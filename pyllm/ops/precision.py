@@ -1,0 +1,31 @@
+"""In which numbers products are made while a model learns."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_NAMES = {"fp32": "F32", "float32": "F32", "bf16": "BF16", "bfloat16": "BF16"}
+_local = threading.local()
+
+
+def product_type() -> str:
+    """"F32" or "BF16": of the operands of products. Sums are float32 either way."""
+    return getattr(_local, "type", "F32")
+
+
+@contextmanager
+def autocast(dtype: str = "bf16") -> Iterator[None]:
+    """Within it, operands of products are rounded to dtype, "bf16" or "fp32"; weights stay float32. Of this thread.
+
+    Raises ValueError for another name. Micikevicius et al. 2018, arXiv:1710.03740.
+    """
+    if dtype not in _NAMES:
+        raise ValueError(f"autocast: {dtype!r}, allowed are {', '.join(_NAMES)}")
+    before = product_type()
+    _local.type = _NAMES[dtype]
+    try:
+        yield
+    finally:
+        _local.type = before

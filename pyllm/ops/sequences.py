@@ -1,0 +1,48 @@
+"""Which rows belong together: sequences lie one after the other, and none sees another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_local = threading.local()
+
+
+@contextmanager
+def documents(starts: Any) -> Iterator[None]:
+    """Within it, rows of tokens are sequences that begin at starts[:-1] and end at starts[-1]; int32, ascending.
+
+    Without it the last dimension of token ids is one sequence. Of this thread.
+    """
+    before = getattr(_local, "starts", None)
+    _local.starts = None if starts is None else np.ascontiguousarray(starts, np.int32)
+    try:
+        yield
+    finally:
+        _local.starts = before
+
+
+def starts_of(shape: tuple[int, ...]) -> NDArray[np.int32]:
+    """Where sequences begin among rows of this shape (..., length), and how many rows there are.
+
+    Raises ValueError where `documents` says another number of rows.
+    """
+    length = shape[-1] if shape else 1
+    rows = int(np.prod(shape, dtype=np.int64))
+    starts = getattr(_local, "starts", None)
+    if starts is None:
+        return np.arange(0, rows + 1, max(length, 1), dtype=np.int32)
+    if starts.ndim != 1 or len(starts) < 2 or starts[0] != 0 or starts[-1] != rows or (np.diff(starts) < 1).any():
+        raise ValueError(f"documents: starts must rise from 0 to the {rows} rows, found {starts}")
+    return starts
+
+
+def places_of(starts: NDArray[np.int32]) -> NDArray[np.int64]:
+    """The position of every row in its sequence."""
+    lengths = np.diff(starts)
+    return np.arange(starts[-1], dtype=np.int64) - np.repeat(starts[:-1], lengths)

@@ -1,0 +1,72 @@
+"""Learning rates as functions of the step: each gives the factor of the peak rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+Schedule = Callable[[int], float]
+
+
+def _warm(step: int, warmup: int) -> float:
+    return (step + 1) / warmup if step < warmup else 1.0
+
+
+def constant(steps: int, warmup: int = 0) -> Schedule:
+    """A straight rise over `warmup` steps, then 1."""
+    return lambda step: _warm(step, warmup)
+
+
+def linear(steps: int, warmup: int = 0, least: float = 0.0) -> Schedule:
+    """A straight rise over `warmup` steps, then a straight fall to `least` at the last of `steps`."""
+    return lambda step: _warm(step, warmup) if step < warmup else 1 - (1 - least) * _done(step, steps, warmup)
+
+
+def cosine(steps: int, warmup: int = 0, least: float = 0.1) -> Schedule:
+    """A straight rise over `warmup` steps, then half a cosine to `least`. Loshchilov, Hutter 2017, arXiv:1608.03983."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return _warm(step, warmup)
+        return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * _done(step, steps, warmup)))
+
+    return factor
+
+
+def one_cycle(steps: int, warmup: int = 0, start: float = 1 / 25, least: float = 1e-5) -> Schedule:
+    """From `start` up to 1 in `warmup` steps (0: three tenths), down to `least`, by cosines. arXiv:1708.07120."""
+    rise = warmup or max(1, round(0.3 * steps))
+
+    def factor(step: int) -> float:
+        if step < rise:
+            return start + (1 - start) * 0.5 * (1 - math.cos(math.pi * step / rise))
+        return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * _done(step, steps, rise)))
+
+    return factor
+
+
+def inverse_sqrt(steps: int, warmup: int = 4000) -> Schedule:
+    """min((step + 1) / warmup, sqrt(warmup / (step + 1))): the Transformer's. Vaswani et al. 2017, arXiv:1706.03762."""
+    least = max(warmup, 1)
+    return lambda step: min((step + 1) / least, math.sqrt(least / (step + 1)))
+
+
+def _done(step: int, steps: int, warmup: int) -> float:
+    """How much of the way after the warm-up is done."""
+    return min(1.0, (step - warmup) / max(1, steps - warmup))
+
+
+_KINDS: dict[str, Callable[..., Schedule]] = {
+    "constant": constant,
+    "linear": linear,
+    "cosine": cosine,
+    "one_cycle": one_cycle,
+    "inverse_sqrt": inverse_sqrt,
+}
+
+
+def schedule(kind: str, steps: int, warmup: int = 0) -> Schedule:
+    """A schedule by its name. Raises ValueError that lists the names."""
+    if kind not in _KINDS:
+        raise ValueError(f"schedule: {kind!r} is not known; known are {', '.join(_KINDS)}")
+    return _KINDS[kind](steps, warmup)
