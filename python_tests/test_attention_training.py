@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import reference_attention_training as twin
+import torch
 from kernel_checks import ISAS, guarded, random, same_bits, threads, using
 from reference import U_BF16
 from reference_attention_training import Case
@@ -121,7 +122,6 @@ def test_large_scores_keep_their_slopes(isa, type):
 
 
 def test_autograd_of_torch_agrees():
-    torch = pytest.importorskip("torch")
     for case in (Case((40, 129), 4, 2, 64), Case((70, 3), 2, 2, 24, False)):
         arrays = inputs(case, 9)
         q, k, v = (torch.tensor(x, requires_grad=True) for x in arrays[:3])
