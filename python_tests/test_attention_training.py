@@ -191,6 +191,20 @@ def test_sequences_do_not_depend_on_each_other(isa, type):
             assert np.isnan(a[: case.starts[1]]).all() and np.isnan(a[case.starts[2] :]).all()
 
 
+def test_work_that_is_cut_into_slices_is_done_whole():
+    """So many operations are done in several runs of the kernel, each with a part of the tasks."""
+    case, lone = Case((1024, 1000, 1024), 6, 3, 64), Case((1000,), 6, 3, 64)
+    arrays = inputs(case, 15)
+    found = []
+    for workers in (1, 2, 3):
+        with threads(workers):
+            found.append(both(*arrays, case))
+    alone = both(*(np.ascontiguousarray(x[1024:2024]) for x in arrays), lone)
+    for each in found:
+        assert all(same_bits(a, b) for a, b in zip(each, found[0], strict=True))
+        assert all(same_bits(a[1024:2024], b) for a, b in zip(each, alone, strict=True))
+
+
 def test_no_sequence_is_no_work():
     case = Case((), 2, 1, 8)
     found = both(*inputs(case), case)

@@ -246,7 +246,8 @@ void add_queries(const Block& b, const Operands& o) {
   }
 }
 
-// dV^T += dO^T P and dK^T += Q^T dS, for two panels of keys at a time over the queries that see any of them.
+// dV^T += dO^T P and dK^T += Q^T dS, for two panels of keys at a time over the queries that see any of them: from an
+// even one on, since blocks of keys and of rows are even and begin together.
 void add_keys(const Block& b, const Operands& o) {
   TileArgs t = {};
   t.row_stride = o.turned_stride, t.out_stride = o.sum_stride, t.add = true;
@@ -255,7 +256,6 @@ void add_keys(const Block& b, const Operands& o) {
     int64_t begin = 0, end = b.rows;
     while (begin < end && b.to(begin) <= p * 16) ++begin;
     while (begin < end && b.from(end - 1) >= (p + 2) * 16) --end;
-    begin = begin / 2 * 2;
     t.k = end - begin;
     if (t.k <= 0) continue;
     const int64_t last = p + 2 < count ? p + 2 : count;
