@@ -10,7 +10,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from pyllm.errors import ContextError, DoesNotFitError, ModelFileError, TemplateError, TokenizerError
+from pyllm.errors import (
+    ContextError,
+    DataError,
+    DoesNotFitError,
+    ModelFileError,
+    TemplateError,
+    TokenizerError,
+    TrainingError,
+)
 
 __version__ = "0.1.0"
 
@@ -24,27 +32,37 @@ _LAZY = {
     "Engine": "pyllm.generate",
     "GenerationConfig": "pyllm.generate",
     "MLP": "pyllm.models.mlp",
+    "Tensor": "pyllm.tensor",
     "TextIteratorStreamer": "pyllm.generate",
     "TextStreamer": "pyllm.generate",
+    "Trainer": "pyllm.train",
+    "TrainingArguments": "pyllm.train",
     "Weight": "pyllm._core",
+    "autocast": "pyllm.ops",
     "convert": "pyllm.auto.convert",
+    "data": "pyllm.data",
     "evaluate": "pyllm.evaluate",
     "fit_table": "pyllm.train.tabular",
     "formats": "pyllm.formats",
     "generate": "pyllm.generate",
     "nn": "pyllm.nn",
+    "no_grad": "pyllm.autograd",
     "open_table": "pyllm.train.table_files",
     "ops": "pyllm.ops",
+    "optim": "pyllm.optim",
     "quantize": "pyllm.formats.gguf_quantize",
     "text": "pyllm.text",
+    "train": "pyllm.train",
 }
 
 __all__ = [
     "ContextError",
+    "DataError",
     "DoesNotFitError",
     "ModelFileError",
     "TemplateError",
     "TokenizerError",
+    "TrainingError",
     "__version__",
     *sorted(_LAZY),
 ]

@@ -258,6 +258,43 @@ def attention(
     cache: str,
     /,
 ) -> NDArray[np.float32]: ...
+def attention_backward(
+    dout: ArrayLike,
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    out: ArrayLike,
+    lse: ArrayLike,
+    starts: ArrayLike,
+    heads: int,
+    groups: int,
+    scale: float,
+    causal: bool,
+    window: int,
+    softcap: float,
+    type: str,
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """dq, dk and dv of attention_forward, from its out and lse; the same bytes for any number of threads."""
+
+def attention_forward(
+    q: ArrayLike,
+    k: ArrayLike,
+    v: ArrayLike,
+    starts: ArrayLike,
+    heads: int,
+    groups: int,
+    scale: float,
+    causal: bool,
+    window: int,
+    softcap: float,
+    type: str,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """softmax(softcap(scale q K^T)) V of whole sequences: out (N, heads * d), lse (N, heads).
+
+    q (N, heads * d), k and v (N, groups * d): the rows of all sequences one after the other; starts (sequences + 1)
+    int32, from 0 to N; window: a causal query sees the last that many keys, 0: all; type of the products F32 or BF16.
+    """
+
 def axpy(x: ArrayLike, a: float, into: NDArray[np.float32]) -> None:
     """into += a * x, in place."""
 

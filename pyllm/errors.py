@@ -75,6 +75,18 @@ class LaterVersionError(CheckpointError):
     """A sound file that a later pyllm has written."""
 
 
+class TrainingError(ValueError):
+    """A run that cannot go on: a loss that is no number, a folder of another run."""
+
+
+class DataError(ModelFileError):
+    """Text, shards of tokens or conversations that cannot be read, trusted or used.
+
+    `field` says which record or shard it is, `offset` the bytes from the start of the file (of its text, where the
+    file is compressed).
+    """
+
+
 class TemplateError(ValueError):
     """A chat template that cannot be parsed, tries to escape, or spends more than its budget."""
 

@@ -6,9 +6,9 @@ the run go on, and compare what it ends with, byte for byte, with a run that nob
 
 The command stands last; `{folder}` in it becomes the run folder. Without one a small stand-in is trained. What is asked
 of a command: it makes the folder; started on a folder that has checkpoints it goes on from the newest; it ends with 0
-when it is done, with 1 and a line on stderr without a traceback when the disk refuses; the same calls give the same
-bytes. Compared are the files of the newest checkpoint and log.jsonl. Besides, after every fault all checkpoints must
-verify, and none that had its name before may be the newest no longer unless a newer one is there; after a run that went
+when it is done, with 1 and a line on stderr without a traceback when the disk refuses; undisturbed it makes the same
+calls each time. Compared are the files of the newest checkpoint and log.jsonl. Besides, after every fault all
+checkpoints must verify and none that had its name may be lost unless a newer one is there; after a run that went
 through nothing unfinished may be left.
 
 Killed and failed are two runs: one on a new folder, and one that goes on from a folder whose run was killed in a save.

@@ -1,6 +1,7 @@
 """Checkpoints and logs of a run: what is written comes back, what is damaged is passed over, what is killed goes on."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -257,7 +258,7 @@ HOLD = """
 import os, sys, time
 from pyllm.train import Checkpoints
 with Checkpoints(sys.argv[1]) as run:
-    if "fork" in sys.argv and os.fork() == 0:
+    if "fork" in sys.argv and os.fork() != 0:  # the child tells that both are there
         time.sleep(60)
     print("held", flush=True)
     time.sleep(60)
@@ -266,8 +267,9 @@ with Checkpoints(sys.argv[1]) as run:
 
 @pytest.mark.parametrize("how", ["alone", "fork"])
 def test_one_process_per_folder_until_it_dies(tmp_path, how):
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path), how], stdout=subprocess.PIPE, text=True,
-                               start_new_session=True)  # fmt: skip
+    (tmp_path / "lock").write_text("123456789\n")  # of a dead one, longer than the next
+    words = [sys.executable, "-c", HOLD, str(tmp_path), how]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         assert process.stdout.readline() == "held\n"
         said = f"{tmp_path.name}/lock: the folder is in use by process {process.pid}; one process per run folder"
@@ -347,11 +349,26 @@ def test_too_little_space_is_told_with_numbers(run, monkeypatch):
     assert sorted(os.listdir(run.folder)) == ["checkpoint-00000001", "lock"]
 
 
+def test_a_checkpoint_that_cannot_be_replaced_keeps_its_name(run, monkeypatch):
+    run.save(1, small(1), {"first": True})
+    real = os.rename
+
+    def rename(old, new):
+        if "unfinished" in old:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(old, new)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(CheckpointError, match="checkpoint-00000001: cannot be written: Input/output error"):
+        run.save(1, small(1), {})
+    assert sorted(os.listdir(run.folder)) == ["checkpoint-00000001", "lock"]
+    assert run.newest()[2] == {"first": True}
+
+
 MEMORY = """
 import sys
 import numpy as np
 from pyllm.train import Checkpoints
-
 def status(name):
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) for line in file if line.startswith(name + ":")) / 1024

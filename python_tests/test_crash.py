@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import time
 
 import crash
@@ -46,7 +47,11 @@ def fsync_of_log(lines):
 
 @pytest.mark.parametrize("action", ["kill", "torn", "ENOSPC", "EIO", "EINTR", "short"])
 def test_disturbed_runs_end_as_if_undisturbed(campaign, fresh, action):
-    campaign.try_points(fresh, crash.points_of(fresh.trace, action, 8 if action == "kill" else 5), 2)
+    points = crash.points_of(fresh.trace, action, 8 if action == "kill" else 5)
+    if action == "kill":  # where a name is given or taken
+        every = crash.points_of(fresh.trace, action)
+        points += [point for point in every if point.call in ("rename", "unlink", "rmdir") and point not in points]
+    campaign.try_points(fresh, points, 2)
     assert campaign.wrong == []
 
 
@@ -86,3 +91,16 @@ def test_the_campaign_can_fail(campaign, fresh):
     campaign.try_points(fresh, points, 1)
     assert campaign.wrong[noted:] == [f"on a new folder, kill at call {points[0].at} (none): ends with 0: "]
     del campaign.wrong[noted:]
+
+
+def test_the_whole_campaign_takes_any_command(capsys):
+    command = ["--command", *crash.STAND_IN, "6"]
+    assert crash.main(["--sample", "1", "--kills", "2", "--jobs", "2", *command]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"^\d+ kills \(2 at calls, 2 inside writes, \d+ at random times\), faults: 2 ENOSPC, 2 EIO", said)
+    assert said.count("\n") == 1 and "; 0 differences, " in said
+
+
+def test_a_command_that_does_not_train_is_a_difference(tmp_path):
+    with pytest.raises(crash.Difference, match="undisturbed, the command ends with 1"):
+        crash.Campaign(tmp_path, ["false"]).undisturbed()

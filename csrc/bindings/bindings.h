@@ -17,6 +17,7 @@ void bind_formats(py::module_& m);
 void bind_ops(py::module_& m);
 void bind_sampling(py::module_& m);
 void bind_text(py::module_& m);
+void bind_training_attention(py::module_& m);
 void bind_training_rows(py::module_& m);
 void bind_train(py::module_& m);
 

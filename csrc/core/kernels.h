@@ -97,6 +97,24 @@ struct AttentionArgs {
   bool split;  // chunks are tasks of their own, and merge runs after a barrier
   uint8_t* scratch;
   int64_t scratch_stride;
+  float* lse;  // (rows, heads): log of the sum of exp of the scores, for the way back; or null
+};
+
+// dq, dk, dv of out = attention(q, k, v) over whole sequences, row after row.
+struct AttentionBackwardArgs {
+  const float *dout, *q, *k, *v, *out, *lse;  // (rows, heads * dim), k and v (rows, groups * dim), lse (rows, heads)
+  float *dq, *dk, *dv;
+  const int32_t* start;  // of every sequence; sequences + 1 numbers
+  const int32_t* order;  // the sequences, the longest first
+  int64_t sequences, longest;
+  int heads, groups, dim;
+  float scale, softcap;  // as in AttentionArgs, and so are causal and window
+  bool causal;
+  int64_t window;
+  Type type;  // of the products: F32 or BF16
+  int slices;
+  uint8_t* scratch;
+  int64_t scratch_stride;
 };
 
 struct EmbeddingArgs {
@@ -173,6 +191,12 @@ struct CacheWriteArgs {
   int64_t rows;
   const CacheLayout* cache;
   int layer;
+};
+// The same for whole pages: rows [page[i], page[i + 1]) are one page of a sequence, from its beginning.
+struct CacheFillArgs {
+  CacheWriteArgs write;
+  const int32_t* page;
+  int64_t pages;
 };
 
 // Training, row by row. Sums over rows or long vectors are made of partial sums of kSumRows rows or kSumBlock numbers,
@@ -276,6 +300,8 @@ struct Kernels {
   Kernel<PackArgs> pack;
   Kernel<UnpackArgs> unpack;
   Kernel<CacheWriteArgs> cache_write;
+  Kernel<CacheFillArgs> cache_fill;
+  Kernel<AttentionBackwardArgs> attention_backward;
   Kernel<NormBackwardArgs> norm_backward;
   Kernel<MapBackwardArgs> map_backward;
   Kernel<SoftmaxBackwardArgs> softmax_backward;
@@ -290,6 +316,7 @@ struct Kernels {
   int64_t (*linear_scratch)(const LinearArgs&);
   int64_t (*prepared_bytes)(const LinearArgs&);
   int64_t (*attention_scratch)(const AttentionArgs&);
+  int64_t (*attention_backward_scratch)(const AttentionBackwardArgs&);
   double (*peak)(int what, double seconds);  // measured limit: 0 fp32 flop/s, 1 bf16, 2 int8
 };
 

@@ -250,6 +250,7 @@ void write_out(const AttentionArgs& a, int64_t row, int64_t head, const float* f
   float* out = a.out + row * a.out_stride + head * dim;
   f32v l = set1(from[1]);
   for (int d = 0; d < dim; d += 16) store_n(out + d, div(load(from + 16 + d), l), dim - d < 16 ? dim - d : 16);
+  if (a.lse) a.lse[row * a.heads + head] = from[0] + logf(from[1]);
 }
 
 float* partial(const AttentionArgs& a, int64_t row, int64_t head, int64_t chunk) {

@@ -1,4 +1,5 @@
 #include "kernels/cache.h"
+#include "kernels/rows.h"
 
 namespace pyllm::PYLLM_ISA {
 namespace {
@@ -93,6 +94,22 @@ void cache_write(const CacheWriteArgs& a, int worker, int workers) {
       cache_put(*a.cache, a.row[r], a.layer, false, f, load_n(a.key + r * width + f, n), n);
       cache_put(*a.cache, a.row[r], a.layer, true, f, load_n(a.value + r * width + f, n), n);
     }
+}
+
+void cache_fill(const CacheFillArgs& a, int worker, int workers) {
+  const CacheLayout& c = *a.write.cache;
+  const int64_t stride = (int64_t)c.heads * c.dim, bytes = panel_bytes(c.type, kPage);
+  const Share s = share(a.pages * c.heads, worker, workers);
+  for (int64_t i = s.first; i < s.last; ++i) {
+    const int64_t first = a.page[i / c.heads], n = a.page[i / c.heads + 1] - first, head = i % c.heads;
+    const Row& row = a.write.row[first];
+    uint8_t* page = row.pages[row.position / kPage] + (a.write.layer * (int64_t)c.heads + head) * c.head_bytes();
+    const float *key = a.write.key + first * stride + head * c.dim, *value = a.write.value + (key - a.write.key);
+    pack({key, page, n, c.dim, stride, c.type, false}, 0, 1);
+    for (int64_t d = 0; d < c.dim; d += 16)
+      pack({value + d, page + c.key_bytes() + d / 16 * bytes, c.dim - d < 16 ? c.dim - d : 16, n, stride, c.type, true},
+           0, 1);
+  }
 }
 
 }  // namespace pyllm::PYLLM_ISA

@@ -13,5 +13,7 @@ void expand_keys(const CacheLayout& c, const uint8_t* keys, uint8_t* out);
 void expand_values(const CacheLayout& c, const uint8_t* values, uint8_t* out);
 
 void cache_write(const CacheWriteArgs& a, int worker, int workers);
+// F32 and BF16 only: a page of a head as panels at once.
+void cache_fill(const CacheFillArgs& a, int worker, int workers);
 
 }  // namespace pyllm::PYLLM_ISA

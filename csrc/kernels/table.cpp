@@ -26,6 +26,8 @@ const Kernels table = {
     pack,
     unpack,
     cache_write,
+    cache_fill,
+    attention_backward,
     norm_backward,
     map_backward,
     softmax_backward,
@@ -40,6 +42,7 @@ const Kernels table = {
     linear_scratch,
     prepared_bytes,
     attention_scratch,
+    attention_backward_scratch,
     peak,
 };
 

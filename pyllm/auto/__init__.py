@@ -9,9 +9,12 @@ from importlib import import_module
 from typing import Any
 
 from pyllm import _core
+from pyllm.auto.new import new_config, new_model
 from pyllm.auto.weights import load_weights
 from pyllm.formats import download, open_model, read_config
 from pyllm.models.causal import CausalLM
+
+__all__ = ["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer", "new_config", "new_model"]
 
 PRECISIONS = ("default", "high")
 _IGNORED = {
@@ -70,7 +73,12 @@ class AutoTokenizer:
 
 
 class AutoModelForCausalLM:
-    """Models that predict the next token, by path or name."""
+    """Models that predict the next token, by path or name, or new ones from a configuration."""
+
+    @staticmethod
+    def from_config(config: Any, seed: int = 0) -> CausalLM:
+        """A model with random weights, ready to learn; the configuration as pyllm.auto.new.new_config makes it."""
+        return new_model(config, seed)
 
     @staticmethod
     def from_pretrained(

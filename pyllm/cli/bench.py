@@ -1,22 +1,30 @@
-"""Measure speed beside this machine's limits: `llm MODEL` a model, `limits` the machine alone."""
+"""Measure speed beside this machine's limits: `llm MODEL` a model, `train` a training step, `limits` the machine."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from pyllm.cli import options, output, running
+from pyllm.cli import options, output, running, training
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`pyllm bench llm MODEL [--prompt N] [--new N] [--parallel N,N] [--runs N] [--threads N] [--json]`."""
-    parser.add_argument("what", choices=("llm", "limits"), help="what to measure")
-    parser.add_argument("model", nargs="?", metavar="MODEL", default=options.DEFAULT_MODEL, help="name, file or folder")
+    """`pyllm bench llm MODEL [--prompt N] [--new N] [--parallel N,N] [--runs N] [--threads N] [--json]`,
+    `pyllm bench train --model gpt2 [--config FIELDS] [--batch N] [--context N] [--dtype fp32|bf16]`."""
+    parser.add_argument("what", choices=("llm", "train", "limits"), help="what to measure")
+    parser.add_argument("name", nargs="?", metavar="MODEL", default=options.DEFAULT_MODEL, help="name, file or folder")
     add = parser.add_argument
     add("--prompt", type=options.whole(1, 65536), default=512, metavar="N", help="tokens of the prompt (512)")
     add("--new", type=options.whole(2, 65536), default=128, metavar="N", help="tokens written (128)")
     add("--parallel", type=options.counts, default=[1, 16], metavar="N,N", help="sequences side by side (1,16)")
     add("--runs", type=options.whole(1, 1000), default=3, metavar="N", help="timings, of which the median counts (3)")
+    more = parser.add_argument_group("train")
+    add = more.add_argument
+    add("--model", default="gpt2", metavar="FAMILY", help="with random weights (gpt2: 124 M)")
+    add("--config", metavar="FIELDS", help="fields of its configuration: n_layer=4,n_head=4,n_embd=128")
+    add("--batch", type=options.whole(1), default=4, metavar="N", help="sequences in a step (4)")
+    add("--context", type=options.whole(1), default=256, metavar="N", help="tokens of each (256)")
+    add("--dtype", choices=("fp32", "bf16"), default="fp32", help="of products (fp32)")
     options.add_threads(parser)
     options.add_json(parser)
 
@@ -41,7 +49,7 @@ def llm(args: argparse.Namespace) -> dict[str, Any]:
     from pyllm.evaluate import speed
     from pyllm.formats import download
 
-    path = download.resolve(args.model)
+    path = download.resolve(args.name)
     model, _ = running.load(path, args)
     output.note("measuring ...")
     with formats.open_model(path) as file:
@@ -78,8 +86,25 @@ def text(data: dict[str, Any]) -> str:
     return output.table(rows)
 
 
+def train(args: argparse.Namespace) -> int:
+    """A training step's speed, its share of the peak measured in the same minute, and the memory it took."""
+    from pyllm.evaluate.training_speed import measure
+
+    found = limits(args)
+    output.note("measuring ...")
+    fields, peak = training.fields(args.config), found[f"{args.dtype}_GFLOPs"] * 1e9
+    data = measure(args.model, fields, args.batch, args.context, args.dtype, args.runs, peak)
+    line = (
+        f"{data['tok_s']:,.0f} tokens/s, {data['seconds'] * 1e3:,.1f} ms per step, {data['share_of_peak']:.0%} of "
+        f"{args.dtype}'s peak, {data['peak_memory_MB']:,.0f} MB at most"
+    )
+    return output.facts(args, data, line)
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    if args.what == "train":
+        return train(args)
     if args.what == "limits":
         found = limits(args)
         return output.facts(args, {"limits": found}, output.table(limits_rows(found)))

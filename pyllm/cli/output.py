@@ -59,10 +59,10 @@ def size(nbytes: float) -> str:
 
 
 class Bar:
-    """Progress of a file being written, on stderr, from the first report on; a context manager."""
+    """Progress of a file being written (or read: `verbs`), on stderr, from the first report on; a context manager."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, verbs: tuple[str, str] = ("writing", "written")) -> None:
+        self.name, self.verbs = name, verbs
         self._stack = contextlib.ExitStack()
         self._progress: Any = None
 
@@ -75,7 +75,7 @@ class Bar:
         if self._progress is None:
             from pyllm.formats.progress import Progress
 
-            self._progress = self._stack.enter_context(Progress(self.name, total, ("writing", "written")))
+            self._progress = self._stack.enter_context(Progress(self.name, total, self.verbs))
         self._progress.show(done)
 
     def __exit__(self, *error: Any) -> None:

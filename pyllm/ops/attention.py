@@ -177,12 +177,15 @@ def row_attention(
     """
     a, b, c = (float32(x, "attention", name) for x, name in ((q, "q"), (k, "k"), (v, "v")))
     rows = int(starts[-1])
-    flat = [x.reshape(rows, -1) for x in (a, b, c)]
-    rest = (starts, heads, groups, scale, causal, window, softcap, product_type())
-    y, sums = _core.attention_forward(*flat, *rest)
+    a2, b2, c2 = (x.reshape(rows, -1) for x in (a, b, c))
+    kind = product_type()
+    y, sums = _core.attention_forward(a2, b2, c2, starts, heads, groups, scale, causal, window, softcap, kind)
 
     def derivative(dy: Array) -> list[Array]:
-        gradients = _core.attention_backward(dy.reshape(rows, -1), *flat, y, sums, *rest)
+        dy = dy.reshape(rows, -1)
+        gradients = _core.attention_backward(
+            dy, a2, b2, c2, y, sums, starts, heads, groups, scale, causal, window, softcap, kind
+        )
         return [each.reshape(x.shape) for each, x in zip(gradients, (a, b, c), strict=True)]
 
     return record(y.reshape(a.shape), (q, k, v), derivative)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from pyllm import _core
-from pyllm.autograd import record
+from pyllm.autograd import kept, record
 from pyllm.ops.activation import activate
 from pyllm.ops.activation import softcap as capped
 from pyllm.ops.arrays import Array, float32, vector
@@ -33,7 +34,7 @@ def matmul(a: Any, b: Any) -> Array:
 
     def derivative(dy: Array) -> tuple[Any, Any]:
         dy = dy.reshape(len(rows), -1)
-        return _times(dy, w, kind, transposed=False), _sums(rows, dy, kind)  # dy b^T, a^T dy
+        return _times(dy, w, kind, transposed=False), _sums(rows, lambda: dy, kind)  # dy b^T, a^T dy
 
     return record(y, (a, b), derivative)
 
@@ -63,6 +64,7 @@ def _linear(x: Any, weight: Any, bias: Any, residual: Any, precision: str = "def
         zeros = (np.zeros_like(a), np.zeros(w.shape, np.float32), np.zeros(n, np.float32))
         return record(y, (residual, x, weight, bias), lambda dy: (dy, *zeros))
     rows, kind = a.reshape(-1, k), product_type()
+    saved = kept(x, rows)
     into, add, high = y.reshape(-1, n), residual is not None, precision == "high"
     if isinstance(w, _core.Weight):
         _core.linear(rows, w, b, high, into, add)
@@ -73,7 +75,7 @@ def _linear(x: Any, weight: Any, bias: Any, residual: Any, precision: str = "def
     def derivative(dy: Array) -> tuple[Any, ...]:
         out = dy.reshape(-1, n)
         dx = _times(out, w, kind, transposed=True)
-        return dy, dx, _sums(out, rows, kind), None if b is None else _core.column_sums(out)
+        return dy, dx, _sums(out, saved, kind), None if b is None else _core.column_sums(out)
 
     return record(y, (residual, x, weight, bias), derivative)
 
@@ -112,11 +114,11 @@ def _times_packed(dy: Array, w: _core.Weight, into: Array, add: bool) -> None:
 _SLICE = 1 << 20  # numbers of a packed weight that are read back at a time: 4 MB
 
 
-def _sums(dy: Array, x: Array, kind: str) -> Any:
-    """dy^T x: the gradient of a weight (n, k) from dy (rows, n) and x (rows, k)."""
+def _sums(dy: Array, x: Callable[[], Array], kind: str) -> Any:
+    """dy^T x: the gradient of a weight (n, k) from dy (rows, n) and x() (rows, k)."""
 
     def gradient(into: Array, add: bool) -> None:
-        with panels(x, kind, transposed=True) as packed:
+        with panels(x(), kind, transposed=True) as packed:
             _core.linear(dy, packed, into=into, add=add, transposed=True)
 
     return gradient

@@ -55,7 +55,7 @@ def linear_cross_entropy(x: Any, weight: Any, targets: Any, bias: Any = None, la
     losses = np.empty(len(rows), np.float32)
     learning = wants(x, weight)
     dx = np.empty_like(rows) if learning else None
-    dw = np.empty_like(w) if wants(weight) else None
+    dw = weight.lend() if wants(weight) else None
     pieces = min(len(rows), -(-len(rows) * len(w) // _LOGITS))
     ends = [len(rows) * i // pieces for i in range(pieces + 1)]
     kind = product_type()
@@ -76,7 +76,9 @@ def linear_cross_entropy(x: Any, weight: Any, targets: Any, bias: Any = None, la
 
     def derivative(dy: Array) -> tuple[Any, Any]:
         assert dx is not None
-        return _scaled(dx, dy).reshape(a.shape), None if dw is None else _into(dw, float(dy))
+        if dw is not None and dy != 1:
+            dw[...] *= np.float32(dy)
+        return _scaled(dx, dy).reshape(a.shape), dw
 
     return record(_mean(losses, count), (x, weight), derivative)
 
@@ -107,12 +109,3 @@ def _mean(losses: Array, count: int) -> Array:
 
 def _scaled(gradient: Array, dy: Array) -> Array:
     return gradient if dy == 1 else gradient * np.float32(dy)
-
-
-def _into(gradient: Array, scale: float) -> Any:
-    def write(into: Array, add: bool) -> None:
-        if not add:
-            into.fill(0)
-        _core.axpy(gradient, scale, into)
-
-    return write

@@ -1,18 +1,27 @@
-"""Training: what a run leaves on the disk, so that it can be killed at any time and go on to the same bits."""
+"""Training: the loop, and what it leaves on the disk: killed at any time, it goes on to the same bits."""
 
 from __future__ import annotations
 
-from pyllm.errors import CheckpointError, LaterVersionError
+from pyllm.errors import CheckpointError, LaterVersionError, TrainingError
+from pyllm.train.arguments import TrainingArguments
+from pyllm.train.callbacks import Callback, ProgressBar
 from pyllm.train.checkpoint import Checkpoints, check_facts, read_checkpoint
 from pyllm.train.log import LOG, TIMINGS, Log, read
+from pyllm.train.trainer import Result, Trainer
 
 __all__ = [
     "LOG",
     "TIMINGS",
+    "Callback",
     "CheckpointError",
     "Checkpoints",
     "LaterVersionError",
     "Log",
+    "ProgressBar",
+    "Result",
+    "Trainer",
+    "TrainingArguments",
+    "TrainingError",
     "check_facts",
     "read",
     "read_checkpoint",

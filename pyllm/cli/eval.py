@@ -1,0 +1,33 @@
+"""Loss, perplexity and bits per byte of a model on shards: `eval MODEL --data SHARDS`."""
+
+from __future__ import annotations
+
+import argparse
+
+from pyllm.cli import options, output
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`pyllm eval MODEL --data SHARDS [--split valid] [--context N] [--json]`."""
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="name, GGUF file, folder or run")
+    add("--data", required=True, metavar="SHARDS", help="folder that `pyllm data prepare` wrote with its tokenizer")
+    add("--split", default="valid", choices=("train", "valid"), help="which part (valid)")
+    add("--context", type=options.whole(1), metavar="N", help="tokens of a sample (the model's, 1,024 at most)")
+    add("--samples", type=options.whole(1), metavar="N", help="how many samples at most")
+    options.add_threads(parser)
+    options.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    from pyllm.cli import running
+    from pyllm.evaluate.shards import measure
+
+    model, tokenizer = running.load(args.model, args)
+    facts = measure(model, tokenizer, args.data, args.split, args.context, args.samples)
+    line = (
+        f"loss {facts['loss']:.4f} nats per token, perplexity {facts['perplexity']:.4f}, "
+        f"{facts['bits_per_byte']:.4f} bits per byte; {facts['tokens']:,} tokens, {facts['bytes']:,} bytes"
+    )
+    return output.facts(args, facts, line)

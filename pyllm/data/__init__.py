@@ -1,0 +1,11 @@
+"""Text to tokens to samples: read, clean, split, shard; windows and conversations by position. Knows no model."""
+
+from __future__ import annotations
+
+from pyllm.data.conversations import Conversations
+from pyllm.data.fingerprint import fingerprint
+from pyllm.data.packed import IGNORED, Batch, Packed
+from pyllm.data.prepare import prepare
+from pyllm.data.shards import Shards
+
+__all__ = ["IGNORED", "Batch", "Conversations", "Packed", "Shards", "fingerprint", "prepare"]

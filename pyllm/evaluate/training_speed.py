@@ -1,0 +1,59 @@
+"""How fast a model learns on this machine: whole steps, from batch to changed weights."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from pyllm import _core, ops
+from pyllm.auto import new_config, new_model
+from pyllm.optim import AdamW
+
+
+def measure(
+    family: str, fields: dict[str, Any], batch: int, context: int, dtype: str, runs: int, peak: float
+) -> dict[str, Any]:
+    """Median of `runs` steps of AdamW with a clipped gradient, after two to warm up, on random weights and tokens.
+
+    share_of_peak: 6 FLOP for each number and token, and attention's, over `peak` FLOP/s.
+    """
+    _core.keep_freed()
+    config = new_config(family, **fields)
+    model = new_model(config)
+    optimizer = AdamW(model.parameters(), lr=1e-4)
+    random = np.random.default_rng(0)
+    ids, targets = random.integers(0, config.vocab_size, (2, batch, context))
+    seconds = []
+    for _ in range(runs + 2):
+        begin = time.perf_counter()
+        optimizer.zero_grad()
+        with ops.autocast(dtype):
+            loss = model.loss(ids, targets)
+        loss.backward()
+        norm = optimizer.grad_norm()
+        optimizer.step(min(1.0, 1.0 / (norm + 1e-6)))
+        seconds.append(time.perf_counter() - begin)
+    took = statistics.median(seconds[2:])
+    heads = getattr(config, "num_attention_heads", 0) or config.n_head
+    layers, _, width = model.cache
+    flop = batch * context * (6.0 * model.num_parameters() + 6.0 * layers * heads * width * context)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return {
+        "model": family,
+        "parameters": model.num_parameters(),
+        "batch": batch,
+        "context": context,
+        "dtype": dtype,
+        "threads": _core.threads(),
+        "isa": _core.isa(),
+        "tok_s": batch * context / took,
+        "seconds": took,
+        "loss": loss.item(),
+        "share_of_peak": flop / took / peak,
+        "peak_memory_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6,
+    }

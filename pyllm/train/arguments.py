@@ -1,0 +1,67 @@
+"""What a training run is told. Hugging Face's names and meanings."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+# Fields that do not change what is computed: a run may go on with other values of these.
+FREE = ("output_dir", "save_steps", "save_total_limit", "eval_steps", "per_device_eval_batch_size")
+
+
+@dataclass(frozen=True)
+class TrainingArguments:
+    """One step takes per_device_train_batch_size x gradient_accumulation_steps samples.
+
+    max_steps: how many steps, or 0 for num_train_epochs over the data. learning_rate is the peak, lr_scheduler_type
+    "constant", "linear", "cosine", "one_cycle" or "inverse_sqrt" after warmup_steps (or warmup_ratio of all steps).
+    max_grad_norm: gradients are scaled down to it, 0 for never. bf16: products of numbers rounded to bfloat16, weights
+    and sums in float32. save_steps, eval_steps: how often, 0 for at the end alone. Raises ValueError.
+    """
+
+    output_dir: str
+    per_device_train_batch_size: int = 8
+    per_device_eval_batch_size: int = 8
+    gradient_accumulation_steps: int = 1
+    max_steps: int = 0
+    num_train_epochs: float = 1.0
+    learning_rate: float = 5e-4
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: int = 0
+    warmup_ratio: float = 0.0
+    weight_decay: float = 0.1
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    bf16: bool = False
+    save_steps: int = 500
+    save_total_limit: int = 2
+    eval_steps: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        ones = {"per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"}
+        for field in fields(self):
+            value, least = getattr(self, field.name), int(field.name in ones | {"save_total_limit"})
+            if isinstance(value, (int, float)) and not least <= value < float("inf"):
+                raise ValueError(f"TrainingArguments: {field.name} is {value}, allowed is {least} or more")
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples that one change of the weights has seen."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    def binding(self) -> dict[str, Any]:
+        """What must be the same for a run to go on to the same result."""
+        return {name: value for name, value in asdict(self).items() if name not in FREE}
+
+    def total_steps(self, samples: int) -> int:
+        """Steps of the whole run over data of so many samples."""
+        if self.max_steps:
+            return self.max_steps
+        return max(1, int(samples * self.num_train_epochs / self.samples_per_step))
+
+    def warmup(self, steps: int) -> int:
+        """Steps of a rising rate."""
+        return self.warmup_steps or int(self.warmup_ratio * steps)

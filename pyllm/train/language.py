@@ -1,0 +1,121 @@
+"""Language models through the whole procedure: pretraining on shards, fine-tuning on conversations."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pyllm import _core
+from pyllm.auto import AutoModelForCausalLM, AutoTokenizer, new_config
+from pyllm.data import Conversations, Packed, Shards, fingerprint
+from pyllm.data.manifest import TOKENIZER
+from pyllm.errors import DataError
+from pyllm.formats.memory import available
+from pyllm.formats.writing import Staging, make_folder
+from pyllm.models.fitting import refuse_unless_fits
+from pyllm.models.planning import Plan, sizes
+from pyllm.models.presets import from_config
+from pyllm.train.arguments import TrainingArguments
+from pyllm.train.callbacks import Callback, Samples
+from pyllm.train.trainer import Result, Trainer
+
+
+def pretrain(
+    family: str,
+    fields: dict[str, Any],
+    shards: str,
+    arguments: TrainingArguments,
+    context: int | None = None,
+    tokenizer_path: str | None = None,
+    callbacks: Sequence[Callback] = (),
+    command: str = "",
+) -> Result:
+    """A new model of a family learns to predict the next token of shards; the run folder then loads like any model.
+
+    fields: of the configuration, in Hugging Face's names; the vocabulary is the shards' tokenizer's. context: tokens of
+    a sample, the model's whole context unless given. Raises DataError, DoesNotFitError, TrainingError, ValueError.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or os.path.join(shards, TOKENIZER))
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = new_config(family, **({"vocab_size": tokenizer.vocab_size} | ends | fields))
+    length = context or int(config.context_length)
+    _refuse(family, config, arguments, length)
+    data = Packed(Shards(shards, "train", tokenizer=tokenizer), length, arguments.seed)
+    valid = validation(shards, length, arguments.seed)
+    model = AutoModelForCausalLM.from_config(config, arguments.seed)
+    model.open_tokenizer = lambda: tokenizer
+    facts = {"config": asdict(config), "data": data.shards.identity, "tokenizer": fingerprint(tokenizer)}
+    return _run(model, tokenizer, data, valid, arguments, callbacks, facts | {"context": length}, command)
+
+
+def finetune(
+    name: str,
+    records: str,
+    arguments: TrainingArguments,
+    context: int = 512,
+    held_out: int = 64,
+    callbacks: Sequence[Callback] = (),
+    command: str = "",
+) -> Result:
+    """A pretrained model learns the answers of conversations, of which some are held out to be judged by.
+
+    name: of a model, a file or folder. records: jsonl as pyllm.data.Conversations reads. Raises as pretrain does.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    model = AutoModelForCausalLM.from_pretrained(name)
+    length = min(context, model.context_length)
+    _refuse(name, model.config, arguments, length)
+    rows = Conversations(records, tokenizer, length, arguments.seed)
+    data, valid = rows.held_out(min(held_out, max(1, len(rows) // 10)))
+    facts = {"config": asdict(model.config), "data": rows.report, "tokenizer": fingerprint(tokenizer), "from": name}
+    return _run(model, tokenizer, data, valid, arguments, callbacks, facts | {"context": length}, command)
+
+
+def validation(shards: str, length: int, seed: int = 0) -> Packed | None:
+    """Samples of the split "valid", at most as long as it is; None where there is none."""
+    try:
+        split = Shards(shards, "valid")
+        return Packed(split, min(length, split.tokens - 1), seed)
+    except DataError:
+        return None
+
+
+def _refuse(name: str, config: Any, a: TrainingArguments, length: int) -> None:
+    values = asdict(config) | {"model_type": type(config).__module__.rpartition(".")[2]}
+    dtype = "bf16" if a.bf16 else "fp32"
+    plan = Plan(name, sizes(from_config(values)), a.per_device_train_batch_size, length, dtype)
+    refuse_unless_fits(plan, available())
+
+
+def _run(
+    model: Any,
+    tokenizer: Any,
+    data: Any,
+    valid: Any,
+    arguments: TrainingArguments,
+    callbacks: Sequence[Callback],
+    facts: dict[str, Any],
+    command: str,
+) -> Result:
+    out = make_folder(arguments.output_dir)
+    samples = Samples()
+    trainer = Trainer(model, data, arguments, valid, [*callbacks, samples], facts)
+    result = trainer.train()
+    model.eval()
+    model.save_pretrained(out, dtype="float32")
+    tokenizer.save_pretrained(out)
+    about = {
+        "model": type(model).__name__,
+        "config": asdict(model.config),
+        "parameters": model.num_parameters(),
+        "arguments": asdict(arguments),
+        "command": command,
+        "machine": {"threads": _core.threads(), "isa": _core.isa()},
+        "samples": samples.texts,
+    }
+    with Staging(out, 1 << 20) as staging, staging.create("run.json") as file:
+        file.write((json.dumps(about, indent=1, default=str) + "\n").encode())
+    return result

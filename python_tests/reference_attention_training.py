@@ -1,0 +1,116 @@
+"""Float64 twins of attention over many sequences, forward and backward, straight from the definition."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import reference as ref
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sequences of these lengths; window 0: all; cap 0: none."""
+
+    lengths: tuple[int, ...]
+    heads: int = 2
+    groups: int = 2
+    dim: int = 16
+    causal: bool = True
+    window: int = 0
+    cap: float = 0.0
+
+    @property
+    def starts(self) -> NDArray[np.int32]:
+        """Where every sequence begins, and the end."""
+        return np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int32)
+
+    @property
+    def scale(self) -> float:
+        """A float32 number, as the kernels take it."""
+        return float(np.float32(self.dim**-0.5))
+
+
+def _parts(case: Case, *arrays: tuple[NDArray, int]) -> list[list[NDArray]]:
+    """Of every sequence the arrays as (heads, length, width)."""
+    return [
+        [ref.f64(a[b:e]).reshape(e - b, heads, -1).swapaxes(0, 1) for a, heads in arrays]
+        for b, e in pairwise(case.starts)
+    ]
+
+
+def _rows(parts: list[NDArray]) -> NDArray:
+    """(heads, length, width) of every sequence back to rows."""
+    return np.concatenate([p.swapaxes(0, 1).reshape(p.shape[1], -1) for p in parts])
+
+
+def _shared(x: NDArray, case: Case) -> NDArray:
+    return np.repeat(x, case.heads // case.groups, axis=0)
+
+
+def _scores(q: NDArray, k: NDArray, case: Case) -> NDArray:
+    raw = q @ _shared(k, case).swapaxes(1, 2) * case.scale
+    return ref.softcap(raw, case.cap) if case.cap else raw
+
+
+def _seen(length: int, case: Case) -> NDArray:
+    return ref.visible(length, length, case.causal, case.window or None)
+
+
+def forward(q: NDArray, k: NDArray, v: NDArray, case: Case) -> tuple[NDArray, NDArray]:
+    """out (N, heads * d) = softmax(scores) V and lse (N, heads) = log sum exp(scores), within every sequence."""
+    out, lse = [], []
+    for a, b, c in _parts(case, (q, case.heads), (k, case.groups), (v, case.groups)):
+        s = np.where(_seen(a.shape[1], case), _scores(a, b, case), -np.inf)
+        top = s.max(axis=2, keepdims=True)
+        lse.append(top + np.log(np.exp(s - top).sum(axis=2, keepdims=True)))
+        out.append(np.exp(s - lse[-1]) @ _shared(c, case))
+    return _rows(out), _rows(lse)
+
+
+def backward(dout: NDArray, q: NDArray, k: NDArray, v: NDArray, case: Case) -> tuple[NDArray, NDArray, NDArray]:
+    """dq, dk, dv: dS = P (dO V^T - rowsum(dO O)), times 1 - (s/c)^2 under a cap; dq = scale dS K, dk = scale dS^T Q."""
+    grads: tuple[list, list, list] = ([], [], [])
+    shapes = (dout, case.heads), (q, case.heads), (k, case.groups), (v, case.groups)
+    for g, a, b, c in _parts(case, *shapes):
+        s = _scores(a, b, case)
+        p = ref.softmax(np.where(_seen(a.shape[1], case), s, -np.inf))
+        dp = g @ _shared(c, case).swapaxes(1, 2)
+        ds = p * (dp - (p * dp).sum(axis=2, keepdims=True))
+        ds = ds * (1 - (s / case.cap) ** 2) if case.cap else ds
+        per_head = ds.swapaxes(1, 2) @ a * case.scale, p.swapaxes(1, 2) @ g
+        grads[0].append(ds @ _shared(b, case) * case.scale)
+        for into, x in zip(grads[1:], per_head, strict=True):
+            into.append(x.reshape(case.groups, -1, *x.shape[1:]).sum(axis=1))
+    return _rows(grads[0]), _rows(grads[1]), _rows(grads[2])
+
+
+def bounds(dout: NDArray, q: NDArray, k: NDArray, v: NDArray, case: Case, unit: float = 0.0) -> list[NDArray]:
+    """How far out, lse, dq, dk and dv may be off; unit: the roundoff of stored probabilities and dS.
+
+    A score's error moves its probability by as much of itself, and the capped score's slope by at most twice that. The
+    errors of dO V^T and rowsum(dO O) are parts of the sums of their absolute terms, and so are those of the products.
+    No probability is less than about the smallest normal number.
+    """
+    found: tuple[list, list, list, list, list] = ([], [], [], [], [])
+    shapes = (dout, case.heads), (q, case.heads), (k, case.groups), (v, case.groups)
+    for g, a, b, c in _parts(case, *shapes):
+        length, seen = a.shape[1], _seen(a.shape[1], case)
+        raw = _scores(a, b, case)
+        size = np.abs(a) @ np.abs(_shared(b, case)).swapaxes(1, 2) * case.scale
+        error = ref.gamma(case.dim + 3) * size + (ref.softcap_bound(size, case.cap) if case.cap else 0)
+        moved = np.where(seen, error, 0).max()
+        s = np.where(seen, raw, -np.inf)
+        reach = np.abs(np.where(seen, raw, 0)).max()
+        roundings = 3 * length + case.dim + (4 * ref.EXP_ULP + 4) * (length / 256 + 2) + 8 * reach + 40
+        part = np.expm1((4 + 2 / (case.cap or 1)) * moved + roundings * ref.U) + 3 * unit
+        p = ref.softmax(s)
+        wrong = (part + ref.gamma(length * case.heads // case.groups + 3)) * p + np.where(seen, 2 * ref.TINY, 0)
+        dp = np.abs(g) @ np.abs(_shared(c, case)).swapaxes(1, 2)
+        ds = wrong * (dp + (p * dp).sum(axis=2, keepdims=True)) * case.scale
+        found[0].append(wrong @ np.abs(_shared(c, case)))
+        found[1].append(np.full((case.heads, length, 1), part + ref.U * (reach + np.log(length) + 1)))
+        found[2].append(ds @ np.abs(_shared(b, case)))
+        for into, x in zip(found[3:], (ds.swapaxes(1, 2) @ np.abs(a), wrong.swapaxes(1, 2) @ np.abs(g)), strict=True):
+            into.append(x.reshape(case.groups, -1, *x.shape[1:]).sum(axis=1))
+    return [_rows(each) for each in found]
