@@ -1,4 +1,7 @@
-"""Products with weights, and what is fused with them. A weight is (out, in), an array or a packed `_core.Weight`."""
+"""Products with weights, and what is fused with them.
+
+A weight is (out, in): an array, a packed `_core.Weight`, or one of these `Adapted`.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ from pyllm import _core
 from pyllm.autograd import record
 from pyllm.ops.activation import activate
 from pyllm.ops.activation import softcap as capped
+from pyllm.ops.adapted import Adapted, Change
 from pyllm.ops.arrays import Array, float32, vector
 from pyllm.ops.norm import Norm, normalise
-from pyllm.ops.panels import panels
+from pyllm.ops.panels import panels, sums
 from pyllm.ops.precision import product_type
 from pyllm.ops.record import Symbol
+from pyllm.tensor import Tensor
 
 
 def matmul(a: Any, b: Any) -> Array:
@@ -32,7 +37,7 @@ def matmul(a: Any, b: Any) -> Array:
 
     def derivative(dy: Array) -> tuple[Any, Any]:
         dy = dy.reshape(len(rows), -1)
-        return _times(dy, w, kind, transposed=False), _sums(rows, dy, kind)  # dy b^T, a^T dy
+        return _times(dy, w, kind, transposed=False), sums(rows, dy, kind)  # dy b^T, a^T dy
 
     return record(y, (a, b), derivative)
 
@@ -49,6 +54,8 @@ def linear(x: Any, weight: Any, bias: Any = None, precision: str = "default") ->
 def _linear(x: Any, weight: Any, bias: Any, residual: Any, precision: str = "default") -> Any:
     """residual + x W^T + bias; residual None is nothing."""
     a = float32(x, "linear")
+    adapted = weight if isinstance(weight, Adapted) else None
+    weight = weight if adapted is None else adapted.weight
     w = weight if isinstance(weight, _core.Weight) else float32(weight, "linear", "weight")
     if len(w.shape) != 2 or 0 in w.shape:
         raise ValueError(f"linear: weight has shape {w.shape}, allowed is (out, in)")
@@ -67,13 +74,18 @@ def _linear(x: Any, weight: Any, bias: Any, residual: Any, precision: str = "def
     else:
         with panels(w, kind) as packed:
             _core.linear(rows, packed, b, False, into, add)
+    change = None if adapted is None else Change(adapted, rows, into, kind)
 
     def derivative(dy: Array) -> tuple[Any, ...]:
         out = dy.reshape(-1, n)
         dx = _times(out, w, kind, transposed=True)
-        return dy, dx, _sums(out, rows, kind), None if b is None else _core.column_sums(out)
+        own = sums(out, rows, kind), _core.column_sums(out) if isinstance(bias, Tensor) else None
+        if change is None:
+            return dy, dx, *own
+        dx, da, db = change.derivative(out, dx)
+        return dy, dx, *own, da, db
 
-    return record(y, (residual, x, weight, bias), derivative)
+    return record(y, (residual, x, weight, bias, *(() if adapted is None else (adapted.a, adapted.b))), derivative)
 
 
 def _copy(residual: Any, shape: tuple[int, ...]) -> Array:
@@ -89,14 +101,14 @@ def _times(dy: Array, w: Any, kind: str, transposed: bool) -> Any:
     def gradient(into: Array, add: bool) -> None:
         flat = into.reshape(len(dy), -1)
         if isinstance(w, _core.Weight):
-            return _times_packed(dy, w, flat, add)
+            return times_packed(dy, w, flat, add)
         with panels(w, kind, transposed) as packed:
             _core.linear(dy, packed, into=flat, add=add)
 
     return gradient
 
 
-def _times_packed(dy: Array, w: _core.Weight, into: Array, add: bool) -> None:
+def times_packed(dy: Array, w: _core.Weight, into: Array, add: bool) -> None:
     """dy W for a frozen packed W, some of its rows at a time, which are read back as bf16 (float32 from float32)."""
     kind = "F32" if w.dtype == "F32" else "BF16"
     n, k = w.shape
@@ -108,16 +120,6 @@ def _times_packed(dy: Array, w: _core.Weight, into: Array, add: bool) -> None:
 
 
 _SLICE = 1 << 20  # numbers of a packed weight that are read back at a time: 4 MB
-
-
-def _sums(dy: Array, x: Array, kind: str) -> Any:
-    """dy^T x: the gradient of a weight (n, k) from dy (rows, n) and x (rows, k)."""
-
-    def gradient(into: Array, add: bool) -> None:
-        with panels(x, kind, transposed=True) as packed:
-            _core.linear(dy, packed, into=into, add=add, transposed=True)
-
-    return gradient
 
 
 def norm_linear(x: Any, norm: Norm | None, weight: Any, bias: Any = None, act: str = "none") -> Any:
