@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pyllm import _core
@@ -38,25 +39,29 @@ class Adapted(NamedTuple):
 
 
 class Change:
-    """What B and A add to a product: y += scale drop(x) A^T B^T, and its derivatives. x (rows, in), y (rows, out)."""
+    """What B and A add to a product: y += scale drop(x) A^T B^T, and its derivatives.
 
-    def __init__(self, w: Adapted, x: Array, y: Array, kind: str) -> None:
+    x (rows, in), y (rows, out); again: gives x on the way back.
+    """
+
+    def __init__(self, w: Adapted, x: Array, again: Callable[[], Array], y: Array, kind: str) -> None:
         self.a, self.b, self.kind, self.scale = float32(w.a, "linear", "A"), float32(w.b, "linear", "B"), kind, w.scale
         if self.a.shape[1] != x.shape[1] or self.b.shape != (y.shape[1], len(self.a)):
             raise ValueError(
                 f"linear: A {self.a.shape} and B {self.b.shape} for W ({y.shape[1]}, {x.shape[1]}): "
                 f"allowed are (r, {x.shape[1]}) and ({y.shape[1]}, r)"
             )
-        self.x, self.mask = x, mask(w.dropout, w.stream)
+        self.again, self.mask = again, mask(w.dropout, w.stream)
         with panels(self.a, kind) as packed:
-            self.h = _core.linear(self._read(), packed)
+            self.h = _core.linear(x if self.mask is None else self.mask(x), packed)
         self.h *= self.h.dtype.type(w.scale)
         with panels(self.b, kind) as packed:
             _core.linear(self.h, packed, into=y, add=True)
 
     def _read(self) -> Array:
-        """What A reads; drawn again on the way back rather than kept."""
-        return self.x if self.mask is None else self.mask(self.x)
+        """What A has read; made and drawn again on the way back rather than kept."""
+        x = self.again()
+        return x if self.mask is None else self.mask(x)
 
     def derivative(self, dy: Array, dx: Any) -> tuple[Any, Any, Any]:
         """Gradients of x, A and B, as functions of where to; dx: that of W's own product."""
@@ -66,9 +71,9 @@ class Change:
 
         def inputs(into: Array, add: bool) -> None:
             dx(into, add)
-            back(dh, self.a, self.kind, self.mask, into.reshape(self.x.shape))
+            back(dh, self.a, self.kind, self.mask, into.reshape(len(dy), -1))
 
-        return inputs, lambda into, add: sums(dh, self._read(), self.kind)(into, add), sums(dy, self.h, self.kind)
+        return inputs, sums(dh, self._read, self.kind), sums(dy, lambda: self.h, self.kind)
 
 
 def back(dh: Array, a: Array, kind: str, dropped: Mask | None, into: Array) -> None:

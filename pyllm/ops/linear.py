@@ -5,12 +5,13 @@ A weight is (out, in): an array, a packed `_core.Weight`, or one of these `Adapt
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from pyllm import _core
-from pyllm.autograd import record
+from pyllm.autograd import kept, record
 from pyllm.ops.activation import activate
 from pyllm.ops.activation import softcap as capped
 from pyllm.ops.adapted import Adapted, Change
@@ -30,14 +31,15 @@ def matmul(a: Any, b: Any) -> Array:
     if x.shape[-1] != w.shape[0]:
         raise ValueError(f"matmul: a {x.shape} @ b {w.shape}: {x.shape[-1]} and {w.shape[0]} differ")
     if 0 in x.shape or 0 in w.shape:
-        return np.zeros((*x.shape[:-1], w.shape[1]), np.float32)
+        nothing = np.zeros((*x.shape[:-1], w.shape[1]), np.float32)
+        return record(nothing, (a, b), lambda dy: (np.zeros_like(x), np.zeros_like(w)))
     rows, kind = x.reshape(-1, len(w)), product_type()
     with panels(w, kind, transposed=True) as packed:
         y = _core.linear(rows, packed).reshape(*x.shape[:-1], w.shape[1])
 
     def derivative(dy: Array) -> tuple[Any, Any]:
         dy = dy.reshape(len(rows), -1)
-        return _times(dy, w, kind, transposed=False), sums(rows, dy, kind)  # dy b^T, a^T dy
+        return _times(dy, w, kind, transposed=False), sums(rows, lambda: dy, kind)  # dy b^T, a^T dy
 
     return record(y, (a, b), derivative)
 
@@ -65,27 +67,31 @@ def _linear(x: Any, weight: Any, bias: Any, residual: Any, precision: str = "def
     b = None if bias is None else vector(bias, n, "linear", "bias")
     shape = (*a.shape[:-1], n)
     y = np.empty(shape, np.float32) if residual is None else _copy(residual, shape)
+    inputs = (residual, x, weight, bias, *(() if adapted is None else (adapted.a, adapted.b)))
     if y.size == 0:
-        return y
+        zeros = (np.zeros_like(a), np.zeros(w.shape, np.float32), np.zeros(n, np.float32))
+        more = () if adapted is None else (np.zeros_like(float32(each, "linear")) for each in (adapted.a, adapted.b))
+        return record(y, inputs, lambda dy: (dy, *zeros, *more))
     rows, kind = a.reshape(-1, k), product_type()
+    saved = kept(x, rows) if isinstance(weight, Tensor) or adapted is not None else lambda: rows[:0]
     into, add, high = y.reshape(-1, n), residual is not None, precision == "high"
     if isinstance(w, _core.Weight):
         _core.linear(rows, w, b, high, into, add)
     else:
         with panels(w, kind) as packed:
             _core.linear(rows, packed, b, False, into, add)
-    change = None if adapted is None else Change(adapted, rows, into, kind)
+    change = None if adapted is None else Change(adapted, rows, saved, into, kind)
 
     def derivative(dy: Array) -> tuple[Any, ...]:
         out = dy.reshape(-1, n)
         dx = _times(out, w, kind, transposed=True)
-        own = sums(out, rows, kind), _core.column_sums(out) if isinstance(bias, Tensor) else None
+        own = sums(out, saved, kind), _core.column_sums(out) if isinstance(bias, Tensor) else None
         if change is None:
             return dy, dx, *own
         dx, da, db = change.derivative(out, dx)
         return dy, dx, *own, da, db
 
-    return record(y, (residual, x, weight, bias, *(() if adapted is None else (adapted.a, adapted.b))), derivative)
+    return record(y, inputs, derivative)
 
 
 def _copy(residual: Any, shape: tuple[int, ...]) -> Array:
