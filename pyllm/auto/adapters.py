@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
@@ -64,7 +65,9 @@ def save_adapter(model: Any, path: str | os.PathLike[str], name: str | None = No
     if name not in model.adapters:
         raise ValueError(f"save_adapter: {name!r} is not known; known are {', '.join(model.adapters) or 'none'}")
     attached: Attached = model.adapters[name]
-    c, tensors, ranks = attached.config, {}, {}
+    c = attached.config
+    tensors: dict[str, Array] = {}
+    ranks: dict[str, int] = {}
     for module, rows in _modules(model).items():
         present = [row for row in rows if row.path in attached.parts]
         if present:
@@ -90,12 +93,16 @@ def save_adapter(model: Any, path: str | os.PathLike[str], name: str | None = No
         "inference_mode": True,
         "modules_to_save": None,
     }
-    entries = [NewTensor(key, array.shape, "F32", lambda array=array: iter([array])) for key, array in tensors.items()]
+    entries = [NewTensor(key, array.shape, "F32", partial(_once, array)) for key, array in tensors.items()]
     with Staging(make_folder(path), sum(each.nbytes for each in entries)) as staging:
         with staging.create(WEIGHTS) as file:
             write_safetensors(file, entries)
         with staging.create(CONFIG) as file:
             file.write((json.dumps(config, indent=2) + "\n").encode())
+
+
+def _once(array: Array) -> Iterator[Array]:
+    yield array
 
 
 def load_adapter(model: Any, path: str | os.PathLike[str], name: str = "default") -> None:
@@ -160,14 +167,13 @@ def _modules(model: Any) -> dict[str, list[Row]]:
     family = import_module(type(model).__module__)
     dim = getattr(model.config, "head_dim", 0)
     turned = Turned(dim, getattr(model.config, "rotary_dim", dim))
-    linears, found = model.linears(), {}
+    linears = model.linears()
+    found: dict[str, list[Row]] = {}
     for path, place, parameter in places(model, family, FOLDER, dim):
         owner = path.removesuffix(".weight")
         if owner in linears and path != owner:
             rotated = turned if is_rotated(path, family) else Turned()
-            found.setdefault(place.name.removesuffix(".weight"), []).append(
-                Row(owner, place, rotated, parameter.shape)
-            )
+            found.setdefault(place.name.removesuffix(".weight"), []).append(Row(owner, place, rotated, parameter.shape))
     return found
 
 
@@ -187,9 +193,7 @@ def _joined(present: list[Row], rows: list[Row], parts: Mapping[str, Adapter]) -
     return a, b
 
 
-def _split(
-    rows: list[Row], a: Array, b: Array, scale: float, c: LoraConfig
-) -> Iterator[tuple[Row, Adapter]]:
+def _split(rows: list[Row], a: Array, b: Array, scale: float, c: LoraConfig) -> Iterator[tuple[Row, Adapter]]:
     """The adapters of our matrices within a tensor of Hugging Face; of several each has the columns that it uses."""
     for row in rows:
         mine = row.place.rows_of(b)

@@ -101,7 +101,7 @@ class Adaptable(nn.Module):
         """The adapter's numbers in use where there are adapters, else all parameters."""
         if not self._adapters:
             return self.own_parameters()
-        found = {}
+        found: dict[str, nn.Parameter] = {}
         if self.active_adapter is not None:
             for path, part in self._adapters[self.active_adapter].parts.items():
                 found |= {f"{path}.lora_A": part.a, f"{path}.lora_B": part.b}
@@ -109,9 +109,7 @@ class Adaptable(nn.Module):
 
     def linears(self) -> dict[str, nn.Linear]:
         """Every matrix with an input of its own by path, but not the head."""
-        return {
-            path: part for path, part in self.named_modules() if isinstance(part, nn.Linear) and path != "head"
-        }
+        return {path: part for path, part in self.named_modules() if isinstance(part, nn.Linear) and path != "head"}
 
     def targets(self, wanted: Any) -> dict[str, nn.Linear]:
         """The linears that target_modules names. Raises ValueError that lists the names of this model."""

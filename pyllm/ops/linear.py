@@ -5,7 +5,6 @@ A weight is (out, in): an array, a packed `_core.Weight`, or one of these `Adapt
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -73,7 +72,7 @@ def _linear(x: Any, weight: Any, bias: Any, residual: Any, precision: str = "def
         more = () if adapted is None else (np.zeros_like(float32(each, "linear")) for each in (adapted.a, adapted.b))
         return record(y, inputs, lambda dy: (dy, *zeros, *more))
     rows, kind = a.reshape(-1, k), product_type()
-    saved = kept(x, rows) if isinstance(weight, Tensor) or adapted is not None else lambda: rows[:0]
+    saved = kept(x, rows) if isinstance(weight, Tensor) or adapted is not None else _nothing
     into, add, high = y.reshape(-1, n), residual is not None, precision == "high"
     if isinstance(w, _core.Weight):
         _core.linear(rows, w, b, high, into, add)
@@ -92,6 +91,11 @@ def _linear(x: Any, weight: Any, bias: Any, residual: Any, precision: str = "def
         return dy, dx, *own, da, db
 
     return record(y, inputs, derivative)
+
+
+def _nothing() -> Array:
+    """What a frozen weight's own gradient, which nobody asks for, would need: so that the input is not kept."""
+    return np.empty((0, 0), np.float32)
 
 
 def _copy(residual: Any, shape: tuple[int, ...]) -> Array:

@@ -91,7 +91,7 @@ def _frozen_cross_entropy(x: Any, weight: _core.Weight, targets: Any, label_smoo
     """As linear_cross_entropy. Quantised weights take x in two int8 terms, as a model's head does when it runs."""
     a = float32(x, "linear_cross_entropy")
     if a.ndim < 1 or a.shape[-1] != weight.shape[1]:
-        raise ValueError(f"linear_cross_entropy: x {a.shape} and weight {weight.shape}, allowed are (..., d), (classes, d)")
+        raise ValueError(f"linear_cross_entropy: x {a.shape} and weight {weight.shape} differ in their last dimensions")
     rows, classes = a.reshape(-1, a.shape[-1]), weight.shape[0]
     wanted, count = _targets(targets, len(rows))
     losses = np.empty(len(rows), np.float32)

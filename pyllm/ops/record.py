@@ -71,7 +71,8 @@ class Symbol:
             return [(*part, -1) for part in parts]
         program = self.recorder.program
         inner = program.linear(self.value, norm, [(a, None, "store", -1) for a, _ in changes.values()])
-        outer = [program.linear(h, None, [(b, None, "store", -1)])[0] for h, (_, b) in zip(inner, changes.values())]
+        pairs = zip(inner, changes.values(), strict=True)
+        outer = [program.linear(h, None, [(b, None, "store", -1)])[0] for h, (_, b) in pairs]
         added = dict(zip(changes, outer, strict=True))
         return [
             (weight.weight if i in added else weight, bias, epilogue, added.get(i, -1))

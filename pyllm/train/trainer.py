@@ -27,12 +27,16 @@ IGNORED = -100
 
 
 class Result(NamedTuple):
-    """How a run ended: steps done, the last loss, the validation loss (None without data), whether it is complete."""
+    """How a run ended: steps done, the last loss, the validation loss (None without data), whether it is complete.
+
+    answers: where prompts were held out, {"prompt", "wanted", "before", "after"} of each.
+    """
 
     step: int
     loss: float
     valid_loss: float | None
     complete: bool
+    answers: tuple[dict[str, str], ...] = ()
 
 
 class Trainer:
