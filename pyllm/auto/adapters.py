@@ -42,6 +42,11 @@ _UNUSED: dict[str, tuple[Any, ...]] = {
     "layer_replication": (None, []),
     "target_parameters": (None, []),
     "use_bdlora": (None, False),
+    "use_qalora": (None, False),
+    "kasa_config": (None,),
+    "velora_config": (None,),
+    "monteclora_config": (None,),
+    "arrow_config": (None,),
     "alora_invocation_tokens": (None, []),
 }
 _CHANGED = ("pissa", "olora", "corda", "loftq", "lora_ga")  # ways to begin that change the model's weights too
