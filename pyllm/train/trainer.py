@@ -27,12 +27,16 @@ IGNORED = -100
 
 
 class Result(NamedTuple):
-    """How a run ended: steps done, the last loss, the validation loss (None without data), whether it is complete."""
+    """How a run ended: steps done, the last loss, the validation loss (None without data), whether it is complete.
+
+    answers: where prompts were held out, {"prompt", "wanted", "before", "after"} of each.
+    """
 
     step: int
     loss: float
     valid_loss: float | None
     complete: bool
+    answers: tuple[dict[str, str], ...] = ()
 
 
 class Trainer:
@@ -60,7 +64,7 @@ class Trainer:
         model.train()
         self.optimizer = AdamW(_groups(model, arguments.weight_decay), **_adam(arguments))
         self._rate = schedule(arguments.lr_scheduler_type, self.total, arguments.warmup(self.total))
-        self._flops = 6.0 * model.num_parameters()
+        self._flops = model.training_flops()
         self._peak = 0.0
 
     def stop(self) -> None:
@@ -112,9 +116,10 @@ class Trainer:
         counts = [int(np.count_nonzero(targets != IGNORED)) for _, targets, _ in batches]
         total, loss = max(sum(counts), 1), 0.0
         self.optimizer.zero_grad()
-        for (ids, targets, starts), count in zip(batches, counts, strict=True):
+        for i, ((ids, targets, starts), count) in enumerate(zip(batches, counts, strict=True)):
             if count:
-                mine = self._loss(ids, targets, starts)
+                with ops.noise(a.seed, self.step * len(batches) + i):
+                    mine = self._loss(ids, targets, starts)
                 loss += mine.item() * count / total
                 mine.backward(np.full(mine.shape, count / total, np.float32))
         norm = self.optimizer.grad_norm()
@@ -175,7 +180,7 @@ class Trainer:
 
     def _restore(self, step: int, tensors: dict[str, Array], facts: dict[str, Any]) -> None:
         check_facts(facts, self.facts, tuple(self.facts))
-        for name, parameter in self.model.own_parameters().items():
+        for name, parameter in self.model.learned().items():
             parameter.value.data[...] = tensors[f"model.{name}"]
         mine = {name.removeprefix("optimizer."): a for name, a in tensors.items() if name.startswith("optimizer.")}
         self.optimizer.load_state_dict(mine, step)
@@ -183,7 +188,7 @@ class Trainer:
 
     def _not_finite(self, loss: float) -> str:
         """Names the first tensor that is not finite."""
-        for name, parameter in self.model.own_parameters().items():
+        for name, parameter in self.model.learned().items():
             for what, array in (("the weight", parameter.value.data), ("the gradient of", parameter.value.grad)):
                 if array is not None and not np.isfinite(array).all():
                     return f"loss {loss}; {what} {name} is not finite; a lower learning rate, or a warm-up, may help"
