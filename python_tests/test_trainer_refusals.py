@@ -274,10 +274,12 @@ def test_arguments_that_mean_nothing_are_named(told, said):
         TrainingArguments(**({"output_dir": "run"} | told))
 
 
-def test_schedules_and_betas_are_checked_before_anything_is_written(tmp_path):
+def test_schedules_betas_and_facts_are_checked_before_anything_is_written(tmp_path):
     for told, said in [({"lr_scheduler_type": "cosin"}, "'cosin' is not known"), ({"adam_beta1": 1.0}, "betas are")]:
         with pytest.raises(ValueError, match=said):
             trainer(tmp_path / "run", tiny.Random(), **told)
+    with pytest.raises(TypeError, match=r"facts\.data\.tokens: is of type int64"):
+        trainer(tmp_path / "run", tiny.Random(), facts={"data": {"tokens": np.int64(3)}})
     assert not (tmp_path / "run").exists()
 
 

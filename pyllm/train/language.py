@@ -36,6 +36,7 @@ def pretrain(
     fields: of the configuration, in Hugging Face's names; the vocabulary is the shards' tokenizer's. context: tokens of
     a sample, the model's whole context unless given. Raises DataError, DoesNotFitError, TrainingError, ValueError.
     """
+    manifest.read(shards)  # a folder that is none is refused as such, not for its tokenizer
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or os.path.join(shards, manifest.TOKENIZER))
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = new_config(family, **({"vocab_size": tokenizer.vocab_size} | ends | fields))

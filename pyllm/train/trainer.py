@@ -23,7 +23,7 @@ from pyllm.optim import AdamW, schedule
 from pyllm.tensor import Array
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback
-from pyllm.train.checkpoint import Checkpoints, check_facts
+from pyllm.train.checkpoint import Checkpoints, check_facts, plain
 from pyllm.train.log import Log, read
 
 IGNORED = -100
@@ -57,7 +57,7 @@ class Trainer:
     ) -> None:
         self.model, self.data, self.valid, self.arguments = model, data, valid, arguments
         self.callbacks = list(callbacks)
-        self.facts = {"arguments": arguments.binding()} | (facts or {})
+        self.facts = plain({"arguments": arguments.binding()} | (facts or {}), "facts")
         self.step = self.position = self.tokens = 0
         self.total = arguments.total_steps(len(data))
         self.loss = math.nan
