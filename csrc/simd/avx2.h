@@ -146,6 +146,13 @@ PYLLM_INLINE void store_bf16_alternate(uint16_t* p, f32v a) {
   store_bf16(half, a);
   for (int i = 0; i < 16; ++i) p[2 * i] = half[i];
 }
+PYLLM_INLINE __m256i pairs_half(__m256 a, __m256 b) {
+  return _mm256_or_si256(round_bf16(a), _mm256_slli_epi32(round_bf16(b), 16));
+}
+PYLLM_INLINE void store_bf16_pairs_normal(uint8_t* p, f32v a, f32v b) {
+  _mm256_storeu_si256((__m256i*)p, pairs_half(a.lo, b.lo));
+  _mm256_storeu_si256((__m256i*)(p + 32), pairs_half(a.hi, b.hi));
+}
 
 PYLLM_INLINE u8v load_u8(const uint8_t* p) {
   return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))};
@@ -218,7 +225,9 @@ constexpr int kTileRows = 6, kTileSums = 6, kIntRows = 4, kIntPanels = 1, kDirec
 PYLLM_INLINE void transpose8(const float* x, int64_t stride, float* out) {
   __m256 r[8], t[8];
   for (int i = 0; i < 8; ++i) r[i] = _mm256_loadu_ps(x + i * stride);
-  for (int i = 0; i < 8; i += 2) t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]), t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  for (int i = 0; i < 8; i += 2) {
+    t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]), t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+  }
   for (int i = 0; i < 8; i += 4) {
     r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44), r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
     r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44), r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
