@@ -10,9 +10,7 @@ from typing import Any
 
 from pyllm import _core
 from pyllm.auto import AutoModelForCausalLM, AutoTokenizer, new_config
-from pyllm.data import Conversations, Packed, Shards, fingerprint
-from pyllm.data.manifest import TOKENIZER
-from pyllm.errors import DataError
+from pyllm.data import Conversations, Packed, Shards, fingerprint, manifest
 from pyllm.formats.memory import available
 from pyllm.formats.writing import Staging, make_folder
 from pyllm.models.fitting import refuse_unless_fits
@@ -42,7 +40,8 @@ def pretrain(
     fields: of the configuration, in Hugging Face's names; the vocabulary is the shards' tokenizer's. context: tokens of
     a sample, the model's whole context unless given. Raises DataError, DoesNotFitError, TrainingError, ValueError.
     """
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or os.path.join(shards, TOKENIZER))
+    manifest.read(shards)  # a folder that is none is refused as such, not for its tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or os.path.join(shards, manifest.TOKENIZER))
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = new_config(family, **({"vocab_size": tokenizer.vocab_size} | ends | fields))
     length = context or int(config.context_length)
@@ -90,12 +89,11 @@ def finetune(
 
 
 def validation(shards: str, length: int, seed: int = 0) -> Packed | None:
-    """Samples of the split "valid", at most as long as it is; None where there is none."""
-    try:
-        split = Shards(shards, "valid")
-        return Packed(split, min(length, split.tokens - 1), seed)
-    except DataError:
+    """Samples of the split "valid", at most as long as it is; None where there is none. Raises DataError."""
+    if not any(shard.split == "valid" for shard in manifest.read(shards).shards):
         return None
+    split = Shards(shards, "valid")
+    return Packed(split, min(length, split.tokens - 1), seed) if split.tokens > 1 else None
 
 
 def stored_bytes(model: Any) -> int:
@@ -126,6 +124,7 @@ def _run(
     """asked: prompts, and what the model answered before."""
     out = make_folder(arguments.output_dir)
     samples = Samples()
+    samples.texts = _earlier(os.path.join(out, "run.json"))
     trainer = Trainer(model, data, arguments, valid, [*callbacks, samples], facts)
     result = trainer.train()
     model.eval()
@@ -147,3 +146,13 @@ def _run(
     with Staging(out, 1 << 20) as staging, staging.create("run.json") as file:
         file.write((json.dumps(about, indent=1, default=str) + "\n").encode())
     return result
+
+
+def _earlier(path: str) -> list[dict[str, Any]]:
+    """The samples that an earlier part of the run left; none where the file is not there or not understood."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)["samples"]
+        return [text for text in found if isinstance(text["step"], int)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
