@@ -181,7 +181,7 @@ def test_no_trace_leaves_nothing(tmp_path):
             other.forward(ids_of(6))
     assert t["logits"].shape == (5, 317) and inner["logits"].shape == (6, 317)
     assert model.watch is ops.unwatched and "logits" in t and "other" not in t
-    with pytest.raises(KeyError, match="'layers.9' is not among what was computed: embedding, "):
+    with pytest.raises(KeyError, match=r"'layers\.9' is not among what was computed: embedding, "):
         t.grad("layers.9")
     assert repr(t) == f"Trace({len(t.names())} values of GPT2)"
 

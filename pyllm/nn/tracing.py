@@ -28,8 +28,8 @@ class Trace:
     """What the last eager call of a model computed: name -> float32 array; the name is a part's path and the value's.
 
     Of attention: "normalised", "queries", "keys", "values" (..., heads, length, d), "weights" (..., heads, length,
-    length), "inner" (what W_o takes); of a feed-forward: "normalised", "gate", "up", "inner" (what W_down takes); of the
-    model: "normalised" (what the head takes), "logits". A path alone is the part's result, its residual included.
+    length), "inner" (what W_o takes). Of a feed-forward: "normalised", "gate", "up", "inner" (what W_down takes). Of
+    the model: "normalised" (what the head takes), "logits". A path alone is the part's result, its residual included.
     """
 
     def __init__(self, model: Any) -> None:

@@ -145,7 +145,8 @@ def self_attention(
 
     x (..., length, d); heads query heads in `groups` key heads; rotation: (frequencies, magnitude), pairs neighbouring.
     head_norms: RMS norms of each head of queries and of keys, before the rotation. window, softcap: 0 is none.
-    While recording, keys and values go to the cache of `layer`. watch sees "normalised" and what watched_attention says.
+    While recording, keys and values go to the cache of `layer`. watch sees "normalised" and what
+    watched_attention says.
     """
     if isinstance(x, Symbol):
         queries = _recorded(x, norm, parts, layer, rotation, head_norms)

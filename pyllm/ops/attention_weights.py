@@ -1,4 +1,4 @@
-"""Attention as it is defined, with all its weights at once: for who wants to see them. Memory grows as length squared."""
+"""Attention as it is defined, all its weights at once, for who wants to see them: memory grows as length squared."""
 
 from __future__ import annotations
 
