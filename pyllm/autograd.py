@@ -21,20 +21,21 @@ _local = threading.local()
 
 
 class Node:
-    """How a tensor was made: from which tensors (None: not wanted), and the derivative."""
+    """How a tensor was made: from which nodes and leaves (None: not wanted), and the derivative.
 
-    __slots__ = ("derivative", "inputs")
+    It holds no numbers but those that the derivative needs: what was computed on the way is freed.
+    """
 
-    def __init__(self, inputs: tuple[Tensor | None, ...], derivative: Derivative) -> None:
+    __slots__ = ("derivative", "inputs", "shape")
+
+    def __init__(self, shape: tuple[int, ...], inputs: tuple[Node | Tensor | None, ...], derivative: Derivative) -> None:
+        self.shape = shape
         self.inputs = inputs
         self.derivative = derivative
 
 
 def _used(dy: Array) -> Sequence[Gradient]:
     raise ValueError("backward: this graph has been walked already, and its values are gone; compute the loss again")
-
-
-_USED = Node((), _used)
 
 
 def enabled() -> bool:
@@ -58,15 +59,33 @@ def wants(*inputs: Any) -> bool:
     return enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
 
 
-def record(y: Any, inputs: Sequence[Any], derivative: Derivative) -> Any:
-    """The result of an operation: the array y where no input is a tensor, else a tensor that knows its derivative."""
+def record(y: Any, inputs: Sequence[Any], derivative: Derivative, again: Callable[[], Array] | None = None) -> Any:
+    """The result of an operation: the array y where no input is a tensor, else a tensor that knows its derivative.
+
+    again: makes y anew, where that costs less than keeping it until the gradient comes.
+    """
     if not any(isinstance(x, Tensor) for x in inputs):
         return y
     out = Tensor(y)
     if wants(*inputs):
         out.requires_grad = True
-        out.source = Node(tuple(x if isinstance(x, Tensor) and x.requires_grad else None for x in inputs), derivative)
+        out.source = Node(out.shape, tuple(_origin(x) for x in inputs), derivative)
+        out.again = again
     return out
+
+
+def _origin(x: Any) -> Node | Tensor | None:
+    if not isinstance(x, Tensor) or not x.requires_grad:
+        return None
+    return x if x.source is None else x.source
+
+
+def kept(x: Any, array: Array) -> Callable[[], Array]:
+    """What a derivative needs of its input: the array itself, or how it is made again."""
+    if isinstance(x, Tensor) and x.again is not None:
+        again, shape = x.again, array.shape
+        return lambda: again().reshape(shape)
+    return lambda: array
 
 
 def backward(root: Tensor, gradient: Any = None) -> None:
@@ -84,18 +103,18 @@ def backward(root: Tensor, gradient: Any = None) -> None:
         raise ValueError(f"backward: the gradient has shape {dy.shape}, the tensor {root.shape}")
     if root.source is None:
         return root.take(dy)
-    pending = {id(root): _Pending(dy, False)}
-    for tensor in _order(root):
-        node, mine = tensor.source, pending.pop(id(tensor))
-        gradients = node.derivative(mine.array)
-        tensor.source = _USED
-        for x, each in zip(node.inputs, gradients, strict=True):
+    pending = {id(root.source): _Pending(dy, False)}
+    for node in _order(root.source):
+        mine = pending.pop(id(node))
+        gradients, inputs = node.derivative(mine.array), node.inputs
+        node.derivative, node.inputs = _used, ()
+        for x, each in zip(inputs, gradients, strict=True):
             if x is None or each is None:
                 continue
-            if x.source is None:
+            if isinstance(x, Tensor):
                 x.take(each)
             else:
-                pending[id(x)] = _sum(pending.get(id(x)), each, x, mine.array)
+                pending[id(x)] = _sum(pending.get(id(x)), each, x.shape, mine.array)
 
 
 class _Pending:
@@ -108,15 +127,16 @@ class _Pending:
         self.owned = owned
 
 
-def _sum(found: _Pending | None, more: Any, x: Tensor, dy: Array) -> _Pending:
+def _sum(found: _Pending | None, more: Any, shape: tuple[int, ...], dy: Array) -> _Pending:
     """What was there plus what has come, in memory that is at hand."""
     if callable(more):
         if found is not None and found.owned:
             more(found.array, True)
             return found
-        fresh = np.empty_like(x.data)
+        fresh = np.empty(shape, np.float32)
         more(fresh, False)
         more = fresh
+    more = np.asarray(more)  # arithmetic on arrays without dimensions gives plain numbers
     owned = not np.may_share_memory(more, dy)  # a gradient that is passed through belongs to others too
     if found is None:
         return _Pending(more, owned)
@@ -130,19 +150,19 @@ def _sum(found: _Pending | None, more: Any, x: Tensor, dy: Array) -> _Pending:
     return _Pending(into, True)
 
 
-def _order(root: Tensor) -> list[Tensor]:
+def _order(root: Node) -> list[Node]:
     """Results before what they were made from; without recursion, since recurrent nets are deep."""
-    order: list[Tensor] = []
+    order: list[Node] = []
     seen: set[int] = set()
-    stack: list[tuple[Tensor, bool]] = [(root, False)]
+    stack: list[tuple[Node, bool]] = [(root, False)]
     while stack:
-        tensor, done = stack.pop()
+        node, done = stack.pop()
         if done:
-            order.append(tensor)
+            order.append(node)
             continue
-        if id(tensor) in seen:
+        if id(node) in seen:
             continue
-        seen.add(id(tensor))
-        stack.append((tensor, True))
-        stack.extend((x, False) for x in tensor.source.inputs if x is not None and x.source is not None)
+        seen.add(id(node))
+        stack.append((node, True))
+        stack.extend((x, False) for x in node.inputs if isinstance(x, Node))
     return order[::-1]

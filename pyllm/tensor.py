@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyllm import _core
+
 Array = NDArray[np.float32]
 
 
@@ -18,15 +20,17 @@ class Tensor:
     protocol, an array interface or DLPack (PyTorch's tensors). Raises TypeError for what holds no real numbers.
     """
 
-    __slots__ = ("__weakref__", "_grad", "_spare", "data", "requires_grad", "source")
+    __slots__ = ("__weakref__", "_grad", "_lent", "_spare", "again", "data", "requires_grad", "source")
     __array_priority__ = 1000  # numpy's operators leave `array + tensor` to the tensor
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         self.data: Array = _float32(data)
         self.requires_grad = requires_grad
         self.source: Any = None  # how it was made, an autograd.Node; None for what the caller made
+        self.again: Any = None  # how the data are made anew, a function, where that is cheaper than to keep them
         self._grad: Array | None = None
         self._spare: Array | None = None
+        self._lent: Array | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -61,8 +65,9 @@ class Tensor:
 
     def zero_grad(self) -> None:
         """Forget the gradient; its memory is kept for the next one."""
-        if self._grad is not None:
-            self._spare, self._grad = self._grad, None
+        for memory in (self._lent, self._grad):
+            self._spare = self._spare if memory is None else memory
+        self._lent = self._grad = None
 
     def keep_grad_in(self, memory: Array) -> None:
         """From now on gradients are written to this array of the same shape, for instance a part of a flat one."""
@@ -73,9 +78,19 @@ class Tensor:
             self._grad = memory
         self._spare = memory
 
+    def lend(self) -> Array:
+        """Memory for a gradient that is made before `backward` comes; `take` gets it back without a copy."""
+        if self._grad is None and self._spare is not None:
+            self._lent, self._spare = self._spare, None
+            return self._lent
+        return np.empty_like(self.data)
+
     def take(self, gradient: Any) -> None:
         """Add a gradient: an array, or a function of (array to write to, whether to add)."""
         fresh = self._grad is None
+        if fresh and gradient is self._lent and gradient is not None:
+            self._grad, self._lent = gradient, None
+            return
         if fresh:
             self._grad = np.empty_like(self.data) if self._spare is None else self._spare
         assert self._grad is not None
@@ -84,7 +99,7 @@ class Tensor:
         elif fresh:
             self._grad[...] = gradient
         else:
-            self._grad += gradient
+            _core.axpy(gradient, 1.0, self._grad)
 
     def backward(self, gradient: Any = None) -> None:
         """Fill `grad` of everything that this tensor was computed from; see autograd.backward."""
@@ -99,6 +114,9 @@ class Tensor:
     def numpy(self) -> Array:
         """The array itself, not a copy."""
         return self.data
+
+    def __float__(self) -> float:
+        return self.item()
 
     def item(self) -> float:
         """The only number. Raises ValueError where there are more."""
@@ -156,8 +174,17 @@ def _float32(data: Any) -> Array:
     if isinstance(data, Tensor):
         return data.data
     if hasattr(data, "__dlpack__") and not isinstance(data, (np.ndarray, np.generic)):
-        data = np.from_dlpack(data.detach() if hasattr(data, "detach") else data)
+        data = _from_dlpack(data.detach() if hasattr(data, "detach") else data)
     array = np.asarray(data)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"tensor: holds {array.dtype}, allowed are real numbers")
     return np.asarray(array, np.float32, order="C")
+
+
+def _from_dlpack(data: Any) -> NDArray[Any]:
+    try:
+        return np.from_dlpack(data)
+    except (BufferError, RuntimeError):  # numpy knows no bfloat16; PyTorch's tensors widen themselves
+        if str(getattr(data, "dtype", "")) != "torch.bfloat16":
+            raise
+        return np.from_dlpack(data.float())

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import reference_attention_training as twin
+import torch
 from kernel_checks import ISAS, guarded, random, same_bits, threads, using
 from reference import U_BF16
 from reference_attention_training import Case
@@ -121,7 +122,6 @@ def test_large_scores_keep_their_slopes(isa, type):
 
 
 def test_autograd_of_torch_agrees():
-    torch = pytest.importorskip("torch")
     for case in (Case((40, 129), 4, 2, 64), Case((70, 3), 2, 2, 24, False)):
         arrays = inputs(case, 9)
         q, k, v = (torch.tensor(x, requires_grad=True) for x in arrays[:3])
@@ -189,6 +189,20 @@ def test_sequences_do_not_depend_on_each_other(isa, type):
         for a, b in zip(found, alone, strict=True):
             assert same_bits(a[part], b) and np.isfinite(b).all()
             assert np.isnan(a[: case.starts[1]]).all() and np.isnan(a[case.starts[2] :]).all()
+
+
+def test_work_that_is_cut_into_slices_is_done_whole():
+    """So many operations are done in several runs of the kernel, each with a part of the tasks."""
+    case, lone = Case((1024, 1000, 1024), 6, 3, 64), Case((1000,), 6, 3, 64)
+    arrays = inputs(case, 15)
+    found = []
+    for workers in (1, 2, 3):
+        with threads(workers):
+            found.append(both(*arrays, case))
+    alone = both(*(np.ascontiguousarray(x[1024:2024]) for x in arrays), lone)
+    for each in found:
+        assert all(same_bits(a, b) for a, b in zip(each, found[0], strict=True))
+        assert all(same_bits(a[1024:2024], b) for a, b in zip(each, alone, strict=True))
 
 
 def test_no_sequence_is_no_work():

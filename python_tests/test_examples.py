@@ -27,6 +27,12 @@ def test_parameters(tmp_path):
     assert lines[0] == "5 x 4 = 20 weights + 4 biases = 24" and lines[-1] == "total 50"
 
 
+def test_dense_network(tmp_path):
+    line, net, first = run("dense_network.py", cwd=tmp_path).splitlines()
+    assert line.startswith("MLP(2, 2, act='tanh'): 6 parameters: ") and int(line.split("%")[0].split()[-1]) < 80
+    assert int(net.split("%")[0].split()[-1]) > 90 and first == "the first points: red blue red blue"
+
+
 def test_self_attention(tmp_path):
     out = run("self_attention.py", cwd=tmp_path)
     assert float(out.split()[-1]) < 1e-5

@@ -300,6 +300,8 @@ struct Kernels {
   Kernel<PackArgs> pack;
   Kernel<UnpackArgs> unpack;
   Kernel<CacheWriteArgs> cache_write;
+  Kernel<CacheFillArgs> cache_fill;
+  Kernel<AttentionBackwardArgs> attention_backward;
   Kernel<NormBackwardArgs> norm_backward;
   Kernel<MapBackwardArgs> map_backward;
   Kernel<SoftmaxBackwardArgs> softmax_backward;
@@ -314,10 +316,8 @@ struct Kernels {
   int64_t (*linear_scratch)(const LinearArgs&);
   int64_t (*prepared_bytes)(const LinearArgs&);
   int64_t (*attention_scratch)(const AttentionArgs&);
-  double (*peak)(int what, double seconds);  // measured limit: 0 fp32 flop/s, 1 bf16, 2 int8
-  Kernel<CacheFillArgs> cache_fill;
-  Kernel<AttentionBackwardArgs> attention_backward;
   int64_t (*attention_backward_scratch)(const AttentionBackwardArgs&);
+  double (*peak)(int what, double seconds);  // measured limit: 0 fp32 flop/s, 1 bf16, 2 int8
 };
 
 // The share [first, last) of n items that falls to a worker.

@@ -7,7 +7,6 @@
 // a task, and in whatever company, changes none of its sums.
 #include "kernels/attention.h"
 #include "kernels/panels.h"
-#include "kernels/rows.h"
 #include "kernels/tiles.h"
 #include "simd/math.h"
 
@@ -49,7 +48,7 @@ Operands lay_out(const AttentionBackwardArgs& a, int64_t length, Places& to) {
   Operands o = {};
   o.type = a.type, o.element = a.type == Type::F32 ? 4 : 2, o.length = length, o.dim = a.dim;
   const int64_t wide = panels(a.dim) * 16, long_ = panels(length) * 16;
-  o.key_panel = panel_bytes(a.type, a.dim), o.key_features = panel_bytes(a.type, long_);
+  o.key_panel = panel_bytes(a.type, (a.dim + 1) / 2 * 2), o.key_features = panel_bytes(a.type, long_);
   o.row_stride = odd_lines(wide * o.element), o.turned_stride = odd_lines(long_ * o.element);
   o.dq_stride = odd_lines(wide * 4) / 4, o.sum_stride = odd_lines((long_ + kKeys) * 4) / 4;
   o.keys = to.take(panels(length) * o.key_panel), o.values = to.take(panels(length) * o.key_panel);
@@ -66,47 +65,80 @@ Operands lay_out(const AttentionBackwardArgs& a, int64_t length, Places& to) {
   return o;
 }
 
-void put_numbers(Type type, uint8_t* out, int64_t at, f32v x) {
+// Operands of products: the CPU's own rounding to bf16 takes subnormal numbers for zero, and so do its products.
+PYLLM_INLINE void put_numbers(Type type, uint8_t* out, int64_t at, f32v x) {
   if (type == Type::F32) store((float*)out + at, x);
-  else store_bf16((uint16_t*)out + at, x);
+  else store_bf16_normal((uint16_t*)out + at, x);
 }
 
-// x (length, dim) times scale as rows, and as rows of features over tokens. Both are filled with zeros to whole
-// vectors.
-void place_rows(const Operands& o, const float* x, int64_t stride, float scale, uint8_t* rows, uint8_t* turned) {
+// Numbers of a panel at two consecutive k.
+PYLLM_INLINE void put_pair(Type type, uint8_t* panel, int64_t k, f32v first, f32v second) {
+  if (type == Type::BF16) return store_bf16_pairs_normal(panel + k * 32, first, second);
+  store((float*)panel + k * 16, first);
+  store((float*)panel + k * 16 + 16, second);
+}
+
+// Numbers [d, d + 16) of 16 tokens from t on, times scale, zeros where there are none. The lines of the tokens after
+// them are fetched meanwhile: they lie far apart.
+PYLLM_INLINE void read_block(const Operands& o, const float* x, int64_t stride, int64_t t, int64_t d, float scale,
+                             float (&block)[16][16]) {
+  const int64_t n = o.dim - d;
+  const f32v factor = set1(scale);
+  for (int i = 0; i < 16; ++i) {
+    const float* from = x + (t + i) * stride + d;
+    if (t + 16 + i < o.length) prefetch(from + 16 * stride);
+    if (t + i >= o.length) store(block[i], set1(0));
+    else store(block[i], mul(n < 16 ? load_n(from, (int)n) : load(from), factor));
+  }
+}
+
+// 16 tokens of x (length, dim) as rows, and as rows of features over tokens; both filled with zeros to whole vectors.
+void place_rows(const Operands& o, const float* x, int64_t stride, int64_t t, float scale, uint8_t* rows,
+                uint8_t* turned) {
   alignas(64) float block[16][16], back[16][16];
-  for (int64_t t = 0; t < o.length; t += 16)
-    for (int64_t d = 0; d < o.dim; d += 16) {
-      const int tokens = o.length - t < 16 ? (int)(o.length - t) : 16, n = o.dim - d < 16 ? (int)(o.dim - d) : 16;
-      for (int i = 0; i < 16; ++i)
-        store(block[i], i < tokens ? mul(load_n(x + (t + i) * stride + d, n), set1(scale)) : set1(0));
-      for (int i = 0; i < tokens; ++i) put_numbers(o.type, rows + (t + i) * o.row_stride, d, load(block[i]));
-      transpose16(block[0], 16, back[0]);
-      for (int i = 0; i < 16; ++i) put_numbers(o.type, turned + (d + i) * o.turned_stride, t, load(back[i]));
-    }
+  for (int64_t d = 0; d < o.dim; d += 16) {
+    read_block(o, x, stride, t, d, scale, block);
+    for (int64_t i = 0; i < 16 && t + i < o.length; ++i)
+      put_numbers(o.type, rows + (t + i) * o.row_stride, d, load(block[i]));
+    transpose16(block[0], 16, back[0]);
+    for (int i = 0; i < 16; ++i) put_numbers(o.type, turned + (d + i) * o.turned_stride, t, load(back[i]));
+  }
+}
+
+// 16 tokens of x as a panel over features, and if they are wanted as the panels of 16 features over tokens.
+void place_panels(const Operands& o, const float* x, int64_t stride, int64_t t, uint8_t* panel, uint8_t* features) {
+  alignas(64) float block[16][16], back[16][16];
+  for (int64_t d = 0; d < o.dim; d += 16) {
+    read_block(o, x, stride, t, d, 1, block);
+    transpose16(block[0], 16, back[0]);
+    for (int i = 0; i < 16 && d + i < o.dim; i += 2) put_pair(o.type, panel, d + i, load(back[i]), load(back[i + 1]));
+    for (int i = 0; features && i < 16; i += 2)
+      put_pair(o.type, features + d / 16 * o.key_features, t + i, load(block[i]), load(block[i + 1]));
+  }
 }
 
 // What the query heads of a group share.
 void place_keys(const AttentionBackwardArgs& a, const Operands& o, int64_t first, int64_t group) {
-  const int64_t stride = (int64_t)a.groups * a.dim;
-  const float *k = a.k + first * stride + group * a.dim, *v = a.v + first * stride + group * a.dim;
-  pack({k, o.keys, o.length, o.dim, stride, o.type, false}, 0, 1);
-  pack({v, o.values, o.length, o.dim, stride, o.type, false}, 0, 1);
-  for (int64_t p = 0; p < panels(o.dim); ++p) {
-    const int64_t rest = o.dim - p * 16;
-    pack({k + p * 16, o.features + p * o.key_features, rest < 16 ? rest : 16, o.length, stride, o.type, true}, 0, 1);
+  const int64_t stride = (int64_t)a.groups * a.dim, from = first * stride + group * a.dim;
+  for (int64_t t = 0; t < o.length; t += 16) {
+    place_panels(o, a.k + from, stride, t, o.keys + t / 16 * o.key_panel, o.features);
+    place_panels(o, a.v + from, stride, t, o.values + t / 16 * o.key_panel, nullptr);
   }
 }
 
 void place_queries(const AttentionBackwardArgs& a, const Operands& o, int64_t first, int64_t head) {
   const int64_t stride = (int64_t)a.heads * a.dim, from = first * stride + head * a.dim;
-  place_rows(o, a.q + from, stride, a.scale, o.q, o.q_turned);
-  place_rows(o, a.dout + from, stride, 1, o.dout, o.dout_turned);
   for (int64_t t = 0; t < o.length; ++t) {
+    if (t % 16 == 0) {
+      place_rows(o, a.q + from, stride, t, a.scale, o.q, o.q_turned);
+      place_rows(o, a.dout + from, stride, t, 1, o.dout, o.dout_turned);
+    }
+    const float *out = a.out + from + t * stride, *dout = a.dout + from + t * stride;
     f32v total = set1(0);
     for (int64_t d = 0; d < o.dim; d += 16) {
       const int n = o.dim - d < 16 ? (int)(o.dim - d) : 16;
-      total = fma(load_n(a.dout + from + t * stride + d, n), load_n(a.out + from + t * stride + d, n), total);
+      if (t + 16 < o.length) prefetch(out + 16 * stride + d);
+      total = fma(load_n(dout + d, n), load_n(out + d, n), total);
     }
     o.delta[t] = sum(total);
   }
@@ -170,36 +202,32 @@ PYLLM_INLINE Pair soften(f32v s, f32v dp, f32v lse, f32v delta, float cap) {
   return {p, cap ? mul(ds, bend) : ds};
 }
 
-// Row r of the block: P and dS from S and dP, zeros where nothing is seen.
-void soften_row(const Block& b, const Operands& o, int64_t r, float lse) {
-  const int64_t from = b.from(r), to = b.to(r), bytes = panel_bytes(o.type, kRows);
-  const float *s = o.score + r * kScoreStride, *dp = o.slope + r * kScoreStride;
-  const f32v zero = set1(0), shift = set1(lse), delta = set1(o.delta[b.first + r]);
-  for (int64_t n = 0; n < panels(b.keys) * 16; n += 16) {
-    Pair x = {zero, zero};
-    if (n < to && n + 16 > from) {
-      x = soften(load(s + n), load(dp + n), shift, delta, b.a.softcap);
-      if (to - n < 16) x = {below((int)(to - n), x.p, zero), below((int)(to - n), x.ds, zero)};
-      if (n < from) x = {below((int)(from - n), zero, x.p), below((int)(from - n), zero, x.ds)};
-    }
-    uint8_t *p = o.p_panels + n / 16 * bytes, *ds = o.ds_panels + n / 16 * bytes;
-    put_numbers(o.type, o.ds_rows + r * kScoreStride * 4, n, x.ds);
-    if (o.type == Type::F32) {
-      store((float*)p + r * 16, x.p), store((float*)ds + r * 16, x.ds);
-    } else {
-      store_bf16_alternate((uint16_t*)(p + r / 2 * 64) + r % 2, x.p);
-      store_bf16_alternate((uint16_t*)(ds + r / 2 * 64) + r % 2, x.ds);
-    }
-  }
+// P and dS of 16 keys from n on and a row of the block: zeros where nothing is seen, and beyond the last row.
+PYLLM_INLINE Pair soften_keys(const Block& b, const Operands& o, int64_t r, int64_t n, float lse) {
+  const f32v zero = set1(0);
+  const int64_t from = b.from(r), to = b.to(r);
+  if (r >= b.rows || n >= to || n + 16 <= from) return {zero, zero};
+  Pair x = soften(load(o.score + r * kScoreStride + n), load(o.slope + r * kScoreStride + n), set1(lse),
+                  set1(o.delta[b.first + r]), b.a.softcap);
+  if (to - n < 16) x = {below((int)(to - n), x.p, zero), below((int)(to - n), x.ds, zero)};
+  if (n < from) x = {below((int)(from - n), zero, x.p), below((int)(from - n), zero, x.ds)};
+  return x;
 }
 
-// bf16 multiplies pairs of queries: after an odd number of rows comes one of zeros.
-void fill_pair(const Block& b, const Operands& o) {
-  const int64_t bytes = panel_bytes(o.type, kRows), at = b.rows / 2 * 64;
-  if (o.type == Type::F32 || b.rows % 2 == 0) return;
-  for (int64_t n = 0; n < panels(b.keys); ++n) {
-    store_bf16_alternate((uint16_t*)(o.p_panels + n * bytes + at) + 1, set1(0));
-    store_bf16_alternate((uint16_t*)(o.ds_panels + n * bytes + at) + 1, set1(0));
+// P and dS of the block from S and dP, two rows a time, since bf16 multiplies pairs of queries.
+void soften(const Block& b, const Operands& o, int64_t head, int64_t sequence_first) {
+  const int64_t bytes = panel_bytes(o.type, kRows);
+  const float* lse = b.a.lse + (sequence_first + b.first) * b.a.heads + head;
+  for (int64_t r = 0; r < b.rows; r += 2) {
+    const float first = lse[r * b.a.heads], second = r + 1 < b.rows ? lse[(r + 1) * b.a.heads] : 0;
+    uint8_t* rows = o.ds_rows + r * kScoreStride * 4;
+    for (int64_t n = 0; n < panels(b.keys) * 16; n += 16) {
+      const Pair x = soften_keys(b, o, r, n, first), y = soften_keys(b, o, r + 1, n, second);
+      put_numbers(o.type, rows, n, x.ds);
+      put_numbers(o.type, rows + kScoreStride * 4, n, y.ds);
+      put_pair(o.type, o.p_panels + n / 16 * bytes, r, x.p, y.p);
+      put_pair(o.type, o.ds_panels + n / 16 * bytes, r, x.ds, y.ds);
+    }
   }
 }
 
@@ -218,7 +246,8 @@ void add_queries(const Block& b, const Operands& o) {
   }
 }
 
-// dV^T += dO^T P and dK^T += Q^T dS, for two panels of keys at a time over the queries that see any of them.
+// dV^T += dO^T P and dK^T += Q^T dS, for two panels of keys at a time over the queries that see any of them: from an
+// even one on, since blocks of keys and of rows are even and begin together.
 void add_keys(const Block& b, const Operands& o) {
   TileArgs t = {};
   t.row_stride = o.turned_stride, t.out_stride = o.sum_stride, t.add = true;
@@ -227,7 +256,6 @@ void add_keys(const Block& b, const Operands& o) {
     int64_t begin = 0, end = b.rows;
     while (begin < end && b.to(begin) <= p * 16) ++begin;
     while (begin < end && b.from(end - 1) >= (p + 2) * 16) --end;
-    begin = begin / 2 * 2;
     t.k = end - begin;
     if (t.k <= 0) continue;
     const int64_t last = p + 2 < count ? p + 2 : count;
@@ -244,6 +272,11 @@ void add_keys(const Block& b, const Operands& o) {
   }
 }
 
+PYLLM_INLINE void put_out(float* p, f32v x, int64_t left) {
+  if (left < 16) store_n(p, x, (int)left);
+  else store(p, x);
+}
+
 void run_head(const AttentionBackwardArgs& a, const Operands& o, int64_t first, int64_t head) {
   place_queries(a, o, first, head);
   for (int64_t begin = 0; begin < o.length; begin += kKeys) {
@@ -252,8 +285,7 @@ void run_head(const AttentionBackwardArgs& a, const Operands& o, int64_t first, 
     for (int64_t at = a.causal ? begin : 0; at < last; at += kRows) {
       const Block b = {a, begin, keys, at, last - at < kRows ? last - at : kRows};
       scores(b, o);
-      for (int64_t r = 0; r < b.rows; ++r) soften_row(b, o, r, a.lse[(first + at + r) * a.heads + head]);
-      fill_pair(b, o);
+      soften(b, o, head, first);
       add_queries(b, o);
       add_keys(b, o);
     }
@@ -261,8 +293,7 @@ void run_head(const AttentionBackwardArgs& a, const Operands& o, int64_t first, 
   float* out = a.dq + (first * a.heads + head) * a.dim;
   for (int64_t t = 0; t < o.length; ++t)
     for (int64_t d = 0; d < o.dim; d += 16)
-      store_n(out + t * a.heads * a.dim + d, mul(load(o.dq + t * o.dq_stride + d), set1(a.scale)),
-              o.dim - d < 16 ? (int)(o.dim - d) : 16);
+      put_out(out + t * a.heads * a.dim + d, mul(load(o.dq + t * o.dq_stride + d), set1(a.scale)), o.dim - d);
 }
 
 // Sums (features, keys) as rows of keys.
@@ -272,7 +303,7 @@ void write_keys(const Operands& o, const float* sums, float* out, int64_t stride
     for (int64_t d = 0; d < o.dim; d += 16) {
       transpose16(sums + d * o.sum_stride + n, o.sum_stride, block[0]);
       for (int64_t i = 0; i < 16 && n + i < o.length; ++i)
-        store_n(out + (n + i) * stride + d, load(block[i]), o.dim - d < 16 ? (int)(o.dim - d) : 16);
+        put_out(out + (n + i) * stride + d, load(block[i]), o.dim - d);
     }
 }
 

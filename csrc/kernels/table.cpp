@@ -26,6 +26,8 @@ const Kernels table = {
     pack,
     unpack,
     cache_write,
+    cache_fill,
+    attention_backward,
     norm_backward,
     map_backward,
     softmax_backward,
@@ -40,10 +42,8 @@ const Kernels table = {
     linear_scratch,
     prepared_bytes,
     attention_scratch,
-    peak,
-    cache_fill,
-    attention_backward,
     attention_backward_scratch,
+    peak,
 };
 
 }  // namespace pyllm::PYLLM_ISA

@@ -146,6 +146,13 @@ PYLLM_INLINE void store_bf16_alternate(uint16_t* p, f32v a) {
   store_bf16(half, a);
   for (int i = 0; i < 16; ++i) p[2 * i] = half[i];
 }
+PYLLM_INLINE __m256i pairs_half(__m256 a, __m256 b) {
+  return _mm256_or_si256(round_bf16(a), _mm256_slli_epi32(round_bf16(b), 16));
+}
+PYLLM_INLINE void store_bf16_pairs_normal(uint8_t* p, f32v a, f32v b) {
+  _mm256_storeu_si256((__m256i*)p, pairs_half(a.lo, b.lo));
+  _mm256_storeu_si256((__m256i*)(p + 32), pairs_half(a.hi, b.hi));
+}
 
 PYLLM_INLINE u8v load_u8(const uint8_t* p) {
   return {_mm256_loadu_si256((const __m256i*)p), _mm256_loadu_si256((const __m256i*)(p + 32))};

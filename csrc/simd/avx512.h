@@ -112,6 +112,15 @@ PYLLM_INLINE void store_bf16_normal(uint16_t* p, f32v a) {
 PYLLM_INLINE void store_bf16_alternate(uint16_t* p, f32v a) {
   _mm512_mask_storeu_epi16(p, 0x55555555u, round_bf16(a));
 }
+PYLLM_INLINE void store_bf16_pairs_normal(uint8_t* p, f32v a, f32v b) {
+#if defined(PYLLM_ISA_avx512vnni)
+  __m512i lo = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(a));
+  __m512i hi = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(b));
+#else
+  __m512i lo = round_bf16(a), hi = round_bf16(b);
+#endif
+  _mm512_storeu_si512(p, _mm512_or_si512(lo, _mm512_slli_epi32(hi, 16)));
+}
 
 PYLLM_INLINE u8v load_u8(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 PYLLM_INLINE void store_u8(uint8_t* p, u8v a) { _mm512_storeu_si512(p, a.v); }

@@ -146,6 +146,13 @@ PYLLM_INLINE void store_bf16_normal(uint16_t* p, f32v a) { store_bf16(p, a); }
 PYLLM_INLINE void store_bf16_alternate(uint16_t* p, f32v a) {
   for (int i = 0; i < 16; ++i) p[2 * i] = f32_to_bf16(a.q[i / 4][i % 4]);
 }
+// 16 pairs of bf16: a number of a, then one of b. What is subnormal may become zero, as in dot_bf16.
+PYLLM_INLINE void store_bf16_pairs_normal(uint8_t* p, f32v a, f32v b) {
+  uint32_t pair[16];
+  for (int i = 0; i < 16; ++i)
+    pair[i] = f32_to_bf16(a.q[i / 4][i % 4]) | (uint32_t)f32_to_bf16(b.q[i / 4][i % 4]) << 16;
+  memcpy(p, pair, 64);
+}
 
 PYLLM_INLINE u8v load_u8(const uint8_t* p) { u8v r; memcpy(r.q, p, 64); return r; }
 PYLLM_INLINE void store_u8(uint8_t* p, u8v a) { memcpy(p, a.q, 64); }

@@ -36,6 +36,8 @@ VERBS = {
     "finetune": "train a model on conversations",
     "eval": "measure a model on shards: loss, perplexity, bits per byte",
     "plan": "say what training and running a model cost: operations, memory, time",
+    "fit": "learn a table: a net that predicts one column of a CSV file",
+    "predict": "predict that column of new rows",
     "report": "show a training run as a page: curves, samples, parameters",
     "bench": "measure speed beside this machine's limits",
     "doctor": "describe this machine as pyllm sees it",

@@ -18,7 +18,7 @@ from pyllm.evaluate.curves import Line, bars, curves
 from pyllm.evaluate.runs import Record, Run, as_number, read_run
 from pyllm.formats.config import check_config
 from pyllm.formats.writing import Staging, check_target
-from pyllm.models.counting import Count, count_preset
+from pyllm.models.counting import Count, count_preset, mlp
 from pyllm.models.presets import from_config
 
 MOST_SAMPLES = 100  # the last ones are shown
@@ -129,7 +129,7 @@ def summary(run: Run) -> dict[str, Any]:
     if valid:
         step, best = min(valid, key=lambda point: point[1])
         facts |= {"best_valid_loss": best, "at_step": round(step)}
-        facts |= {"perplexity": math.exp(best)} if best < 700 else {}
+        facts |= {"perplexity": math.exp(best)} if best < 700 and run.facts.get("model") != "mlp" else {}
     seconds = [y for _, y in column(run.timings, "seconds") if math.isfinite(y)]
     rates = [y for _, y in column(run.timings, "tokens_per_second") if math.isfinite(y)]
     facts |= {"seconds_in_steps": math.fsum(seconds)} if seconds and math.isfinite(sum(seconds)) else {}
@@ -143,7 +143,7 @@ def pictures(run: Run) -> list[str]:
     valid = column(run.log, "valid_loss")
     losses = [Line("train", column(run.log, "loss"))]
     losses += [Line("valid", valid, dots=len(valid) <= 60)] if valid else []
-    found = ["<h2>Curves</h2>", curves("Loss", losses, "nats per token")]
+    found = ["<h2>Curves</h2>", curves("Loss", losses, "loss" if run.facts.get("model") == "mlp" else "nats per token")]
     found.append(curves("Learning rate", [Line("lr", column(run.log, "lr"))], "learning rate"))
     found.append(curves("Gradient norm", [Line("norm", column(run.log, "grad_norm"))], "norm"))
     rate = column(run.timings, "tokens_per_second")
@@ -194,6 +194,11 @@ def counted(facts: dict[str, Any]) -> Count:
     if not isinstance(config, dict):
         raise ModelFileError("run.json", "config", None, "missing or no object", "a model's configuration")
     kind = config.get("model_type", facts.get("model"))
+    sizes = config.get("sizes")
+    if kind == "mlp" and isinstance(sizes, list) and 2 <= len(sizes) <= 1000:
+        if not all(isinstance(size, int) and 0 < size < 1 << 31 for size in sizes):
+            raise ModelFileError("run.json", "config sizes", None, printable(sizes), "whole numbers from 1")
+        return mlp(sizes)
     return count_preset(from_config(check_config(config | {"model_type": kind}, "run.json")))
 
 

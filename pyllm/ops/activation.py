@@ -69,4 +69,8 @@ def activate(x: Any, act: str, up: Any = None) -> Any:
     b = None if up is None else float32(up, act, "up")
     if b is not None and b.shape != a.shape:
         raise ValueError(f"{act}: gate {a.shape} and up {b.shape} differ")
-    return record(_core.map(a, b, act), (x, up), lambda dy: _core.map_backward(dy, a, b, act, 0.0))
+
+    def again() -> Array:
+        return _core.map(a, b, act)
+
+    return record(again(), (x, up), lambda dy: _core.map_backward(dy, a, b, act, 0.0), again)

@@ -53,10 +53,16 @@ def divide(a: Any, b: Any) -> Any:
 
 
 def power(a: Any, exponent: float) -> Any:
-    """a ** exponent, a plain number."""
-    x = float32(a, "power", "a")
-    y = np.power(x, np.float32(exponent))
-    return record(y, (a,), lambda dy: (dy * np.float32(exponent) * np.power(x, np.float32(exponent - 1)),))
+    """a ** exponent, a plain number. Raises TypeError for anything else."""
+    if not isinstance(exponent, (int, float, np.number)):
+        raise TypeError(f"power: exponent is of type {type(exponent).__name__}, allowed is a plain number")
+    x, n = float32(a, "power", "a"), float(exponent)
+    y = np.power(x, np.float32(n))
+
+    def derivative(dy: Array) -> tuple[Array]:
+        return (dy * np.float32(n) * np.power(x, np.float32(n - 1)) if n else np.zeros_like(x),)
+
+    return record(y, (a,), derivative)
 
 
 def exp(x: Any) -> Any:
@@ -87,7 +93,12 @@ def mean(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
 def _spread(dy: Array, shape: tuple[int, ...], axis: Any, keepdims: bool) -> Array:
     if axis is not None and not keepdims:
         dy = np.expand_dims(dy, axis)
-    return np.ascontiguousarray(np.broadcast_to(dy, shape))
+    return _contiguous(np.broadcast_to(dy, shape))
+
+
+def _contiguous(a: Array) -> Array:
+    """In C order; unlike numpy's function of that name, without a dimension more for what has none."""
+    return np.asarray(a, order="C")
 
 
 def reshape(x: Any, shape: Sequence[int]) -> Any:
@@ -99,10 +110,9 @@ def reshape(x: Any, shape: Sequence[int]) -> Any:
 def transpose(x: Any, *axes: int) -> Any:
     """Dimensions in another order, reversed without one."""
     a = float32(x, "transpose")
-    order = axes or tuple(range(a.ndim))[::-1]
-    back = np.argsort(order)
-    y = np.ascontiguousarray(a.transpose(order))
-    return record(y, (x,), lambda dy: (np.ascontiguousarray(dy.transpose(back)),))
+    y = _contiguous(a.transpose(axes or None))
+    back = np.argsort([axis % a.ndim for axis in axes] if axes else range(a.ndim)[::-1])
+    return record(y, (x,), lambda dy: (_contiguous(dy.transpose(tuple(back))),))
 
 
 def index(x: Any, key: Any) -> Any:
@@ -114,7 +124,7 @@ def index(x: Any, key: Any) -> Any:
         np.add.at(dx, key, dy)
         return (dx,)
 
-    return record(np.ascontiguousarray(a[key]), (x,), derivative)
+    return record(_contiguous(a[key]), (x,), derivative)
 
 
 def concatenate(parts: Sequence[Any], axis: int = 0) -> Any:
@@ -122,7 +132,7 @@ def concatenate(parts: Sequence[Any], axis: int = 0) -> Any:
     arrays = [float32(x, "concatenate") for x in parts]
     ends = np.cumsum([x.shape[axis] for x in arrays])[:-1]
     y = np.concatenate(arrays, axis)
-    return record(y, parts, lambda dy: [np.ascontiguousarray(each) for each in np.split(dy, ends, axis)])
+    return record(y, parts, lambda dy: [_contiguous(each) for each in np.split(dy, ends, axis)])
 
 
 def _operators() -> None:

@@ -36,10 +36,10 @@ def embedding(ids: Any, weight: Any, positions: Any = None, scale: float = 1.0) 
         y += float32(positions, "embedding", "positions")[places]
 
     def derivative(dy: Array) -> tuple[Any, Any]:
-        dy = dy.reshape(len(flat), -1)
+        dy = dy.reshape(len(flat), w.shape[1])
         return _scatter(dy if scale == 1 else dy * np.float32(scale), flat), _scatter(dy, places)
 
-    return record(y.reshape(*ids.shape, -1), (weight, positions), derivative)
+    return record(y.reshape(*ids.shape, w.shape[1]), (weight, positions), derivative)
 
 
 def _places(shape: tuple[int, ...], context: int) -> NDArray[np.int32]:

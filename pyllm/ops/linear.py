@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from pyllm import _core
-from pyllm.autograd import record
+from pyllm.autograd import kept, record
 from pyllm.ops.activation import activate
 from pyllm.ops.activation import softcap as capped
 from pyllm.ops.arrays import Array, float32, vector
@@ -26,14 +27,15 @@ def matmul(a: Any, b: Any) -> Array:
     if x.shape[-1] != w.shape[0]:
         raise ValueError(f"matmul: a {x.shape} @ b {w.shape}: {x.shape[-1]} and {w.shape[0]} differ")
     if 0 in x.shape or 0 in w.shape:
-        return np.zeros((*x.shape[:-1], w.shape[1]), np.float32)
+        nothing = np.zeros((*x.shape[:-1], w.shape[1]), np.float32)
+        return record(nothing, (a, b), lambda dy: (np.zeros_like(x), np.zeros_like(w)))
     rows, kind = x.reshape(-1, len(w)), product_type()
     with panels(w, kind, transposed=True) as packed:
         y = _core.linear(rows, packed).reshape(*x.shape[:-1], w.shape[1])
 
     def derivative(dy: Array) -> tuple[Any, Any]:
         dy = dy.reshape(len(rows), -1)
-        return _times(dy, w, kind, transposed=False), _sums(rows, dy, kind)  # dy b^T, a^T dy
+        return _times(dy, w, kind, transposed=False), _sums(rows, lambda: dy, kind)  # dy b^T, a^T dy
 
     return record(y, (a, b), derivative)
 
@@ -60,8 +62,10 @@ def _linear(x: Any, weight: Any, bias: Any, residual: Any, precision: str = "def
     shape = (*a.shape[:-1], n)
     y = np.empty(shape, np.float32) if residual is None else _copy(residual, shape)
     if y.size == 0:
-        return y
+        zeros = (np.zeros_like(a), np.zeros(w.shape, np.float32), np.zeros(n, np.float32))
+        return record(y, (residual, x, weight, bias), lambda dy: (dy, *zeros))
     rows, kind = a.reshape(-1, k), product_type()
+    saved = kept(x, rows)
     into, add, high = y.reshape(-1, n), residual is not None, precision == "high"
     if isinstance(w, _core.Weight):
         _core.linear(rows, w, b, high, into, add)
@@ -72,7 +76,7 @@ def _linear(x: Any, weight: Any, bias: Any, residual: Any, precision: str = "def
     def derivative(dy: Array) -> tuple[Any, ...]:
         out = dy.reshape(-1, n)
         dx = _times(out, w, kind, transposed=True)
-        return dy, dx, _sums(out, rows, kind), None if b is None else _core.column_sums(out)
+        return dy, dx, _sums(out, saved, kind), None if b is None else _core.column_sums(out)
 
     return record(y, (residual, x, weight, bias), derivative)
 
@@ -111,11 +115,11 @@ def _times_packed(dy: Array, w: _core.Weight, into: Array, add: bool) -> None:
 _SLICE = 1 << 20  # numbers of a packed weight that are read back at a time: 4 MB
 
 
-def _sums(dy: Array, x: Array, kind: str) -> Any:
-    """dy^T x: the gradient of a weight (n, k) from dy (rows, n) and x (rows, k)."""
+def _sums(dy: Array, x: Callable[[], Array], kind: str) -> Any:
+    """dy^T x: the gradient of a weight (n, k) from dy (rows, n) and x() (rows, k)."""
 
     def gradient(into: Array, add: bool) -> None:
-        with panels(x, kind, transposed=True) as packed:
+        with panels(x(), kind, transposed=True) as packed:
             _core.linear(dy, packed, into=into, add=add, transposed=True)
 
     return gradient

@@ -24,8 +24,8 @@ def cross_entropy(logits: Any, targets: Any, label_smoothing: float = 0.0) -> An
     """Mean over rows of -log softmax(logits)[target], in nats; rows whose target is -100 are left out.
 
     logits (..., classes), targets (...) of integers. label_smoothing e: (1 - e) of it, and e of the mean over classes
-    (arXiv:1512.00567). Without any target it is 0. Raises ValueError for shapes, IndexError for a target that is no
-    class.
+    (arXiv:1512.00567). Without any target it is 0. Raises ValueError for shapes, TypeError for targets that are no
+    integers, IndexError for one that is no class.
     """
     x = float32(logits, "cross_entropy", "logits")
     rows = x.reshape(-1, x.shape[-1])
@@ -46,13 +46,17 @@ def linear_cross_entropy(x: Any, weight: Any, targets: Any, bias: Any = None, la
     if isinstance(weight, _core.Weight) or bias is not None:
         return cross_entropy(linear(x, weight, bias), targets, label_smoothing)
     a, w = float32(x, "linear_cross_entropy"), float32(weight, "linear_cross_entropy", "weight")
+    if w.ndim != 2 or a.ndim < 1 or a.shape[-1] != w.shape[1]:
+        raise ValueError(f"linear_cross_entropy: x {a.shape} and weight {w.shape}, allowed are (..., d), (classes, d)")
     rows = a.reshape(-1, a.shape[-1])
+    if not len(rows):
+        return cross_entropy(linear(x, weight), targets, label_smoothing)
     wanted, count = _targets(targets, len(rows))
     losses = np.empty(len(rows), np.float32)
     learning = wants(x, weight)
     dx = np.empty_like(rows) if learning else None
-    dw = np.empty_like(w) if wants(weight) else None
-    pieces = -(-len(rows) * len(w) // _LOGITS)
+    dw = weight.lend() if wants(weight) else None
+    pieces = min(len(rows), -(-len(rows) * len(w) // _LOGITS))
     ends = [len(rows) * i // pieces for i in range(pieces + 1)]
     kind = product_type()
     logits = np.empty((-(-len(rows) // pieces), len(w)), np.float32)
@@ -72,7 +76,9 @@ def linear_cross_entropy(x: Any, weight: Any, targets: Any, bias: Any = None, la
 
     def derivative(dy: Array) -> tuple[Any, Any]:
         assert dx is not None
-        return _scaled(dx, dy).reshape(a.shape), None if dw is None else _into(dw, float(dy))
+        if dw is not None and dy != 1:
+            dw[...] *= np.float32(dy)
+        return _scaled(dx, dy).reshape(a.shape), dw
 
     return record(_mean(losses, count), (x, weight), derivative)
 
@@ -88,7 +94,10 @@ def mse(prediction: Any, targets: Any) -> Any:
 
 def _targets(targets: Any, rows: int) -> tuple[NDArray[np.int64], int]:
     """(targets as int64 (rows,), how many are not ignored, 1 at least)."""
-    wanted = np.ascontiguousarray(targets, np.int64).reshape(-1)
+    given = np.asarray(targets)
+    if given.size and given.dtype.kind not in "iu":
+        raise TypeError(f"cross_entropy: targets hold {given.dtype}, allowed are integers")
+    wanted = np.ascontiguousarray(given, np.int64).reshape(-1)
     if len(wanted) != rows:
         raise ValueError(f"cross_entropy: {len(wanted)} targets for {rows} rows")
     return wanted, max(int(np.count_nonzero(wanted != IGNORED)), 1)
@@ -100,12 +109,3 @@ def _mean(losses: Array, count: int) -> Array:
 
 def _scaled(gradient: Array, dy: Array) -> Array:
     return gradient if dy == 1 else gradient * np.float32(dy)
-
-
-def _into(gradient: Array, scale: float) -> Any:
-    def write(into: Array, add: bool) -> None:
-        if not add:
-            into.fill(0)
-        _core.axpy(gradient, scale, into)
-
-    return write

@@ -28,8 +28,14 @@ def layer_norm(x: Any, weight: Any, bias: Any = None, eps: float = 1e-5) -> Arra
     a = _rows(x, "layer_norm")
     w = vector(weight, a.shape[-1], "layer_norm", "weight")
     b = None if bias is None else vector(bias, a.shape[-1], "layer_norm", "bias")
-    y = _core.norm(a, w, b, eps, True)
-    return record(y, (x, weight, bias), lambda dy: _core.norm_backward(dy, a, w, b is not None, eps, True))
+
+    def again() -> Array:
+        return _core.norm(a, w, b, eps, True)
+
+    def derivative(dy: Array) -> Any:
+        return _core.norm_backward(dy, a, w, b is not None, eps, True)
+
+    return record(again(), (x, weight, bias), derivative, again)
 
 
 def rms_norm(x: Any, weight: Any, eps: float = 1e-6) -> Array:
@@ -39,8 +45,11 @@ def rms_norm(x: Any, weight: Any, eps: float = 1e-6) -> Array:
     """
     a = _rows(x, "rms_norm")
     w = vector(weight, a.shape[-1], "rms_norm", "weight")
-    y = _core.norm(a, w, None, eps, False)
-    return record(y, (x, weight), lambda dy: _core.norm_backward(dy, a, w, False, eps, False)[:2])
+
+    def again() -> Array:
+        return _core.norm(a, w, None, eps, False)
+
+    return record(again(), (x, weight), lambda dy: _core.norm_backward(dy, a, w, False, eps, False)[:2], again)
 
 
 def normalise(x: Any, norm: Norm | None) -> Array:
