@@ -25,7 +25,6 @@ import torch
 from paired import Side, machine_facts, paired, report
 
 from pyllm import _core, ops
-from pyllm.ops.linear import pack
 
 SHAPES = ("2048x2048x2048", "32x4600x1150", "512x1536x576", "512x576x1536", "128x2304x768")
 TURN = 0.15  # seconds that a turn lasts at least
@@ -45,6 +44,13 @@ def repeated(work: Callable[[], Any]) -> Callable[[], float]:
         return (time.perf_counter() - start) / calls
 
     return run
+
+
+def pack(w: np.ndarray, kind: str) -> _core.Weight:
+    """w (outputs, inputs) in panels."""
+    packed = _core.Weight(kind, *w.shape)
+    packed.fill_floats(w)
+    return packed
 
 
 def works(kind: str, x: np.ndarray, w: np.ndarray) -> dict[str, Callable[[], Any]]:

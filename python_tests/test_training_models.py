@@ -1,4 +1,4 @@
-"""Every family learns as PyTorch's does: the same gradients, the same steps, the same bits for any number of threads."""
+"""Every family learns as PyTorch's does: equal gradients, equal steps, equal bits for any number of threads."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,8 @@ def test_bf16_gradients_are_near(tmp_path):
     found = saved_gradients(mine, tmp_path / "g")
     for name, p in theirs.named_parameters():
         exact = p.grad.numpy()
-        assert np.linalg.norm(found[name] - exact) <= 0.1 * np.linalg.norm(exact), name  # 8 bits of mantissa in every operand
+        # Every operand has 8 bits of mantissa.
+        assert np.linalg.norm(found[name] - exact) <= 0.1 * np.linalg.norm(exact), name
 
 
 def _steps(mine, theirs, my_optimizer, their_optimizer, count):
@@ -102,8 +103,8 @@ def test_200_steps_of_adamw_are_pytorchs(family, tmp_path):
     mine, theirs = both_new(tmp_path / "m", family, **SMALL[family])
     _, exact = both_new(tmp_path / "e", family, torch.float64, **SMALL[family])
     options = {"lr": 3e-4, "betas": (0.9, 0.95), "weight_decay": 0.1}
-    losses = _steps(mine, theirs, AdamW(mine.parameters(), **options), torch.optim.AdamW(theirs.parameters(), **options),
-                    200)  # fmt: skip
+    optimizers = AdamW(mine.parameters(), **options), torch.optim.AdamW(theirs.parameters(), **options)
+    losses = _steps(mine, theirs, *optimizers, 200)
     assert np.abs(losses[:, 0] - losses[:, 1]).max() <= 1e-4
     optimizer = torch.optim.AdamW(exact.parameters(), **options)
     for step in range(200):

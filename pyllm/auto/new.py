@@ -10,9 +10,9 @@ from pyllm.formats.config import check_config
 from pyllm.models.causal import CausalLM
 
 # Usual sizes where Hugging Face's configurations have no default of their own that suits a beginning.
-_LLAMA: dict[str, Any] = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
-_LLAMA |= {"num_key_value_heads": 3, "max_position_embeddings": 2048, "vocab_size": 32000, "rms_norm_eps": 1e-5}
-_LLAMA |= {"tie_word_embeddings": True, "hidden_act": "silu"}
+_LLAMA: dict[str, Any] = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
+_LLAMA |= {"num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5}
+_LLAMA |= {"vocab_size": 32000, "tie_word_embeddings": True, "hidden_act": "silu"}
 USUAL: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257},
     "llama": _LLAMA,

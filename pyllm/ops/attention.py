@@ -66,10 +66,10 @@ def _learning(q: Any, k: Any, v: Any, causal: bool, scale: Any, window: Any, sof
     batch, heads, length, d = q.shape
     if k.shape != v.shape or k.shape[0] != batch or k.shape[2:] != (length, d) or heads % k.shape[1]:
         raise ValueError(f"attention: q {q.shape}, k {k.shape}, v {v.shape}: to learn, all of one length")
-    rows = [reshape(transpose(x, 0, 2, 1, 3), (batch * length, x.shape[1] * d)) for x in (q, k, v)]
+    a, b, c = (reshape(transpose(x, 0, 2, 1, 3), (batch * length, x.shape[1] * d)) for x in (q, k, v))
     starts = np.arange(0, batch * length + 1, length, dtype=np.int32)
     scale = d**-0.5 if scale is None else scale
-    y = row_attention(*rows, starts, heads, k.shape[1], causal, scale, window or 0, softcap or 0.0)
+    y = row_attention(a, b, c, starts, heads, k.shape[1], causal, scale, window or 0, softcap or 0.0)
     return transpose(reshape(y, (batch, length, heads, d)), 0, 2, 1, 3)
 
 

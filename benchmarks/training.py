@@ -1,0 +1,183 @@
+"""Training steps in pyllm and in PyTorch (eager, fused AdamW, scaled_dot_product_attention), paired in one process.
+
+training.py [ROW ...] [--threads 2] [--pairs 9] [--out FILE.json]
+
+A step is: loss on random tokens, gradients, their norm, AdamW; equal shapes, random weights. bf16: PyTorch's autocast.
+Peak memory is measured apart, each side in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages for PyTorch, which pyllm takes by default
+
+import numpy as np
+from paired import Side, machine_facts, paired, report
+
+NANO = {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64, "vocab_size": 65}
+
+
+class Row(NamedTuple):
+    """One comparison: GPT-2 of these sizes; what is asked of the ratio."""
+
+    what: str
+    fields: dict[str, int]
+    batch: int
+    context: int
+    dtype: str
+    asked: float
+
+
+ROWS = {
+    "gpt2-fp32": Row("GPT-2 124M, 4 x 256, fp32", {}, 4, 256, "fp32", 1.5),
+    "gpt2-bf16": Row("GPT-2 124M, 4 x 256, bf16", {}, 4, 256, "bf16", 1.8),
+    "gpt2-long-bf16": Row("GPT-2 124M, 2 x 1024, bf16", {}, 2, 1024, "bf16", 1.8),
+    "nano-fp32": Row("4 layers of 128, 12 x 64, characters, fp32", NANO, 12, 64, "fp32", 2.0),
+    "nano-bf16": Row("4 layers of 128, 12 x 64, characters, bf16", NANO, 12, 64, "bf16", 3.0),
+}
+
+
+def tokens(row: Row) -> np.ndarray:
+    """Random ids and targets (2, batch, context)."""
+    return np.random.default_rng(0).integers(0, row.fields.get("vocab_size", 50257), (2, row.batch, row.context))
+
+
+def pyllm_step(row: Row) -> Callable[[], float]:
+    """A step of pyllm's; gives the loss."""
+    from pyllm import _core, ops
+    from pyllm.auto import new_config, new_model
+    from pyllm.optim import AdamW
+
+    _core.keep_freed()
+    model = new_model(new_config("gpt2", **row.fields))
+    optimizer = AdamW(model.parameters(), lr=1e-4)
+    ids, targets = tokens(row)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        with ops.autocast(row.dtype):
+            loss = model.loss(ids, targets)
+        loss.backward()
+        optimizer.step(min(1.0, 1.0 / (optimizer.grad_norm() + 1e-6)))
+        return float(loss.item())
+
+    return step
+
+
+def torch_step(row: Row) -> Callable[[], float]:
+    """The same of PyTorch's, on transformers' GPT-2 without dropout."""
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    sizes = {"resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0, "attn_implementation": "sdpa"}
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**row.fields, **sizes))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    ids, targets = map(torch.from_numpy, tokens(row))
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=row.dtype == "bf16"):
+            logits = model(input_ids=ids).logits
+            loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        return float(loss.item())
+
+    return step
+
+
+STEPS = {"pyllm": pyllm_step, "torch": torch_step}
+
+
+def timed(step: Callable[[], float]) -> Callable[[], float]:
+    """Seconds of a step, of several where one is short."""
+    for _ in range(2):
+        step()
+    start = time.perf_counter()
+    step()
+    count = max(1, int(0.3 / (time.perf_counter() - start)))
+
+    def run() -> float:
+        start = time.perf_counter()
+        for _ in range(count):
+            step()
+        return (time.perf_counter() - start) / count
+
+    return run
+
+
+def set_threads(threads: int) -> None:
+    """The same for both."""
+    import torch
+
+    from pyllm import _core
+
+    torch.set_num_threads(threads)
+    _core.set_threads(threads)
+
+
+def memory(name: str, side: str, threads: int) -> float:
+    """MB that a process of this side took at most in four steps."""
+    code = (
+        f"import training as t\nt.set_threads({threads})\nstep = t.STEPS[{side!r}](t.ROWS[{name!r}])\n"
+        "for _ in range(4): step()\n"
+        "print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"training: {side}: {done.stderr[-500:]}")
+    return int(done.stdout) * 1024 / 1e6
+
+
+def measure(name: str, threads: int, pairs: int, foreign: float) -> dict[str, Any]:
+    """One row's result."""
+    row = ROWS[name]
+    used = {side: memory(name, side, threads) for side in STEPS}
+    sides = [Side(side, timed(make(row))) for side, make in STEPS.items()]
+    found = report(paired(sides, pairs, foreign), row.batch * row.context, foreign)
+    return {"row": name, **row._asdict(), "threads": threads, "memory_MB": used, **found}
+
+
+def main() -> int:
+    """Measure and print; 1 when a row is missed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], help=f"{', '.join(ROWS)}; all")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--foreign", type=float, default=0.05, help="share of the machine that others may use")
+    parser.add_argument("--out", type=Path, default=Path("build/compare/training.json"))
+    options = parser.parse_args()
+    set_threads(options.threads)
+    results = []
+    for name in options.rows or ROWS:
+        results.append(measure(name, options.threads, options.pairs, options.foreign))
+        last = results[-1]
+        ratio, used = last["ratio"]["torch"], last["memory_MB"]
+        low, high = ratio["interval"]
+        verdict = "reached" if low >= last["asked"] else "MISSED"
+        speed = ", ".join(f"{side} {rate:,.0f}" for side, rate in last["per_second"].items())
+        times = f"{ratio['median']:.2f} x [{low:.2f}, {high:.2f}], asked {last['asked']}: {verdict}"
+        memory = f"{used['pyllm']:,.0f} of {used['torch']:,.0f} MB, {used['pyllm'] / used['torch']:.2f}"
+        print(f"{name:15} tokens/s: {speed}; {times}, {last['pairs']} pairs; memory {memory}", flush=True)
+    import torch
+    import transformers
+
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    versions = {"torch": torch.__version__, "transformers": transformers.__version__}
+    options.out.write_text(json.dumps({"training": results, "facts": {**machine_facts(), "versions": versions}}) + "\n")
+    return 0 if all(r["ratio"]["torch"]["interval"][0] >= r["asked"] for r in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
