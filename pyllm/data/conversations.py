@@ -107,7 +107,7 @@ class Conversations:
             "kept": len(self),
             "cut": self._cut,
             "dropped": {name: self._dropped[name] for name in DROPPED},
-            "tokens": sum(part.stop - part.start for part in rows),
+            "tokens": int(sum(part.stop - part.start for part in rows)),
             "targets": sum(int(self._store.wanted[part][1:].sum()) for part in rows),
         }
 
