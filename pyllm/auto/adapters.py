@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyllm.auto.weights import FOLDER, Place, Turned, is_rotated, places
 from pyllm.errors import ModelFileError, printable
@@ -28,10 +29,10 @@ from pyllm.formats.safetensors_writer import write_safetensors
 from pyllm.formats.writing import NewTensor, Staging, make_folder
 from pyllm.models.adapters import Attached
 from pyllm.nn.adapter import Adapter, LoraConfig
-from pyllm.tensor import Array
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+Array = NDArray[np.float32]
 # What PEFT can do and is refused here, because the answers would be others: field -> values that mean it is not used.
 _UNUSED: dict[str, tuple[Any, ...]] = {
     "use_dora": (False, None),
