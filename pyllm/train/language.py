@@ -69,7 +69,8 @@ def finetune(
     _refuse(name, model.config, arguments, length)
     rows = Conversations(records, tokenizer, length, arguments.seed)
     data, valid = rows.held_out(min(held_out, max(1, len(rows) // 10)))
-    facts = {"config": asdict(model.config), "data": rows.report, "tokenizer": fingerprint(tokenizer), "from": name}
+    about = data.report | {"sha256": data.identity}
+    facts = {"config": asdict(model.config), "data": about, "tokenizer": fingerprint(tokenizer), "from": name}
     return _run(model, tokenizer, data, valid, arguments, callbacks, facts | {"context": length}, command)
 
 
