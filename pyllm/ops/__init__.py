@@ -2,6 +2,7 @@
 model's forward is being recorded."""
 
 from pyllm.ops.activation import activate, gelu, relu, sigmoid, silu, softcap, swiglu, tanh
+from pyllm.ops.adapted import Adapted
 from pyllm.ops.arithmetic import (
     _operators,
     add,
@@ -19,6 +20,7 @@ from pyllm.ops.arithmetic import (
     transpose,
 )
 from pyllm.ops.attention import attention, rotary, rotary_table, row_attention, self_attention
+from pyllm.ops.dropout import dropout, noise
 from pyllm.ops.embedding import embedding
 from pyllm.ops.linear import gated_linear, linear, linear_add, logits, matmul, norm_linear
 from pyllm.ops.loss import cross_entropy, linear_cross_entropy, mse
@@ -31,6 +33,7 @@ from pyllm.ops.sequences import documents
 _operators()
 
 __all__ = [
+    "Adapted",
     "Norm",
     "Recorder",
     "Symbol",
@@ -43,6 +46,7 @@ __all__ = [
     "cross_entropy",
     "divide",
     "documents",
+    "dropout",
     "embedding",
     "exp",
     "forget_panels",
@@ -59,6 +63,7 @@ __all__ = [
     "mean",
     "mse",
     "multiply",
+    "noise",
     "norm_linear",
     "normalise",
     "power",

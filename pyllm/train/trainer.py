@@ -32,12 +32,16 @@ PATIENCE = 5.0  # seconds of training before the machine's peak is measured: sho
 
 
 class Result(NamedTuple):
-    """How a run ended: steps that are saved, the last loss, the validation loss (None without), whether it is done."""
+    """How a run ended: steps that are saved, the last loss, the validation loss (None without), whether it is done.
+
+    answers: where prompts were held out, {"prompt", "wanted", "before", "after"} of each.
+    """
 
     step: int
     loss: float
     valid_loss: float | None
     complete: bool
+    answers: tuple[dict[str, str], ...] = ()
 
 
 class Trainer:
@@ -68,7 +72,7 @@ class Trainer:
         model.train()
         self.optimizer = AdamW(_groups(model, arguments.weight_decay), **_adam(arguments))
         self._rate = schedule(arguments.lr_scheduler_type, self.total, arguments.warmup(self.total))
-        self._flops = 6.0 * model.num_parameters()
+        self._flops = model.training_flops()
         self._peak, self._trained = math.nan, 0.0
 
     def stop(self) -> None:
@@ -133,9 +137,10 @@ class Trainer:
         counts = [int(np.count_nonzero(targets != IGNORED)) for _, targets, _ in batches]
         total, loss = max(sum(counts), 1), 0.0
         self.optimizer.zero_grad()
-        for (ids, targets, starts), count in zip(batches, counts, strict=True):
+        for i, ((ids, targets, starts), count) in enumerate(zip(batches, counts, strict=True)):
             if count:
-                mine = self._loss(ids, targets, starts)
+                with ops.noise(a.seed, self.step * len(batches) + i):
+                    mine = self._loss(ids, targets, starts)
                 loss += mine.item() * count / total
                 mine.backward(np.full(mine.shape, count / total, np.float32))
         norm = self.optimizer.grad_norm()
@@ -213,7 +218,7 @@ class Trainer:
         if not isinstance(counters, dict) or set(counters) != {"position", "tokens"}:
             raise TrainingError(f"train: {self.arguments.output_dir}: checkpoint of step {step} is no trainer's")
         self._whole = False
-        for name, parameter in self.model.own_parameters().items():
+        for name, parameter in self.model.learned().items():
             parameter.value.data[...] = tensors[f"model.{name}"]
         mine = {name.removeprefix("optimizer."): a for name, a in tensors.items() if name.startswith("optimizer.")}
         self.optimizer.load_state_dict(mine, step)
@@ -232,7 +237,7 @@ class Trainer:
 
     def _not_finite(self, loss: float) -> str:
         """Names the first tensor that is not finite; weights first, as one spoils the gradients of those before it."""
-        parameters = self.model.own_parameters().items()
+        parameters = self.model.learned().items()
         named = [("the weight", name, parameter.value.data) for name, parameter in parameters]
         named += [("the gradient of", name, parameter.value.grad) for name, parameter in parameters]
         named += [("the optimizer's", name, array) for name, array in self.optimizer.state_dict().items()]
