@@ -1,5 +1,6 @@
 # Everything a person does here. Needs Python 3.10+, a C++20 compiler and a package registry; the rest goes to .venv.
 #   make run        build, install, fetch the default model, chat
+#   make learn      a novel to a tokenizer, shards, a small GPT that writes, its evaluation and a report (minutes)
 #   make test       the whole test suite
 #   make bench      native benchmarks per instruction set
 #   make lint       ruff, mypy, clang-format
@@ -22,11 +23,37 @@ STAGE := $(PYTHON) .ci/stage
 BUILD := "scikit-build-core>=0.10" "pybind11>=2.13" "cmake>=3.20" "ninja"
 SOURCES := CMakeLists.txt $(shell find csrc pyllm -name '*.cpp' -o -name '*.h' -o -name '*.py' -o -name '*.pyi' -o -name py.typed)
 
-.PHONY: run test bench lint format wheel old-cpus peers compare gemm invariance crash lm-eval clean
+.PHONY: run learn test bench lint format wheel old-cpus peers compare gemm invariance crash lm-eval clean
 
 run: .venv/installed
 	@$(BIN)/pyllm pull >/dev/null
 	@if [ -t 0 ] && [ -t 1 ]; then $(BIN)/pyllm chat; else $(BIN)/pyllm chat --prompt "Tell me the capital of France."; fi
+
+# Text to a model that writes, command by command. What is done is not done again; interrupted, it goes on.
+PYLLM := $(BIN)/pyllm
+LEARN := build/learn
+NOVEL := examples/learn/emma.txt
+VOCAB := 2048
+MODEL := n_layer=4,n_head=4,n_embd=192,n_positions=256
+TRAIN := --steps 600 --batch 16 --lr 2e-3 --warmup 40 --save-every 100 --eval-every 100
+WRITE := -n 120 --temp 0.8 --seed 1
+
+learn: $(LEARN)/run/report.html
+	$(PYLLM) eval $(LEARN)/run --data $(LEARN)/shards
+	$(PYLLM) generate -m $(LEARN)/run -p "Emma was" $(WRITE)
+	@echo "The report: $<"
+
+$(LEARN)/tokenizer/tokenizer.json: $(NOVEL) | .venv/installed
+	$(PYLLM) tokenizer train $< -o $(LEARN)/tokenizer --vocab $(VOCAB) --overwrite
+
+$(LEARN)/shards/manifest.json: $(LEARN)/tokenizer/tokenizer.json
+	$(PYLLM) data prepare $(NOVEL) --tokenizer $(LEARN)/tokenizer -o $(LEARN)/shards --valid 0.05 --overwrite
+
+$(LEARN)/run/run.json: $(LEARN)/shards/manifest.json
+	$(PYLLM) pretrain --model gpt2 --config $(MODEL) --data $(LEARN)/shards --out $(LEARN)/run $(TRAIN)
+
+$(LEARN)/run/report.html: $(LEARN)/run/run.json
+	$(PYLLM) report $(LEARN)/run
 
 # PYTHONSAFEPATH: subprocesses of the tests import the installed package, not the folder they stand in.
 test: .venv/tested

@@ -52,6 +52,7 @@ _LAZY = {
     "optim": "pyllm.optim",
     "quantize": "pyllm.formats.gguf_quantize",
     "text": "pyllm.text",
+    "trace": "pyllm.nn",
     "train": "pyllm.train",
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -137,6 +138,36 @@ class Tensor:
     def __repr__(self) -> str:
         numbers = np.array2string(self.data, separator=", ", prefix="Tensor(", threshold=20)
         return f"Tensor({numbers}, shape={self.shape}{', requires_grad=True' if self.requires_grad else ''})"
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the shape, and a corner of the numbers, each shaded by its size."""
+        learns = ", requires_grad=True" if self.requires_grad else ""
+        head = f"<div>Tensor {escape(str(self.shape))} float32{learns}</div>"
+        if not self.size:
+            return head
+        before = [0] * max(self.ndim - 2, 0)  # of more than two dimensions the first matrix
+        where = f"<div>{before}</div>" if before else ""
+        return f"{head}{where}{_table(np.atleast_2d(self.data[tuple(before)]))}"
+
+
+_ROWS, _COLUMNS = 8, 10  # of a table of numbers
+
+
+def _table(matrix: Array) -> str:
+    """The corner of a matrix, darker where a number is far from 0."""
+    corner = matrix[:_ROWS, :_COLUMNS]
+    finite = np.abs(corner[np.isfinite(corner)])
+    largest = float(finite.max(initial=0)) or 1.0
+    more = "<td>...</td>" if matrix.shape[1] > _COLUMNS else ""
+    rows = ["".join(_cell(float(x), largest) for x in row) + more for row in corner]
+    rows += ["<td>...</td>"] if len(matrix) > _ROWS else []
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+
+
+def _cell(number: float, largest: float) -> str:
+    colour = "31,111,178" if number >= 0 else "196,80,27"
+    share = min(abs(number) / largest, 1.0) if np.isfinite(number) else 0.0
+    return f"<td style='background:rgba({colour},{0.6 * share:.2f})'>{number:.4g}</td>"
 
 
 def _float32(data: Any) -> Array:

@@ -59,3 +59,20 @@ def test_gpt(tmp_path):
     config = tiny_models.gpt2_config()
     tiny_models.write_folder(tmp_path / "gpt2", config, tiny_models.random_weights(config))
     assert run("gpt.py", tmp_path / "gpt2", "ab", cwd=tmp_path)
+
+
+def test_train_loop(tmp_path):
+    lines = run("train_loop.py", cwd=tmp_path).splitlines()
+    losses = [float(line.split()[-1]) for line in lines[:4]]
+    assert losses[0] > 2 and losses[-1] < 0.1 and lines[-1].startswith("the cat sat on the mat and the dog")
+
+
+def test_pipeline(tmp_path):
+    lines = run("pipeline.py", cwd=tmp_path).splitlines()
+    assert lines[0] == "13 documents, 76,846 tokens to learn from"
+    assert 20 < float(lines[1].split("perplexity ")[1].split()[0]) < 200 and lines[2].startswith("She was")
+
+
+def test_transfer_learning(tmp_path):
+    nothing, novel = (float(line.split()[-1]) for line in run("transfer_learning.py", cwd=tmp_path).splitlines())
+    assert novel < nothing - 0.2

@@ -25,6 +25,7 @@ FAMILIES = (
         "Learning representations by back-propagating errors",
         "dense layers",
         "any: classes or numbers from fixed inputs",
+        "pyllm/models/mlp.py",
     ),
     Family("RNN", 1990, "Finding Structure in Time", "recurrent", "the next element of a sequence"),
     Family("LSTM", 1997, "Long Short-Term Memory", "recurrent", "the next element of a sequence"),

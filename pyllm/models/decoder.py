@@ -45,11 +45,12 @@ class Decoder(CausalLM):
 
     def forward(self, tokens: Any) -> Any:
         """(..., length) ids to (..., length, vocabulary)."""
-        return ops.logits(self.trunk(tokens), self.norm.value, self.head.weight.value, softcap=self.softcap)
+        x = self.trunk(tokens)
+        return ops.logits(x, self.norm.value, self.head.weight.value, softcap=self.softcap, watch=self.watch)
 
     def loss(self, tokens: Any, targets: Any) -> Any:
         """Mean cross-entropy in nats of targets (..., length), the tokens that follow; -100 is left out."""
-        if self.softcap:
+        if self.softcap or self.watch is not ops.unwatched:  # whoever watches wants to see logits
             return ops.cross_entropy(self.forward(tokens), targets)
         x = ops.normalise(self.trunk(tokens), self.norm.value)
         return ops.linear_cross_entropy(x, self.head.weight.value, targets)

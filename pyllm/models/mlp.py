@@ -33,7 +33,7 @@ class MLP(nn.Module):
     def __call__(self, x: Any) -> Any:
         """(..., inputs) to (..., outputs)."""
         for layer in self.layers[:-1]:
-            x = ops.activate(layer(x), self.act)
+            x = layer.watch("activated", ops.activate(layer(x), self.act))
         return self.layers[-1](x)
 
     def __repr__(self) -> str:

@@ -10,6 +10,7 @@ from pyllm.nn.module import Module, Parameter
 from pyllm.nn.norm import LayerNorm, RMSNorm
 from pyllm.nn.position import rotary_context, rotary_frequencies
 from pyllm.nn.state import State
+from pyllm.nn.tracing import Trace, trace
 
 __all__ = [
     "Adapter",
@@ -27,6 +28,8 @@ __all__ = [
     "SandwichBlock",
     "SelfAttention",
     "State",
+    "Trace",
     "rotary_context",
     "rotary_frequencies",
+    "trace",
 ]

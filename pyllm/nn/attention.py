@@ -50,11 +50,12 @@ class SelfAttention(Module):
         """What W_o takes: (length, heads * head width)."""
         parts = [self.q.pair, self.k.pair, self.v.pair]
         norms = None if self.q_norm is None or self.k_norm is None else (self.q_norm.value, self.k_norm.value)
-        return ops.self_attention(
+        y = ops.self_attention(
             x, norm, parts, self.heads, self.groups, self.layer, self.scale, self.rotation, self.window, self.softcap,
-            norms,
+            norms, self.watch,
         )  # fmt: skip
+        return self.watch("inner", y)
 
     def __call__(self, x: Any, norm: ops.Norm | None) -> Any:
         """(length, width) to the same."""
-        return ops.linear_add(x, self.inner(x, norm), *self.o.pair)
+        return self.watch("", ops.linear_add(x, self.inner(x, norm), *self.o.pair))

@@ -21,7 +21,7 @@ class Block(Module):
     def __call__(self, x: Any) -> Any:
         """(length, width) to the same."""
         x = self.attention(x, self.attention_norm.value)
-        return self.feed_forward(x, self.feed_forward_norm.value)
+        return self.watch("", self.feed_forward(x, self.feed_forward_norm.value))
 
 
 class ParallelBlock(Block):
@@ -31,7 +31,7 @@ class ParallelBlock(Block):
         """(length, width) to the same."""
         h = self.feed_forward.inner(x, self.feed_forward_norm.value)  # first: while recording, attention changes x
         x = self.attention(x, self.attention_norm.value)
-        return ops.linear_add(x, h, *self.feed_forward.down.pair)
+        return self.watch("", self.feed_forward.watch("", ops.linear_add(x, h, *self.feed_forward.down.pair)))
 
 
 class SandwichBlock(Block):
@@ -53,6 +53,7 @@ class SandwichBlock(Block):
     def __call__(self, x: Any) -> Any:
         """(length, width) to the same."""
         y = self.attention.o(self.attention.inner(x, self.attention_norm.value))
-        x = ops.add_norm(x, y, self.attention_post_norm.value)
+        x = self.attention.watch("", ops.add_norm(x, y, self.attention_post_norm.value))
         y = self.feed_forward.down(self.feed_forward.inner(x, self.feed_forward_norm.value))
-        return ops.add_norm(x, y, self.feed_forward_post_norm.value)
+        x = self.feed_forward.watch("", ops.add_norm(x, y, self.feed_forward_post_norm.value))
+        return self.watch("", x)

@@ -19,4 +19,4 @@ class Embedding(Module):
     def __call__(self, ids: Any) -> Any:
         """(...) token ids to (..., width)."""
         positions = None if self.positions is None else self.positions.value
-        return ops.embedding(ids, self.weight.value, positions, self.scale)
+        return self.watch("", ops.embedding(ids, self.weight.value, positions, self.scale))

@@ -28,11 +28,11 @@ class FeedForward(Module):
 
     def inner(self, x: Any, norm: ops.Norm | None) -> Any:
         """What W_down takes: (length, inner)."""
-        return ops.norm_linear(x, norm, *self.up.pair, act=self.act)
+        return self.watch("inner", ops.norm_linear(x, norm, *self.up.pair, act=self.act, watch=self.watch))
 
     def __call__(self, x: Any, norm: ops.Norm | None) -> Any:
         """(length, width) to the same."""
-        return ops.linear_add(x, self.inner(x, norm), *self.down.pair)
+        return self.watch("", ops.linear_add(x, self.inner(x, norm), *self.down.pair))
 
 
 class GatedFeedForward(Module):
@@ -47,8 +47,8 @@ class GatedFeedForward(Module):
     def inner(self, x: Any, norm: ops.Norm | None) -> Any:
         """What W_down takes: (length, inner)."""
         (gate, gate_bias), (up, up_bias) = self.gate.pair, self.up.pair
-        return ops.gated_linear(x, norm, gate, up, gate_bias, up_bias, self.act)
+        return self.watch("inner", ops.gated_linear(x, norm, gate, up, gate_bias, up_bias, self.act, self.watch))
 
     def __call__(self, x: Any, norm: ops.Norm | None) -> Any:
         """(length, width) to the same."""
-        return ops.linear_add(x, self.inner(x, norm), *self.down.pair)
+        return self.watch("", ops.linear_add(x, self.inner(x, norm), *self.down.pair))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator, Mapping
+from html import escape
 from math import prod
 from typing import Any
 
@@ -11,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm import _core
+from pyllm.nn.tracing import watcher
+from pyllm.ops import Watch
 from pyllm.tensor import Array, Tensor
 
 
@@ -72,6 +76,11 @@ class Parameter:
 class Module:
     """A part of a model. The name of a parameter is the path to it."""
 
+    @property
+    def watch(self) -> Watch:
+        """What a part hands its intermediate values to, by name ("": its result): a trace keeps them, else nobody."""
+        return watcher(self)
+
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         """(path, parameter) of this part and all parts within, in order of definition."""
         for name, part in vars(self).items():
@@ -83,13 +92,13 @@ class Module:
                     yield from each.named_parameters(path + ".")
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """(path, part) of all parts within, at any depth."""
+        """(path, part) of this part, whose path is "", and all parts within; one that serves twice comes twice."""
+        yield prefix, self
         for name, part in vars(self).items():
             for key, each in enumerate(part) if isinstance(part, list) else [(None, part)]:
                 if isinstance(each, Module):
-                    path = f"{prefix}{name}" if key is None else f"{prefix}{name}.{key}"
-                    yield path, each
-                    yield from each.named_modules(path + ".")
+                    path = name if key is None else f"{name}.{key}"
+                    yield from each.named_modules(f"{prefix}.{path}" if prefix else path)
 
     def own_parameters(self) -> dict[str, Parameter]:
         """Every parameter once, under the first of its paths: tied ones have several."""
@@ -175,3 +184,16 @@ class Module:
         for name, parameter in mine.items():
             parameter.learn(arrays[name].copy())
         return self
+
+    def _repr_html_(self) -> str:
+        """In a notebook: parts, shapes and counts; layers of one kind share a row."""
+        rows: dict[tuple[str, tuple[int, ...]], int] = {}
+        for name, parameter in self.own_parameters().items():
+            key = re.sub(r"\.\d+(?=\.)", ".*", name), parameter.shape
+            rows[key] = rows.get(key, 0) + 1
+        lines = ["<tr><th>parameter</th><th>shape</th><th>times</th><th>numbers</th></tr>"]
+        for (name, shape), times in rows.items():
+            cells = (name, " x ".join(f"{n:,}" for n in shape), f"{times:,}", f"{times * prod(shape):,}")
+            lines.append(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells)}</tr>")
+        head = f"<div>{escape(type(self).__name__)}: {self.num_parameters():,} parameters</div>"
+        return f"{head}<table>{''.join(lines)}</table>"

@@ -22,7 +22,7 @@ class RMSNorm(Module):
 
     def __call__(self, x: Any) -> Any:
         """(..., width) to the same."""
-        return ops.normalise(x, self.value)
+        return self.watch("", ops.normalise(x, self.value))
 
 
 class LayerNorm(RMSNorm):

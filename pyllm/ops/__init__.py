@@ -20,6 +20,7 @@ from pyllm.ops.arithmetic import (
     transpose,
 )
 from pyllm.ops.attention import attention, rotary, rotary_table, row_attention, self_attention
+from pyllm.ops.attention_weights import attended, attention_weights
 from pyllm.ops.dropout import dropout, noise
 from pyllm.ops.embedding import embedding
 from pyllm.ops.linear import gated_linear, linear, linear_add, logits, matmul, norm_linear
@@ -29,6 +30,7 @@ from pyllm.ops.panels import forget_panels
 from pyllm.ops.precision import autocast
 from pyllm.ops.record import Recorder, Symbol
 from pyllm.ops.sequences import documents
+from pyllm.ops.watch import Watch, unwatched
 
 _operators()
 
@@ -37,10 +39,13 @@ __all__ = [
     "Norm",
     "Recorder",
     "Symbol",
+    "Watch",
     "activate",
     "add",
     "add_norm",
+    "attended",
     "attention",
+    "attention_weights",
     "autocast",
     "concatenate",
     "cross_entropy",
@@ -83,4 +88,5 @@ __all__ = [
     "swiglu",
     "tanh",
     "transpose",
+    "unwatched",
 ]

@@ -11,11 +11,13 @@ from pyllm import _core
 from pyllm.autograd import record
 from pyllm.ops.arithmetic import reshape, transpose
 from pyllm.ops.arrays import Array, float32
+from pyllm.ops.attention_weights import watched_attention
 from pyllm.ops.linear import linear
 from pyllm.ops.norm import Norm, normalise
 from pyllm.ops.precision import product_type
 from pyllm.ops.record import Symbol
 from pyllm.ops.sequences import places_of, starts_of
+from pyllm.ops.watch import Watch, unwatched
 from pyllm.tensor import Tensor
 
 
@@ -137,24 +139,28 @@ def self_attention(
     window: int = 0,
     softcap: float = 0.0,
     head_norms: tuple[Norm, Norm] | None = None,
+    watch: Watch = unwatched,
 ) -> Any:
     """Causal attention of norm(x) with itself; parts: (weight, bias) of queries, keys and values.
 
     x (..., length, d); heads query heads in `groups` key heads; rotation: (frequencies, magnitude), pairs neighbouring.
     head_norms: RMS norms of each head of queries and of keys, before the rotation. window, softcap: 0 is none.
-    While recording, keys and values go to the cache of `layer`.
+    While recording, keys and values go to the cache of `layer`. watch sees "normalised" and what
+    watched_attention says.
     """
     if isinstance(x, Symbol):
         queries = _recorded(x, norm, parts, layer, rotation, head_norms)
         return queries.attention(layer, heads, scale, window, softcap)
     starts = starts_of(x.shape[:-1])
-    x = normalise(x, norm)
+    x = watch("normalised", normalise(x, norm))
     q, k, v = (linear(x, *part) for part in parts)
     if head_norms is not None:
         q, k = _by_head(q, heads, head_norms[0]), _by_head(k, groups, head_norms[1])
     if rotation is not None:
         places = places_of(starts)
         q, k = _turned(q, heads, places, rotation), _turned(k, groups, places, rotation)
+    if watch is not unwatched:
+        return watched_attention(q, k, v, starts, heads, groups, scale, window, softcap, watch)
     return row_attention(q, k, v, starts, heads, groups, True, scale, window, softcap)
 
 

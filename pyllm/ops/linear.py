@@ -19,6 +19,7 @@ from pyllm.ops.norm import Norm, normalise
 from pyllm.ops.panels import panels, sums
 from pyllm.ops.precision import product_type
 from pyllm.ops.record import Symbol
+from pyllm.ops.watch import Watch, unwatched
 from pyllm.tensor import Tensor
 
 
@@ -132,11 +133,14 @@ def times_packed(dy: Array, w: _core.Weight, into: Array, add: bool) -> None:
 _SLICE = 1 << 20  # numbers of a packed weight that are read back at a time: 4 MB
 
 
-def norm_linear(x: Any, norm: Norm | None, weight: Any, bias: Any = None, act: str = "none") -> Any:
-    """y = act(norm(x) W^T + bias)."""
+def norm_linear(
+    x: Any, norm: Norm | None, weight: Any, bias: Any = None, act: str = "none", watch: Watch = unwatched
+) -> Any:
+    """y = act(norm(x) W^T + bias). watch sees "normalised", and "up" before the activation."""
     if isinstance(x, Symbol):
         return x.linear(norm, [(weight, bias, "store" if act == "none" else "activate")], act=act)[0]
-    return activate(linear(normalise(x, norm), weight, bias), act)
+    x = watch("normalised", normalise(x, norm))
+    return activate(watch("up", linear(x, weight, bias)), act)
 
 
 def linear_add(residual: Any, x: Any, weight: Any, bias: Any = None) -> Any:
@@ -147,24 +151,36 @@ def linear_add(residual: Any, x: Any, weight: Any, bias: Any = None) -> Any:
 
 
 def gated_linear(
-    x: Any, norm: Norm | None, gate: Any, up: Any, gate_bias: Any = None, up_bias: Any = None, act: str = "silu"
+    x: Any,
+    norm: Norm | None,
+    gate: Any,
+    up: Any,
+    gate_bias: Any = None,
+    up_bias: Any = None,
+    act: str = "silu",
+    watch: Watch = unwatched,
 ) -> Any:
-    """y = act(norm(x) G^T + gate_bias) * (norm(x) U^T + up_bias). Shazeer 2020, arXiv:2002.05202."""
+    """y = act(norm(x) G^T + gate_bias) * (norm(x) U^T + up_bias). Shazeer 2020, arXiv:2002.05202.
+
+    watch sees "normalised", and "gate" and "up" as the products give them.
+    """
     if isinstance(x, Symbol) and gate.dtype == up.dtype:
         return x.linear(norm, [(gate, gate_bias, "store"), (up, up_bias, "store")], act=act, gated=True)[0]
     if isinstance(x, Symbol):  # two storage types do not share a tile
         g, u = x.linear(norm, [(gate, gate_bias, "store"), (up, up_bias, "store")])
         return g.map(act, u)
-    x = normalise(x, norm)
-    return activate(linear(x, gate, gate_bias), act, linear(x, up, up_bias))
+    x = watch("normalised", normalise(x, norm))
+    return activate(watch("gate", linear(x, gate, gate_bias)), act, watch("up", linear(x, up, up_bias)))
 
 
-def logits(x: Any, norm: Norm | None, weight: Any, bias: Any = None, softcap: float = 0.0) -> Any:
+def logits(
+    x: Any, norm: Norm | None, weight: Any, bias: Any = None, softcap: float = 0.0, watch: Watch = unwatched
+) -> Any:
     """norm(x) W^T + bias, soft-capped unless softcap is 0: a language model's last operation.
 
-    While recording, for the wanted rows only.
+    While recording, for the wanted rows only. watch sees "normalised" and "logits".
     """
     if isinstance(x, Symbol):
         return x.logits(norm, weight, bias, softcap)
-    y = linear(normalise(x, norm), weight, bias)
-    return capped(y, softcap) if softcap else y
+    y = linear(watch("normalised", normalise(x, norm)), weight, bias)
+    return watch("logits", capped(y, softcap) if softcap else y)
