@@ -206,7 +206,7 @@ def tuned(tmp_path_factory):
 
 
 FINETUNE = ["finetune", "@model", "--data", "@chat.jsonl", "--steps", "12", "--batch", "4", "--context", "64",
-            "--held-out", "4", "--lr", "3e-3"]  # fmt: skip
+            "--held-out", "2", "--lr", "3e-3"]  # fmt: skip
 
 
 def test_finetuning_learns_the_answers(tuned, capsys):
@@ -218,6 +218,19 @@ def test_finetuning_learns_the_answers(tuned, capsys):
     before = end_of(tuned / "out")
     assert run(tuned, *FINETUNE, "--out", "@out") == 0
     assert end_of(tuned / "out") == before
+
+
+def test_other_conversations_are_refused_on_the_same_run(tuned, tmp_path, capsys):
+    """Also where their number and their lengths are the same."""
+    assert run(tuned, *FINETUNE, "--steps", "2", "--out", str(tmp_path / "run")) == 0
+    changed = (tuned / "chat.jsonl").read_text().replace("fox 1", "fox 4")
+    (tmp_path / "chat.jsonl").write_text(changed)
+    for words, message in [
+        (["--data", str(tmp_path / "chat.jsonl")], "data.sha256 is "),
+        (["--held-out", "1"], "data.tokens is "),
+    ]:
+        assert run(tuned, *FINETUNE, "--steps", "2", "--out", str(tmp_path / "run"), *words) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_what_finetuning_refuses(tuned, tmp_path, capsys):

@@ -11,6 +11,7 @@ import tiny_training as tiny
 from tiny_training import end_of, trainer
 
 from pyllm.train import Callback, CheckpointError, Checkpoints, ProgressBar, TrainingArguments, TrainingError, read
+from pyllm.train import trainer as module
 
 FACTS = {"config": {"n_embd": 32}, "data": "sha of the data", "tokenizer": {"sha256": "ab"}}
 
@@ -134,7 +135,7 @@ def test_no_targets_at_all(tmp_path):
 def test_data_smaller_than_a_batch_goes_round(tmp_path):
     run = trainer(tmp_path, tiny.Random(3), per_device_train_batch_size=5, gradient_accumulation_steps=2, max_steps=0)
     assert run.total == 1
-    assert run.train() == (1, run.loss, None, True) and read(tmp_path)[0]["samples"] == 10
+    assert run.train()[:4] == (1, run.loss, None, True) and read(tmp_path)[0]["samples"] == 10
 
 
 def test_epochs_become_steps():
@@ -281,6 +282,17 @@ def test_schedules_betas_and_facts_are_checked_before_anything_is_written(tmp_pa
     with pytest.raises(TypeError, match=r"facts\.data\.tokens: is of type int64"):
         trainer(tmp_path / "run", tiny.Random(), facts={"data": {"tokens": np.int64(3)}})
     assert not (tmp_path / "run").exists()
+
+
+def test_the_share_of_the_peak_is_measured_where_a_run_lasts(tmp_path, monkeypatch):
+    """Not in short runs, not where memory is short."""
+    for room, patience, measured in [(None, 1e9, False), (1 << 20, 0.0, False), (None, 0.0, True)]:
+        monkeypatch.setattr(module, "PATIENCE", patience)
+        monkeypatch.setattr(module, "available", lambda room=room: room)
+        folder = tmp_path / f"{room} {patience}"
+        trainer(folder, tiny.Random(), max_steps=2).train()
+        shares = [line["share_of_peak"] for line in read(folder, "timings.jsonl")]
+        assert all(0 < share < 1 if measured else math.isnan(share) for share in shares) and len(shares) == 2
 
 
 def test_the_progress_bar_says_what_is_left(tmp_path, capsys):

@@ -78,7 +78,8 @@ def finetune(
     _refuse(name, model.config, arguments, length, None if lora is None else (lora.r, stored_bytes(model)))
     rows = Conversations(records, tokenizer, length, arguments.seed)
     data, valid = rows.held_out(min(held_out, max(1, len(rows) // 10)))
-    facts: dict[str, Any] = {"config": asdict(model.config), "data": rows.report, "tokenizer": fingerprint(tokenizer)}
+    about = data.report | {"sha256": data.identity}
+    facts: dict[str, Any] = {"config": asdict(model.config), "data": about, "tokenizer": fingerprint(tokenizer)}
     facts |= {"from": name, "context": length}
     prompts = prompts_of(valid, min(ANSWERS, len(valid)))
     before = answer(model, prompts)

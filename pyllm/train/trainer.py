@@ -19,6 +19,7 @@ import numpy as np
 from pyllm import _core, ops
 from pyllm.autograd import no_grad
 from pyllm.errors import TrainingError
+from pyllm.formats.memory import available
 from pyllm.optim import AdamW, schedule
 from pyllm.tensor import Array
 from pyllm.train.arguments import TrainingArguments
@@ -184,14 +185,21 @@ class Trainer:
         seconds, rows = values.pop("seconds"), values.pop("rows")
         log.add(self.step, samples=self.position, tokens=self.tokens, **values)
         self._whole = True
-        self._trained += seconds
-        if math.isnan(self._peak) and self._trained > PATIENCE:
-            self._peak = 1e9 * _core.measure_limits(0.05)["bf16_GFLOPs" if self.arguments.bf16 else "fp32_GFLOPs"]
+        self._measure(seconds)
         rate = rows / seconds
         speed = {"seconds": seconds, "tokens_per_second": rate, "share_of_peak": rate * self._flops / self._peak}
         log.time(self.step, **speed)
         for callback in self.callbacks:
             callback.on_step_end(self, values | speed)
+
+    def _measure(self, seconds: float) -> None:
+        """Find the machine's peak once training has taken a while, and while there is room for it."""
+        self._trained += seconds
+        if math.isnan(self._peak) and self._trained > PATIENCE:
+            self._trained, free = 0.0, available()
+            if free is None or free > 1 << 30:
+                limits = _core.measure_limits(0.05)
+                self._peak = 1e9 * limits["bf16_GFLOPs" if self.arguments.bf16 else "fp32_GFLOPs"]
 
     def _save(self, checkpoints: Checkpoints, log: Log) -> None:
         flat = [group.numbers for group in self.optimizer.groups] + list(self.optimizer.state_dict().values())
@@ -209,6 +217,7 @@ class Trainer:
         self._check_tensors(step, tensors)
         if not isinstance(counters, dict) or set(counters) != {"position", "tokens"}:
             raise TrainingError(f"train: {self.arguments.output_dir}: checkpoint of step {step} is no trainer's")
+        self._whole = False
         for name, parameter in self.model.learned().items():
             parameter.value.data[...] = tensors[f"model.{name}"]
         mine = {name.removeprefix("optimizer."): a for name, a in tensors.items() if name.startswith("optimizer.")}
