@@ -10,7 +10,7 @@
 #   make gemm       products of matrices beside numpy and PyTorch, in turns
 #   make peers      llama.cpp (compiled once, minutes) reads what pyllm writes: logits and errors of quantisation
 #   make invariance  requests in every company, chunk, memory and order, compared bit for bit
-#   make crash      kill a small training run everywhere, fail its disk at every call; it must end the same (5 minutes)
+#   make crash      kill a stand-in and a real training run everywhere, fail their disk; they must end the same (10 minutes)
 #   make lm-eval    the model class for EleutherAI's harness beside the harness's own
 #   make clean      remove what the above made (not the model)
 
@@ -106,9 +106,11 @@ gemm: .venv/tested
 invariance: .venv/tested
 	@$(BIN)/python benchmarks/invariance.py $(ARGS)
 
-# Arguments: make crash ARGS="--sample 20 --command PROGRAM ARGUMENT {folder}"
+# Arguments, for the first alone: make crash ARGS="--sample 20 --command PROGRAM ARGUMENT {folder}"
 crash: .venv/tested
 	@PYTHONSAFEPATH=1 $(BIN)/python python_tests/crash.py $(ARGS)
+	@[ -n "$(ARGS)" ] || PYTHONSAFEPATH=1 $(BIN)/python python_tests/crash.py --sample 25 --kills 100 \
+	--command $(BIN)/python python_tests/train_process.py {folder}
 
 # The harness's own tasks with any model: .venv/bin/python -m pyllm.evaluate.lm_eval run --model pyllm --help
 lm-eval: .venv/evaluated

@@ -39,6 +39,7 @@ from pyllm.train import CheckpointError, read_checkpoint
 
 HERE = Path(__file__).resolve().parent
 STAND_IN = [sys.executable, str(HERE / "stand_in.py"), "{folder}"]
+TRAINER = [sys.executable, str(HERE / "train_process.py"), "{folder}"]
 ERRORS = ("ENOSPC", "EIO", "EINTR", "short")
 NAMED = re.compile(r"rename .*/checkpoint-(\d+)$")
 

@@ -104,3 +104,17 @@ def test_the_whole_campaign_takes_any_command(capsys):
 def test_a_command_that_does_not_train_is_a_difference(tmp_path):
     with pytest.raises(crash.Difference, match="undisturbed, the command ends with 1"):
         crash.Campaign(tmp_path, ["false"]).undisturbed()
+
+
+def test_the_real_trainer_ends_as_if_undisturbed(tmp_path):
+    """Killed at calls, inside writes, at random times and while going on, with other threads in every process."""
+    campaign = crash.Campaign(tmp_path, crash.TRAINER)
+    fresh = campaign.undisturbed()
+    campaign.try_points(fresh, crash.points_of(fresh.trace, "kill", 7), 2)
+    campaign.try_points(fresh, crash.points_of(fresh.trace, "torn", 4), 2)
+    campaign.try_points(fresh, crash.points_of(fresh.trace, "ENOSPC", 3), 2)
+    start = campaign.interrupted(fresh)
+    assert start.end == fresh.end
+    campaign.try_points(start, crash.points_of(start.trace, "kill", 3), 2)
+    campaign.try_random(fresh, 4, int(time.time()), 2)
+    assert campaign.wrong == [] and sum(campaign.counts.values()) >= 21

@@ -13,8 +13,10 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 import pyllm
+from pyllm import _core
 from pyllm.cli import main as frame
 from pyllm.errors import ModelFileError
 from pyllm.evaluate import report
@@ -73,7 +75,8 @@ def test_digits_beside_scikit_learn(digits, tmp_path):
         "net": MLPClassifier((64, 32), max_iter=400, random_state=0),
         "line": LogisticRegression(max_iter=2000),
     }
-    found = {name: peer.fit(learned, y[rows]).score(unseen, y[held]) for name, peer in peers.items()}
+    with threadpool_limits(1):
+        found = {name: peer.fit(learned, y[rows]).score(unseen, y[held]) for name, peer in peers.items()}
     scores = net.scores
     assert scores["rows"] == len(held) == 359
     assert scores["accuracy"] >= 0.96
@@ -218,6 +221,19 @@ def test_other_delimiters_and_spreadsheets(tmp_path, delimiter):
     assert [column.name for column in net.columns] == ["a", "b"] and sum(net.facts["rows"].values()) == 20
 
 
+def test_small_nets_keep_to_one_thread(flats):
+    before, seen = _core.threads(), []
+    for work, count in (({}, None), ({"hidden": (1000, 1000)}, None), ({}, 2)):
+
+        def look(what, done, total):
+            if what == "training":
+                seen.append(_core.threads())
+
+        pyllm.fit_table(flats, "price", steps=1, report=look, threads=count, **work)
+        assert _core.threads() == before
+    assert seen == [1, before, 2]
+
+
 def test_settings_are_checked(flats):
     for settings, said in [
         ({"hidden": (0,)}, "fit: hidden is (0,); at most 64 sizes from 1"),
@@ -226,6 +242,7 @@ def test_settings_are_checked(flats):
         ({"lr": float("nan")}, "fit: lr is nan"),
         ({"valid": 0.0}, "fit: valid is 0.0; a share"),
         ({"batch": True}, "fit: batch is True"),
+        ({"threads": 0}, "fit: threads is 0; a whole number from 1 to 4096"),
         ({"seed": -1}, "fit: seed is -1"),
         ({"task": "guess"}, "fit: task is 'guess'"),
         ({"schedule": "x"}, "schedule: 'x' is not known"),

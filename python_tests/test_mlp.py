@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from kernel_checks import same_bits
+from kernel_checks import same_bits, threads
 
 from pyllm import nn, ops
 from pyllm.models.mlp import MLP
@@ -15,6 +15,13 @@ from pyllm.tensor import Tensor
 
 SIZES = (5, 4, 3, 2, 1)
 ACTS = ("tanh", "relu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Nets as small as these wait for a second thread longer than they compute."""
+    with threads(1):
+        yield
 
 
 def drawn(act, seed=0):

@@ -44,12 +44,12 @@ pyllm::NormOf norm_of(const py::object& o) {
   return {named<Norm>("norm", kind, {{"rms", Norm::RMS}, {"layer", Norm::Layer}}), floats(weight), floats(bias), eps};
 }
 
-// [(weight, bias or None, epilogue), ...]
+// [(weight, bias or None, epilogue, value that is added or -1), ...]
 std::vector<pyllm::Part> parts_of(const py::list& list) {
   std::vector<pyllm::Part> parts;
   for (const py::handle& h : list) {
-    auto [w, b, e] = h.cast<std::tuple<std::shared_ptr<Weight>, std::optional<FloatArray>, std::string>>();
-    parts.push_back({w, floats(b), epilogue_named(e)});
+    auto [w, b, e, more] = h.cast<std::tuple<std::shared_ptr<Weight>, std::optional<FloatArray>, std::string, int>>();
+    parts.push_back({w, floats(b), epilogue_named(e), more});
   }
   return parts;
 }

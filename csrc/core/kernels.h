@@ -52,6 +52,7 @@ struct LinearPart {
   int64_t n, out_stride;
   Type type;
   Epilogue epilogue;
+  const float* more;  // (rows, n), added to the product as a bias is; or null
 };
 
 constexpr int kParts = 3;

@@ -90,8 +90,9 @@ struct Program::LinearStep : Step {
     for (size_t i = 0; i < parts.size(); ++i) {
       const Weight& w = *parts[i].weight;
       float* out = last ? c.out : outs[i] >= 0 ? c.buffer[(size_t)outs[i]] : nullptr;
-      a.part[i] = {w.panels(),       parts[i].bias ? parts[i].bias->data() : nullptr, out, w.n(), w.n(), w.type(),
-                   parts[i].epilogue};
+      const float *bias = parts[i].bias ? parts[i].bias->data() : nullptr,
+                  *more = parts[i].more >= 0 ? c.buffer[(size_t)parts[i].more] : nullptr;
+      a.part[i] = {w.panels(), bias, out, w.n(), w.n(), w.type(), parts[i].epilogue, more};
     }
     // Once, in a phase of its own; but one row each worker prepares itself, which is cheaper than meeting.
     if (a.rows > 1) {
@@ -303,11 +304,15 @@ std::vector<int> Program::linear(int x, NormOf norm, std::vector<Part> parts, Ac
   if (parts.empty() || (int)parts.size() > kParts || (gated && parts.size() != 2))
     throw std::invalid_argument("linear: one to three weights share an input, a gate has two");
   const int64_t k = values_.at((size_t)x).width;
-  for (const Part& p : parts)
+  for (const Part& p : parts) {
+    if (p.more >= 0 && width_of(p.more) != p.weight->n())
+      throw std::invalid_argument("linear: what is added is not as wide as the product");
+    if (p.more >= 0) use(p.more);
     if (p.weight->k() != k)
       throw std::invalid_argument("linear: x (rows, " + std::to_string(k) + ") @ W (" + std::to_string(p.weight->n()) +
                                   ", " + std::to_string(p.weight->k()) + "): " + std::to_string(k) + " and " +
                                   std::to_string(p.weight->k()) + " differ");
+  }
   auto s = std::make_shared<LinearStep>(*this);
   use(x);
   if (residual >= 0) use(residual);

@@ -42,6 +42,7 @@ struct Part {
   std::shared_ptr<Weight> weight;
   Floats bias;
   Epilogue epilogue = Epilogue::Store;
+  int more = -1;  // a value of its outputs' width that is added as a bias is
 };
 
 struct Segment {

@@ -71,36 +71,48 @@ template <class F> PYLLM_INLINE void each_row(const LinearPart& part, int64_t in
     }
 }
 
-void finish(const LinearArgs& a, const Group& g, int64_t row, int64_t rows, Sums y, Sums up) {
+// 16 features of a product with what a part adds to it: its bias, and a row of its own.
+struct Raised {
+  const LinearPart& part;
+  Sums y;
+  int64_t row, feature;
+  int n;
+  f32v bias;
+  Raised(const LinearPart& p, Sums sums, int64_t first, int64_t at)
+      : part(p), y(sums), row(first), feature(at), n(p.n - at < 16 ? (int)(p.n - at) : 16) {
+    bias = p.bias ? load_n(p.bias + at, n) : set1(0);
+  }
+  f32v of(int64_t r) const {
+    f32v v = add(y.of(r), bias);
+    return part.more ? add(v, load_n(part.more + (row + r) * part.n + feature, n)) : v;
+  }
+};
+
+void finish(const LinearArgs& a, const Group& g, int64_t row, int64_t rows, Sums sums, Sums up_sums) {
   const LinearPart& part = a.part[g.part];
   const int64_t feature = g.index * 16;
-  const int n = part.n - feature < 16 ? (int)(part.n - feature) : 16;
-  f32v bias = part.bias ? load_n(part.bias + feature, n) : set1(0);
+  const Raised y(part, sums, row, feature);
   if (a.gated) {
-    f32v up_bias = a.part[1].bias ? load_n(a.part[1].bias + feature, n) : set1(0);
-    return each_row(part, g.index, row, rows, [&](int64_t r, const float*) {
-      return mul(activated(add(y.of(r), bias), a.act), add(up.of(r), up_bias));
-    });
+    const Raised up(a.part[1], up_sums, row, feature);
+    return each_row(part, g.index, row, rows,
+                    [&](int64_t r, const float*) { return mul(activated(y.of(r), a.act), up.of(r)); });
   }
   switch (part.epilogue) {
-    case Epilogue::Store:
-      return each_row(part, g.index, row, rows, [&](int64_t r, const float*) { return add(y.of(r), bias); });
+    case Epilogue::Store: return each_row(part, g.index, row, rows, [&](int64_t r, const float*) { return y.of(r); });
     case Epilogue::Add:
-      return each_row(part, g.index, row, rows,
-                      [&](int64_t r, const float* old) { return add(load(old), add(y.of(r), bias)); });
+      return each_row(part, g.index, row, rows, [&](int64_t r, const float* old) { return add(load(old), y.of(r)); });
     case Epilogue::Activate:
-      return each_row(part, g.index, row, rows,
-                      [&](int64_t r, const float*) { return activated(add(y.of(r), bias), a.act); });
+      return each_row(part, g.index, row, rows, [&](int64_t r, const float*) { return activated(y.of(r), a.act); });
     case Epilogue::Rotary:
       return each_row(part, g.index, row, rows,
-                      [&](int64_t r, const float*) { return rotate(a, add(y.of(r), bias), row + r, feature); });
+                      [&](int64_t r, const float*) { return rotate(a, y.of(r), row + r, feature); });
     case Epilogue::Key:
     case Epilogue::Value:
       for (int64_t r = 0; r < rows; ++r) {
-        f32v v = add(y.of(r), bias);
+        f32v v = y.of(r);
         bool value = part.epilogue == Epilogue::Value;
         if (!value) v = rotate(a, v, row + r, feature);
-        cache_put(*a.cache, a.row[row + r], a.layer, value, feature, v, n);
+        cache_put(*a.cache, a.row[row + r], a.layer, value, feature, v, y.n);
       }
   }
 }

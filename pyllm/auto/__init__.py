@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from pyllm import _core
+from pyllm.auto.adapters import base_of, load_adapter
 from pyllm.auto.new import new_config, new_model
 from pyllm.auto.weights import load_weights
 from pyllm.formats import download, open_model, read_config
@@ -23,8 +24,9 @@ _IGNORED = {
 
 
 def _open(path: str | os.PathLike[str], gguf_file: str | None = None) -> Any:
-    """The model file or folder behind a path or a name."""
+    """The model file or folder behind a path or a name; of an adapter, the model that it changes."""
     place = download.resolve(path)
+    place = base_of(place) or place
     return open_model(os.path.join(place, gguf_file) if gguf_file else place)
 
 
@@ -68,7 +70,11 @@ class AutoTokenizer:
         """The tokenizer of a GGUF file or a Hugging Face folder. Raises ModelFileError, TokenizerError."""
         from pyllm import text
 
-        with _open(path, gguf_file) as source:
+        place = download.resolve(path)
+        if base_of(place) is not None and os.path.exists(os.path.join(place, "tokenizer.json")):
+            with open_model(place) as source:
+                return text.from_folder(source)
+        with _open(place, gguf_file) as source:
             return text.from_gguf(source) if hasattr(source, "metadata") else text.from_folder(source)
 
 
@@ -93,7 +99,8 @@ class AutoModelForCausalLM:
         gguf_file: str | None = None,
         **others: Any,
     ) -> CausalLM:
-        """Load a GGUF file, a Hugging Face folder, or a name such as "smollm2".
+        """Load a GGUF file, a Hugging Face folder, or a name such as "smollm2"; of a PEFT folder the model that it
+        names, with its adapter.
 
         dtype: "auto" keeps each weight as it is stored, "float32" and "bfloat16" convert. precision "high" takes
         activations in two int8 terms, attention and cache in float32. cache_type: of keys and values, "f32", "bf16" or
@@ -110,7 +117,9 @@ class AutoModelForCausalLM:
             raise ValueError(f"from_pretrained: precision is {precision!r}, allowed are {', '.join(PRECISIONS)}")
         if threads is not None:
             _core.set_threads(threads)
-        with _open(path, gguf_file) as source:
+        place = download.resolve(path)
+        base = base_of(place)
+        with _open(place if base is None else base, gguf_file) as source:
             config, values = _config(source, context_length)
             family = import_module(f"pyllm.models.{values['model_type']}")
             model: CausalLM = family.Model(config)
@@ -122,4 +131,8 @@ class AutoModelForCausalLM:
             model.open_tokenizer = partial(AutoTokenizer.from_pretrained, path, gguf_file=gguf_file)
             model.generation_config = getattr(source, "generation_config", None) or None
             load_weights(model, family, source, values, dtype if torch_dtype is None else torch_dtype)
+        model.name_or_path = os.fspath(path if base is None else base)
+        if base is not None:
+            load_adapter(model, place)
+            model.eval()
         return model

@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from pyllm import text
+from pyllm.auto.adapters import base_of
 from pyllm.auto.saving import save_folder, save_gguf
 from pyllm.auto.weights import open_weights
 from pyllm.errors import ModelFileError
@@ -41,7 +42,10 @@ def convert(
         raise ValueError(f"convert: type is {dtype!r}, allowed here are {', '.join(allowed)}")
     if not to_file and not overwrite and os.path.isdir(path) and os.listdir(path):
         raise ModelFileError(path, "", None, "exists already and is not empty", "another name, or overwrite")
-    with open_model(download.resolve(source)) as opened:
+    place = download.resolve(source)
+    if base_of(place) is not None:
+        return _convert_merged(place, path, kind, overwrite, max_shard_size, report)
+    with open_model(place) as opened:
         if to_file and isinstance(opened, GGUF):
             kind = _main_type(opened) if kind == "auto" else kind
             quantize(opened.path, path, kind, allow_requantize=allow_requantize, overwrite=overwrite, report=report)
@@ -54,6 +58,20 @@ def convert(
         else:
             wanted = "auto" if kind == "auto" else DTYPES[kind]
             save_folder(model, path, wanted, max_shard_size, tokenizer.files(), report)
+
+
+def _convert_merged(
+    place: str, path: str, kind: str, overwrite: bool, max_shard_size: int | str, report: Report
+) -> None:
+    """An adapter: the model that it changes, merged with it; in memory."""
+    from pyllm.auto import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(place), AutoTokenizer.from_pretrained(place)
+    model.merge_and_unload()
+    if path.endswith(".gguf"):
+        save_gguf(model, path, text.gguf_fields(tokenizer, model.config.vocab_size), kind, overwrite, report)
+    else:
+        save_folder(model, path, "auto" if kind == "auto" else DTYPES[kind], max_shard_size, tokenizer.files(), report)
 
 
 def opened_model(source: Any) -> Any:

@@ -30,8 +30,9 @@ def new_config(family: str, **sizes: Any) -> Any:
     if family not in USUAL:
         raise ValueError(f"new model: family {family!r} is not known; known are {', '.join(USUAL)}")
     raw = {"model_type": family} | USUAL[family] | sizes
-    if family != "gpt2" and "hidden_size" in sizes and "intermediate_size" not in sizes:
-        raw["intermediate_size"] = (int(sizes["hidden_size"]) * 8 // 3 + 63) // 64 * 64
+    width = raw.get("hidden_size")
+    if family != "gpt2" and "hidden_size" in sizes and "intermediate_size" not in sizes and isinstance(width, int):
+        raw["intermediate_size"] = (width * 8 // 3 + 63) // 64 * 64
     if family != "gpt2" and "num_attention_heads" in sizes and "num_key_value_heads" not in sizes:
         raw["num_key_value_heads"] = raw["num_attention_heads"]
     values = check_config(raw, "config")

@@ -96,8 +96,10 @@ def train(args: argparse.Namespace) -> int:
     data = measure(args.model, fields, args.batch, args.context, args.dtype, args.runs, peak)
     line = (
         f"{data['tok_s']:,.0f} tokens/s, {data['seconds'] * 1e3:,.1f} ms per step, {data['share_of_peak']:.0%} of "
-        f"{args.dtype}'s peak, {data['peak_memory_MB']:,.0f} MB at most"
+        f"{args.dtype}'s peak"
     )
+    if data["peak_memory_MB"] is not None:
+        line += f", {data['peak_memory_MB']:,.0f} MB at most"
     return output.facts(args, data, line)
 
 

@@ -6,6 +6,7 @@ Records are {"messages": [{"role", "content"}, ...]}, {"prompt", "completion"} o
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from pyllm.cli import options, training
 
@@ -16,6 +17,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="MODEL", help="name, GGUF file or folder")
     add("--data", required=True, metavar="FILE", help="jsonl, also .gz, .xz, .zst")
     add("--held-out", type=options.whole(1), default=64, metavar="N", help="records to judge by (64)")
+    add("--lora", type=options.whole(1, 65536), metavar="R", help="rank of an adapter that learns in the model's stead")
+    add("--lora-alpha", type=options.real(0.0), metavar="X", help="its scale times R (2 R)")
+    add("--lora-targets", metavar="NAMES", help="matrices that it changes, of q,k,v,o,gate,up,down (all)")
+    add("--lora-dropout", type=options.real(0.0, 0.99), default=0.0, metavar="X", help="of what it reads (0)")
     training.add_training(parser, rate=1e-4, batch=4, context=512)
 
 
@@ -26,5 +31,19 @@ def run(args: argparse.Namespace) -> int:
 
     settings = training.arguments(args)
     bars = [ProgressBar()]
-    result = finetune(args.model, args.data, settings, args.context, args.held_out, bars, training.command())
+    result = finetune(
+        args.model, args.data, settings, args.context, args.held_out, bars, training.command(), adapter(args)
+    )
     return training.tell(args, result)
+
+
+def adapter(args: argparse.Namespace) -> Any:
+    """What --lora and its like ask for, None without them. Raises UsageError for the others alone."""
+    from pyllm.train import LoraConfig
+
+    if args.lora is None:
+        if args.lora_alpha is not None or args.lora_targets is not None or args.lora_dropout:
+            raise options.UsageError("--lora-alpha, --lora-targets and --lora-dropout go with --lora R")
+        return None
+    names = None if args.lora_targets is None else tuple(each.strip() for each in args.lora_targets.split(","))
+    return LoraConfig(args.lora, args.lora_alpha or 2 * args.lora, args.lora_dropout, names)

@@ -85,12 +85,9 @@ class Steps:
 
 def run(args: argparse.Namespace) -> int:
     """Fit and write the folder; each stage is told as it ends."""
-    from pyllm import _core
     from pyllm.train.table_files import check_free
     from pyllm.train.tabular import fit_table
 
-    if args.threads:
-        _core.set_threads(args.threads)
     check_free(args.out, args.overwrite)
     start = time.monotonic()
     told: dict[str, str] = {}
@@ -105,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         "drop_constant",
     )}  # fmt: skip
     with Steps(printable(args.data, 60)) as steps:
-        table = fit_table(args.data, args.target, tell=tell, report=steps.show, **settings)
+        table = fit_table(args.data, args.target, tell=tell, report=steps.show, threads=args.threads, **settings)
     table.save(args.out, args.overwrite)
     text = "\n".join(
         [*evaluated(table.target.task, table.scores, table.target.classes), f"written   {printable(args.out)}"]

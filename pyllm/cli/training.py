@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+import textwrap
+from itertools import zip_longest
 from typing import Any
 
 from pyllm.cli import options, output
+from pyllm.errors import printable
 
 
 def add_training(parser: argparse.ArgumentParser, rate: float, batch: int, context: int | None) -> None:
@@ -83,6 +86,23 @@ def _value(text: str) -> Any:
     return {"true": True, "false": False}.get(text.lower(), text)
 
 
+def side_by_side(answers: Any) -> str:
+    """Answers before and after in two columns, under what was asked and what was wanted."""
+    lines = []
+    for each in answers:
+        lines += [f"> {_line(each['prompt'], 110)}", f"  wanted: {_line(each['wanted'], 102)}"]
+        columns = [textwrap.wrap(_line(each[when], 10**6), 54) or [""] for when in ("before", "after")]
+        rows = zip_longest(["before", "------", *columns[0]], ["after", "-----", *columns[1]], fillvalue="")
+        lines += [f"  {left:<54}  {right}".rstrip() for left, right in rows]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _line(text: str, most: int) -> str:
+    """Text as one line that cannot drive a terminal."""
+    return printable(" ".join(text.split()), most)
+
+
 def tell(args: argparse.Namespace, result: Any) -> int:
     """What came of a run; 1 where it was interrupted."""
     facts = {"step": result.step, "loss": result.loss, "valid_loss": result.valid_loss, "complete": result.complete}
@@ -90,5 +110,8 @@ def tell(args: argparse.Namespace, result: Any) -> int:
     state = "done" if result.complete else "interrupted, the same command goes on"
     line = f"{args.out}: step {result.step:,}, loss {result.loss:.4f}{valid}; {state}"
     facts = {name: value if value == value else None for name, value in facts.items()}  # JSON has no NaN
+    if result.answers:
+        facts["answers"] = list(result.answers)
+        line = f"{side_by_side(result.answers)}\n{line}"
     output.facts(args, facts, line)
     return 0 if result.complete else 1

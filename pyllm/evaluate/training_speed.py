@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
-import sys
 import time
 from typing import Any
 
@@ -12,6 +10,7 @@ import numpy as np
 
 from pyllm import _core, ops
 from pyllm.auto import new_config, new_model
+from pyllm.formats.memory import most_taken
 from pyllm.optim import AdamW
 
 
@@ -20,7 +19,8 @@ def measure(
 ) -> dict[str, Any]:
     """Median of `runs` steps of AdamW with a clipped gradient, after two to warm up, on random weights and tokens.
 
-    share_of_peak: 6 FLOP for each number and token, and attention's, over `peak` FLOP/s.
+    share_of_peak: 6 FLOP for each number and token, and attention's, over `peak` FLOP/s. peak_memory_MB: None where
+    the system does not say.
     """
     _core.keep_freed()
     config = new_config(family, **fields)
@@ -42,7 +42,7 @@ def measure(
     heads = getattr(config, "num_attention_heads", 0) or config.n_head
     layers, _, width = model.cache
     flop = batch * context * (6.0 * model.num_parameters() + 6.0 * layers * heads * width * context)
-    unit = 1 if sys.platform == "darwin" else 1024
+    most = most_taken()
     return {
         "model": family,
         "parameters": model.num_parameters(),
@@ -55,5 +55,5 @@ def measure(
         "seconds": took,
         "loss": loss.item(),
         "share_of_peak": flop / took / peak,
-        "peak_memory_MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6,
+        "peak_memory_MB": None if most is None else most / 1e6,
     }

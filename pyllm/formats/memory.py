@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from pyllm.errors import ModelFileError
 
@@ -95,6 +96,17 @@ def _address_space() -> int | None:
 def available() -> int | None:
     """Bytes that this process may still take: the least of free memory, control groups and ulimit; None if unknown."""
     return min((each for each in (_meminfo(), _cgroup(), _address_space()) if each is not None), default=None)
+
+
+def most_taken() -> int | None:
+    """Bytes of memory that this process had at most at once; None where the system does not say."""
+    try:
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    except ImportError:  # Windows
+        return None
 
 
 def check_fits(file: str | os.PathLike[str], needed: int, what: str = "the model") -> None:

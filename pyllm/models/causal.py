@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pyllm import _core, nn, ops
 from pyllm.errors import ContextError
+from pyllm.models.adapters import Adaptable
 
 Logits = NDArray[np.float32]
 Hidden = NDArray[np.float32]
@@ -28,7 +29,7 @@ class CausalOutput(NamedTuple):
     loss: float | None = None
 
 
-class CausalLM(nn.Module, ABC):
+class CausalLM(Adaptable, ABC):
     """A family defines `forward(tokens)` and `cache` (layers, key heads, head width); the rest is here.
 
     `config` is the family's dataclass; precision "default" or "high" (two int8 terms, float32 attention and cache).
@@ -38,6 +39,7 @@ class CausalLM(nn.Module, ABC):
     precision = "default"
     generation_config: dict[str, Any] | None = None  # what the model's folder says; generate() starts from it
     open_tokenizer: Callable[[], Any] | None = None  # of the file that the model came from
+    name_or_path: str | None = None  # of that file
     batch_rows = 512  # rows of one replay at most; answers do not depend on it
     _cache_type: str | None = None
     _context_length: int | None = None
@@ -99,13 +101,17 @@ class CausalLM(nn.Module, ABC):
 
     def train(self) -> Any:
         """Ready to learn; what was recorded of the old weights is forgotten."""
-        self._program = self._pool = None
+        self.forget_program()
         return super().train()
 
     def eval(self) -> Any:
         """Ready to run, with the weights of now."""
-        self._program = self._pool = None
+        self.forget_program()
         return super().eval()
+
+    def forget_program(self) -> None:
+        """Record again when the model runs next."""
+        self._program = self._pool = None
 
     def program(self) -> _core.Program:
         """The recorded forward; recorded at the first call."""
@@ -231,10 +237,17 @@ class CausalLM(nn.Module, ABC):
         return embed(self, texts, *args, **kwargs)
 
     def save_pretrained(self, save_directory: Any, **options: Any) -> None:
-        """Write a Hugging Face folder; dtype= and max_shard_size= as pyllm.auto.saving.save_folder says."""
+        """Write a Hugging Face folder; dtype= and max_shard_size= as pyllm.auto.saving.save_folder says.
+
+        With an adapter in use: its PEFT folder; merge_and_unload() first for the whole model.
+        """
+        from pyllm.auto.adapters import save_adapter
         from pyllm.auto.saving import save_folder  # upwards, for the same reason
 
-        save_folder(self, save_directory, **options)
+        if self.active_adapter is not None:
+            save_adapter(self, save_directory, **options)
+        else:
+            save_folder(self, save_directory, **options)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.num_parameters():,} parameters, {self.config})"

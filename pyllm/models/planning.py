@@ -97,7 +97,8 @@ class Plan(NamedTuple):
     """What is to be done: train or run `sizes` on `batch` sequences of `context` tokens at a time.
 
     dtype: of training, fp32 or bf16; of running, one of counting.FORMATS. lora: the rank, 0 for none. trainable: the
-    share of the parameters that are trained. weights: bytes of the weights as a file stores them, for running.
+    share of the parameters that are trained. weights: bytes of the weights as a file stores them, for running
+    and LoRA.
     """
 
     name: str
@@ -201,7 +202,9 @@ def _training(plan: Plan) -> Sum:
     if plan.lora:
         a = size.adapters(plan.lora)
         rows = [
-            Row("weights", f"{n:,} x {found} bytes, frozen", n * found),
+            Row("weights", f"{n:,} x {found} bytes, frozen", n * found)
+            if plan.weights is None
+            else Row("weights", f"{n:,} as stored, frozen", plan.weights),
             Row("adapters", f"{a:,} x (4 weight + 4 gradient + 8 moments) bytes", 16 * a),
         ]
     else:

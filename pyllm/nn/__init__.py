@@ -1,5 +1,6 @@
 """Parts of models: parameters and shapes, assembled by the families in pyllm.models."""
 
+from pyllm.nn.adapter import Adapter, LoraConfig
 from pyllm.nn.attention import SelfAttention
 from pyllm.nn.block import Block, ParallelBlock, SandwichBlock
 from pyllm.nn.embedding import Embedding
@@ -12,12 +13,14 @@ from pyllm.nn.state import State
 from pyllm.nn.tracing import Trace, trace
 
 __all__ = [
+    "Adapter",
     "Block",
     "Embedding",
     "FeedForward",
     "GatedFeedForward",
     "LayerNorm",
     "Linear",
+    "LoraConfig",
     "Module",
     "ParallelBlock",
     "Parameter",

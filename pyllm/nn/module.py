@@ -64,6 +64,11 @@ class Parameter:
             self.value = _core.Weight("F32", *self.shape)
             self.value.fill_floats(array)
 
+    def freeze(self) -> None:
+        """Let the value be what it is to run, for good; what learned is let go."""
+        self.run()
+        self._learned = None
+
     def __repr__(self) -> str:
         return f"Parameter{self.shape}"
 
@@ -87,13 +92,13 @@ class Module:
                     yield from each.named_parameters(path + ".")
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """(path, part) of this part, whose path is "", and all parts within; one that serves twice comes twice."""
-        yield prefix, self
+        """(path, part) of all parts within, at any depth."""
         for name, part in vars(self).items():
             for key, each in enumerate(part) if isinstance(part, list) else [(None, part)]:
                 if isinstance(each, Module):
-                    path = name if key is None else f"{name}.{key}"
-                    yield from each.named_modules(f"{prefix}.{path}" if prefix else path)
+                    path = f"{prefix}{name}" if key is None else f"{prefix}{name}.{key}"
+                    yield path, each
+                    yield from each.named_modules(path + ".")
 
     def own_parameters(self) -> dict[str, Parameter]:
         """Every parameter once, under the first of its paths: tied ones have several."""
@@ -102,13 +107,23 @@ class Module:
             found.setdefault(id(parameter), (path, parameter))
         return dict(found.values())
 
-    def num_parameters(self) -> int:
-        """Trainable numbers, each counted once."""
-        return sum(parameter.size for parameter in self.own_parameters().values())
+    def learned(self) -> dict[str, Parameter]:
+        """The parameters that training changes: all of them, unless the module says otherwise."""
+        return self.own_parameters()
+
+    def num_parameters(self, only_trainable: bool = False) -> int:
+        """How many numbers, each counted once."""
+        found = self.learned() if only_trainable else self.own_parameters() | self.learned()
+        return sum(parameter.size for parameter in found.values())
+
+    def training_flops(self) -> float:
+        """Operations of a training step for one row: 4 for each number (forward, and the gradient of its input), and
+        2 for the gradient of each that learns."""
+        return 4.0 * self.num_parameters() + 2.0 * self.num_parameters(only_trainable=True)
 
     def parameters(self) -> list[Tensor]:
         """The tensors that learn, each once. Empty before train()."""
-        found = [parameter.value for parameter in self.own_parameters().values()]
+        found = [parameter.value for parameter in self.learned().values()]
         return [value for value in found if isinstance(value, Tensor) and value.requires_grad]
 
     def initialise(self, seed: int = 0) -> Any:
@@ -130,14 +145,14 @@ class Module:
         return np.full(parameter.shape, 0 if name.endswith("bias") else 1, np.float32)
 
     def train(self) -> Any:
-        """Ready to learn: parameters are float32 tensors. Gives the module."""
-        for parameter in self.own_parameters().values():
+        """Ready to learn: parameters that learn are float32 tensors. Gives the module."""
+        for parameter in self.learned().values():
             parameter.learn()
         return self
 
     def eval(self) -> Any:
         """Ready to run: matrices are packed. Gives the module; train() goes on from the same numbers."""
-        for parameter in self.own_parameters().values():
+        for parameter in self.learned().values():
             parameter.run()
         return self
 
@@ -147,15 +162,15 @@ class Module:
             tensor.zero_grad()
 
     def state_dict(self) -> dict[str, NDArray[np.float32]]:
-        """Path -> float32 array of every parameter, each once."""
-        return {name: parameter.array() for name, parameter in self.own_parameters().items()}
+        """Path -> float32 array of every parameter that learns, each once."""
+        return {name: parameter.array() for name, parameter in self.learned().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Any:
         """Take the values of all parameters, arrays or tensors of any kind; gives the module, ready to learn.
 
         Raises ValueError that names what is missing, what is not known, and what has another shape.
         """
-        mine = self.own_parameters()
+        mine = self.learned()
         wrong = [f"missing {name}" for name in mine if name not in state]
         wrong += [f"unknown {name}" for name in state if name not in mine]
         arrays = {name: Tensor(state[name]).data for name in mine if name in state}

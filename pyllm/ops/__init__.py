@@ -2,6 +2,7 @@
 model's forward is being recorded."""
 
 from pyllm.ops.activation import activate, gelu, relu, sigmoid, silu, softcap, swiglu, tanh
+from pyllm.ops.adapted import Adapted
 from pyllm.ops.arithmetic import (
     _operators,
     add,
@@ -20,6 +21,7 @@ from pyllm.ops.arithmetic import (
 )
 from pyllm.ops.attention import attention, rotary, rotary_table, row_attention, self_attention
 from pyllm.ops.attention_weights import attended, attention_weights
+from pyllm.ops.dropout import dropout, noise
 from pyllm.ops.embedding import embedding
 from pyllm.ops.linear import gated_linear, linear, linear_add, logits, matmul, norm_linear
 from pyllm.ops.loss import cross_entropy, linear_cross_entropy, mse
@@ -33,6 +35,7 @@ from pyllm.ops.watch import Watch, unwatched
 _operators()
 
 __all__ = [
+    "Adapted",
     "Norm",
     "Recorder",
     "Symbol",
@@ -48,6 +51,7 @@ __all__ = [
     "cross_entropy",
     "divide",
     "documents",
+    "dropout",
     "embedding",
     "exp",
     "forget_panels",
@@ -64,6 +68,7 @@ __all__ = [
     "mean",
     "mse",
     "multiply",
+    "noise",
     "norm_linear",
     "normalise",
     "power",

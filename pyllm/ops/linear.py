@@ -1,8 +1,10 @@
-"""Products with weights, and what is fused with them. A weight is (out, in), an array or a packed `_core.Weight`."""
+"""Products with weights, and what is fused with them.
+
+A weight is (out, in): an array, a packed `_core.Weight`, or one of these `Adapted`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,14 @@ from pyllm import _core
 from pyllm.autograd import kept, record
 from pyllm.ops.activation import activate
 from pyllm.ops.activation import softcap as capped
+from pyllm.ops.adapted import Adapted, Change
 from pyllm.ops.arrays import Array, float32, vector
 from pyllm.ops.norm import Norm, normalise
-from pyllm.ops.panels import panels
+from pyllm.ops.panels import panels, sums
 from pyllm.ops.precision import product_type
 from pyllm.ops.record import Symbol
 from pyllm.ops.watch import Watch, unwatched
+from pyllm.tensor import Tensor
 
 
 def matmul(a: Any, b: Any) -> Array:
@@ -35,7 +39,7 @@ def matmul(a: Any, b: Any) -> Array:
 
     def derivative(dy: Array) -> tuple[Any, Any]:
         dy = dy.reshape(len(rows), -1)
-        return _times(dy, w, kind, transposed=False), _sums(rows, lambda: dy, kind)  # dy b^T, a^T dy
+        return _times(dy, w, kind, transposed=False), sums(rows, lambda: dy, kind)  # dy b^T, a^T dy
 
     return record(y, (a, b), derivative)
 
@@ -52,6 +56,8 @@ def linear(x: Any, weight: Any, bias: Any = None, precision: str = "default") ->
 def _linear(x: Any, weight: Any, bias: Any, residual: Any, precision: str = "default") -> Any:
     """residual + x W^T + bias; residual None is nothing."""
     a = float32(x, "linear")
+    adapted = weight if isinstance(weight, Adapted) else None
+    weight = weight if adapted is None else adapted.weight
     w = weight if isinstance(weight, _core.Weight) else float32(weight, "linear", "weight")
     if len(w.shape) != 2 or 0 in w.shape:
         raise ValueError(f"linear: weight has shape {w.shape}, allowed is (out, in)")
@@ -61,24 +67,36 @@ def _linear(x: Any, weight: Any, bias: Any, residual: Any, precision: str = "def
     b = None if bias is None else vector(bias, n, "linear", "bias")
     shape = (*a.shape[:-1], n)
     y = np.empty(shape, np.float32) if residual is None else _copy(residual, shape)
+    inputs = (residual, x, weight, bias, *(() if adapted is None else (adapted.a, adapted.b)))
     if y.size == 0:
         zeros = (np.zeros_like(a), np.zeros(w.shape, np.float32), np.zeros(n, np.float32))
-        return record(y, (residual, x, weight, bias), lambda dy: (dy, *zeros))
+        more = () if adapted is None else (np.zeros_like(float32(each, "linear")) for each in (adapted.a, adapted.b))
+        return record(y, inputs, lambda dy: (dy, *zeros, *more))
     rows, kind = a.reshape(-1, k), product_type()
-    saved = kept(x, rows)
+    saved = kept(x, rows) if isinstance(weight, Tensor) or adapted is not None else _nothing
     into, add, high = y.reshape(-1, n), residual is not None, precision == "high"
     if isinstance(w, _core.Weight):
         _core.linear(rows, w, b, high, into, add)
     else:
         with panels(w, kind) as packed:
             _core.linear(rows, packed, b, False, into, add)
+    change = None if adapted is None else Change(adapted, rows, saved, into, kind)
 
     def derivative(dy: Array) -> tuple[Any, ...]:
         out = dy.reshape(-1, n)
         dx = _times(out, w, kind, transposed=True)
-        return dy, dx, _sums(out, saved, kind), None if b is None else _core.column_sums(out)
+        own = sums(out, saved, kind), _core.column_sums(out) if isinstance(bias, Tensor) else None
+        if change is None:
+            return dy, dx, *own
+        dx, da, db = change.derivative(out, dx)
+        return dy, dx, *own, da, db
 
-    return record(y, (residual, x, weight, bias), derivative)
+    return record(y, inputs, derivative)
+
+
+def _nothing() -> Array:
+    """What a frozen weight's own gradient, which nobody asks for, would need: so that the input is not kept."""
+    return np.empty((0, 0), np.float32)
 
 
 def _copy(residual: Any, shape: tuple[int, ...]) -> Array:
@@ -94,14 +112,14 @@ def _times(dy: Array, w: Any, kind: str, transposed: bool) -> Any:
     def gradient(into: Array, add: bool) -> None:
         flat = into.reshape(len(dy), -1)
         if isinstance(w, _core.Weight):
-            return _times_packed(dy, w, flat, add)
+            return times_packed(dy, w, flat, add)
         with panels(w, kind, transposed) as packed:
             _core.linear(dy, packed, into=flat, add=add)
 
     return gradient
 
 
-def _times_packed(dy: Array, w: _core.Weight, into: Array, add: bool) -> None:
+def times_packed(dy: Array, w: _core.Weight, into: Array, add: bool) -> None:
     """dy W for a frozen packed W, some of its rows at a time, which are read back as bf16 (float32 from float32)."""
     kind = "F32" if w.dtype == "F32" else "BF16"
     n, k = w.shape
@@ -113,16 +131,6 @@ def _times_packed(dy: Array, w: _core.Weight, into: Array, add: bool) -> None:
 
 
 _SLICE = 1 << 20  # numbers of a packed weight that are read back at a time: 4 MB
-
-
-def _sums(dy: Array, x: Callable[[], Array], kind: str) -> Any:
-    """dy^T x: the gradient of a weight (n, k) from dy (rows, n) and x() (rows, k)."""
-
-    def gradient(into: Array, add: bool) -> None:
-        with panels(x(), kind, transposed=True) as packed:
-            _core.linear(dy, packed, into=into, add=add, transposed=True)
-
-    return gradient
 
 
 def norm_linear(

@@ -12,12 +12,13 @@ from pyllm import _core
 from pyllm.autograd import record, wants
 from pyllm.ops.arithmetic import mean, multiply, subtract
 from pyllm.ops.arrays import Array, float32
-from pyllm.ops.linear import linear
+from pyllm.ops.linear import linear, times_packed
 from pyllm.ops.panels import panels
 from pyllm.ops.precision import product_type
 
 IGNORED = -100
 _LOGITS = 1 << 25  # logits that exist at once: 128 MB
+_FEWER = 1 << 24  # with a packed weight, which is there to save memory
 
 
 def cross_entropy(logits: Any, targets: Any, label_smoothing: float = 0.0) -> Any:
@@ -41,10 +42,13 @@ def cross_entropy(logits: Any, targets: Any, label_smoothing: float = 0.0) -> An
 def linear_cross_entropy(x: Any, weight: Any, targets: Any, bias: Any = None, label_smoothing: float = 0.0) -> Any:
     """cross_entropy(x W^T + bias, targets), of which only some rows' logits exist at a time.
 
-    x (..., d), weight (classes, d), targets (...). The gradients are made with the logits, while they exist.
+    x (..., d), weight (classes, d) an array or packed, targets (...). The gradients are made with the logits, while
+    they exist; a packed weight is frozen.
     """
-    if isinstance(weight, _core.Weight) or bias is not None:
+    if bias is not None:
         return cross_entropy(linear(x, weight, bias), targets, label_smoothing)
+    if isinstance(weight, _core.Weight):
+        return _frozen_cross_entropy(x, weight, targets, label_smoothing)
     a, w = float32(x, "linear_cross_entropy"), float32(weight, "linear_cross_entropy", "weight")
     if w.ndim != 2 or a.ndim < 1 or a.shape[-1] != w.shape[1]:
         raise ValueError(f"linear_cross_entropy: x {a.shape} and weight {w.shape}, allowed are (..., d), (classes, d)")
@@ -81,6 +85,35 @@ def linear_cross_entropy(x: Any, weight: Any, targets: Any, bias: Any = None, la
         return _scaled(dx, dy).reshape(a.shape), dw
 
     return record(_mean(losses, count), (x, weight), derivative)
+
+
+def _frozen_cross_entropy(x: Any, weight: _core.Weight, targets: Any, label_smoothing: float) -> Any:
+    """As linear_cross_entropy. Quantised weights take x in two int8 terms, as a model's head does when it runs."""
+    a = float32(x, "linear_cross_entropy")
+    if a.ndim < 1 or a.shape[-1] != weight.shape[1]:
+        raise ValueError(f"linear_cross_entropy: x {a.shape} and weight {weight.shape} differ in their last dimensions")
+    rows, classes = a.reshape(-1, a.shape[-1]), weight.shape[0]
+    wanted, count = _targets(targets, len(rows))
+    losses = np.empty(len(rows), np.float32)
+    dx = np.empty_like(rows) if wants(x) else None
+    pieces = min(max(len(rows), 1), -(-len(rows) * classes // _FEWER) or 1)
+    ends = [len(rows) * i // pieces for i in range(pieces + 1)]
+    logits = np.empty((-(-len(rows) // pieces), classes), np.float32)
+    for first, last in pairwise(ends):
+        these = logits[: last - first]
+        if len(these):
+            _core.linear(rows[first:last], weight, None, True, these)
+        if dx is None:
+            losses[first:last] = _core.cross_entropy_losses(these, wanted[first:last], label_smoothing)
+        else:
+            losses[first:last] = _core.cross_entropy(these, wanted[first:last], None, label_smoothing, 1 / count)
+            times_packed(these, weight, dx[first:last], False)
+
+    def derivative(dy: Array) -> tuple[Any]:
+        assert dx is not None
+        return (_scaled(dx, dy).reshape(a.shape),)
+
+    return record(_mean(losses, count), (x,), derivative)
 
 
 def mse(prediction: Any, targets: Any) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pyllm import _core
 from pyllm.ops.arrays import Array
@@ -23,6 +24,16 @@ def panels(matrix: Array, type: str, transposed: bool = False) -> Iterator[_core
         yield weight
     finally:
         spare.append(weight)
+
+
+def sums(dy: Array, x: Callable[[], Array], kind: str) -> Any:
+    """dy^T x: the gradient of a weight (n, k) from dy (rows, n) and x() (rows, k), made where it is wanted."""
+
+    def gradient(into: Array, add: bool) -> None:
+        with panels(x(), kind, transposed=True) as packed:
+            _core.linear(dy, packed, into=into, add=add, transposed=True)
+
+    return gradient
 
 
 def forget_panels() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyllm import _core
+from pyllm.ops.adapted import Adapted
 
 
 class Recorder:
@@ -56,11 +57,27 @@ class Symbol:
         layer: int = 0,
         rotation: Any = None,
     ) -> list[Symbol]:
-        """One step: norm(self) with one to three (weight, bias, epilogue)."""
+        """One step: norm(self) with one to three (weight, bias, epilogue); before it the changes of adapted ones."""
         place = -1 if residual is None else residual.value
         number = self.recorder.rotation(rotation)
-        values = self.recorder.program.linear(self.value, norm, parts, act, gated, place, layer, number)
+        recorded = self._changed(norm, parts)
+        values = self.recorder.program.linear(self.value, norm, recorded, act, gated, place, layer, number)
         return [Symbol(self.recorder, value) for value in values]
+
+    def _changed(self, norm: Any, parts: list[tuple[Any, Any, str]]) -> list[tuple[Any, Any, str, int]]:
+        """Parts as the program takes them: (weight, bias, epilogue, value that is added to the product or -1)."""
+        changes = {i: part[0].packed() for i, part in enumerate(parts) if isinstance(part[0], Adapted)}
+        if not changes:
+            return [(*part, -1) for part in parts]
+        program = self.recorder.program
+        inner = program.linear(self.value, norm, [(a, None, "store", -1) for a, _ in changes.values()])
+        pairs = zip(inner, changes.values(), strict=True)
+        outer = [program.linear(h, None, [(b, None, "store", -1)])[0] for h, (_, b) in pairs]
+        added = dict(zip(changes, outer, strict=True))
+        return [
+            (weight.weight if i in added else weight, bias, epilogue, added.get(i, -1))
+            for i, (weight, bias, epilogue) in enumerate(parts)
+        ]
 
     def heads(self, k: Symbol, norms: tuple[Any, Any], layer: int, rotation: Any) -> Symbol:
         """Queries, and keys `k` into the layer's cache, after the norm of each head and the rotation."""

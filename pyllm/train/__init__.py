@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pyllm.errors import CheckpointError, LaterVersionError, TrainingError
+from pyllm.models.adapters import add_adapter
+from pyllm.nn import LoraConfig
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback, ProgressBar
 from pyllm.train.checkpoint import Checkpoints, check_facts, read_checkpoint
@@ -17,11 +19,13 @@ __all__ = [
     "Checkpoints",
     "LaterVersionError",
     "Log",
+    "LoraConfig",
     "ProgressBar",
     "Result",
     "Trainer",
     "TrainingArguments",
     "TrainingError",
+    "add_adapter",
     "check_facts",
     "read",
     "read_checkpoint",

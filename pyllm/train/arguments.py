@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 # Fields that do not change what is computed: a run may go on with other values of these.
 FREE = ("output_dir", "save_steps", "save_total_limit", "eval_steps", "per_device_eval_batch_size")
+
+_KINDS: dict[str, Any] = {"str": (str, os.PathLike), "bool": bool, "int": int, "float": (int, float)}
+_NAMES = {"str": "text", "bool": "True or False", "int": "a whole number", "float": "a number"}
 
 
 @dataclass(frozen=True)
@@ -16,7 +20,9 @@ class TrainingArguments:
     max_steps: how many steps, or 0 for num_train_epochs over the data. learning_rate is the peak, lr_scheduler_type
     "constant", "linear", "cosine", "one_cycle" or "inverse_sqrt" after warmup_steps (or warmup_ratio of all steps).
     max_grad_norm: gradients are scaled down to it, 0 for never. bf16: products of numbers rounded to bfloat16, weights
-    and sums in float32. save_steps, eval_steps: how often, 0 for at the end alone. Raises ValueError.
+    and sums in float32. save_steps, eval_steps: how often, 0 for at the end alone.
+    A run goes on with the same values alone (max_steps and num_train_epochs, too: the schedule depends on them); FREE
+    are the exceptions. Raises ValueError.
     """
 
     output_dir: str
@@ -44,8 +50,14 @@ class TrainingArguments:
         ones = {"per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"}
         for field in fields(self):
             value, least = getattr(self, field.name), int(field.name in ones | {"save_total_limit"})
+            kind = field.type if isinstance(field.type, str) else field.type.__name__
+            if isinstance(value, bool) != (kind == "bool") or not isinstance(value, _KINDS[kind]):
+                raise ValueError(f"TrainingArguments: {field.name} is {value!r}, allowed is {_NAMES[kind]}")
             if isinstance(value, (int, float)) and not least <= value < float("inf"):
                 raise ValueError(f"TrainingArguments: {field.name} is {value}, allowed is {least} or more")
+        if not self.output_dir or not (self.max_steps or self.num_train_epochs):
+            found = "no output_dir" if not self.output_dir else "max_steps and num_train_epochs are both 0"
+            raise ValueError(f"TrainingArguments: {found}; a folder, and one of them above 0")
 
     @property
     def samples_per_step(self) -> int:

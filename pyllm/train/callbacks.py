@@ -16,13 +16,15 @@ class Callback:
         """Before the first step of this process."""
 
     def on_step_end(self, trainer: Any, values: dict[str, Any]) -> None:
-        """After a step, with what the log says of it and `seconds`, `tokens_per_second`, `share_of_peak`."""
+        """After a step, with what the log says of it and `seconds`, `tokens_per_second`, `share_of_peak`: NaN until
+        the machine's peak has been measured.
+        """
 
     def on_evaluate(self, trainer: Any, step: int, loss: float) -> None:
-        """After an evaluation."""
+        """After an evaluation, which comes before the same step's on_step_end."""
 
     def on_train_end(self, trainer: Any) -> None:
-        """After the last step, or when the run is interrupted."""
+        """After the last step and its checkpoint, or when the run is interrupted or fails."""
 
 
 class ProgressBar(Callback):
@@ -41,10 +43,12 @@ class ProgressBar(Callback):
         self._drawn = now
         share = trainer.step / trainer.total
         left = (now - self._start) / (trainer.step - self._first) * (trainer.total - trainer.step)
+        of_peak = values["share_of_peak"]
+        peak = f"{of_peak:.0%} of peak, " if of_peak == of_peak else ""
         bar = "#" * int(share * _WIDTH)
         line = (
             f"step {trainer.step:,} of {trainer.total:,} [{bar:<{_WIDTH}}] loss {values['loss']:.4f}, "
-            f"{values['tokens_per_second']:,.0f} tokens/s, {values['share_of_peak']:.0%} of peak, {_clock(left)} left"
+            f"{values['tokens_per_second']:,.0f} tokens/s, {peak}{_clock(left)} left"
         )
         begin, end = ("\r", "\x1b[K") if self._terminal else ("", "\n")
         print(f"{begin}{line}", end=end, file=sys.stderr, flush=True)
@@ -73,14 +77,24 @@ class Samples(Callback):
         self.prompts, self.tokens = prompts, tokens
         self.texts: list[dict[str, Any]] = []
 
+    def on_train_begin(self, trainer: Any) -> None:
+        """Forget what the steps that are done again wrote."""
+        self.texts = [text for text in self.texts if text["step"] <= trainer.step]
+
     def on_evaluate(self, trainer: Any, step: int, loss: float) -> None:
         """Continue every prompt with the weights of now."""
         model = trainer.model
-        tokenizer = model.tokenizer
         model.eval()
-        for prompt in self.prompts:
-            ids = tokenizer.encode(prompt) or [tokenizer.eos_token_id or 0]
-            new = min(self.tokens, model.context_length - len(ids))
-            out = model.generate([ids], max_new_tokens=new, do_sample=False)[0]
-            self.texts.append({"step": step, "prompt": prompt, "text": tokenizer.decode(out[len(ids) :])})
-        model.train()
+        try:
+            for prompt in self.prompts:
+                self.texts.append({"step": step, "prompt": prompt, "text": self._continued(model, prompt)})
+        finally:
+            model.train()
+
+    def _continued(self, model: Any, prompt: str) -> str:
+        """What the model writes behind a prompt, of which it sees as much as leaves it room for a token."""
+        tokenizer, room = model.tokenizer, model.context_length
+        ids = (tokenizer.encode(prompt) or [tokenizer.eos_token_id or 0])[: max(room - 1, 1)]
+        new = min(self.tokens, room - len(ids))
+        out = model.generate([ids], max_new_tokens=new, do_sample=False)[0] if new > 0 else ids
+        return str(tokenizer.decode(out[len(ids) :]))

@@ -124,7 +124,7 @@ class Checkpoints:
             raise CheckpointError(path, "", None, found, "a later step, or another folder")
         entries = [_entry(name, array) for name, array in tensors.items()]
         with _typed():
-            _write(self.folder, os.path.basename(path), step, entries, _plain(facts, "facts"))
+            _write(self.folder, os.path.basename(path), step, entries, plain(facts, "facts"))
             self.refused.pop(step, None)
             sound = [each for each in self.steps() if each not in self.refused]
             for each in self.steps():
@@ -149,7 +149,7 @@ def check_facts(
     saved: dict[str, Any], current: dict[str, Any], parts: Sequence[str] = ("config", "data", "tokenizer")
 ) -> None:
     """Refuse to go on with another config, data or tokenizer. Raises CheckpointError naming each field that differs."""
-    wrong = [text for part in parts for text in _differences(part, saved.get(part), _plain(current.get(part), part))]
+    wrong = [text for part in parts for text in _differences(part, saved.get(part), plain(current.get(part), part))]
     if wrong:
         shown = "; ".join(wrong[:20]) + (f"; and {len(wrong) - 20} more" if len(wrong) > 20 else "")
         raise CheckpointError(MANIFEST, "facts", None, shown, "the same as in the checkpoint, or a run of its own")
@@ -176,15 +176,15 @@ def _typed() -> Iterator[None]:
         raise CheckpointError(error.file, error.field, error.offset, error.found, error.allowed) from error
 
 
-def _plain(value: Any, where: str) -> Any:
+def plain(value: Any, where: str) -> Any:
     """The value as JSON gives it back. Raises TypeError or ValueError naming the field that JSON cannot hold."""
     if isinstance(value, dict):
         wrong = next((key for key in value if not isinstance(key, str)), None)
         if wrong is not None:
             raise TypeError(f"{where}: the key {wrong!r} is of type {type(wrong).__name__}; text is allowed")
-        return {key: _plain(each, f"{where}.{key}") for key, each in value.items()}
+        return {key: plain(each, f"{where}.{key}") for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each, f"{where}[{i}]") for i, each in enumerate(value)]
+        return [plain(each, f"{where}[{i}]") for i, each in enumerate(value)]
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"{where}: {value!r}; a finite number is allowed")

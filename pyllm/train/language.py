@@ -10,17 +10,19 @@ from typing import Any
 
 from pyllm import _core
 from pyllm.auto import AutoModelForCausalLM, AutoTokenizer, new_config
-from pyllm.data import Conversations, Packed, Shards, fingerprint
-from pyllm.data.manifest import TOKENIZER
-from pyllm.errors import DataError
+from pyllm.data import Conversations, Packed, Shards, fingerprint, manifest
 from pyllm.formats.memory import available
 from pyllm.formats.writing import Staging, make_folder
 from pyllm.models.fitting import refuse_unless_fits
 from pyllm.models.planning import Plan, sizes
 from pyllm.models.presets import from_config
+from pyllm.nn import LoraConfig
+from pyllm.train.answers import Prompt, answer, compared, prompts_of
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback, Samples
 from pyllm.train.trainer import Result, Trainer
+
+ANSWERS = 5  # held-out prompts that are answered before and after
 
 
 def pretrain(
@@ -38,7 +40,8 @@ def pretrain(
     fields: of the configuration, in Hugging Face's names; the vocabulary is the shards' tokenizer's. context: tokens of
     a sample, the model's whole context unless given. Raises DataError, DoesNotFitError, TrainingError, ValueError.
     """
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or os.path.join(shards, TOKENIZER))
+    manifest.read(shards)  # a folder that is none is refused as such, not for its tokenizer
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or os.path.join(shards, manifest.TOKENIZER))
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = new_config(family, **({"vocab_size": tokenizer.vocab_size} | ends | fields))
     length = context or int(config.context_length)
@@ -59,34 +62,51 @@ def finetune(
     held_out: int = 64,
     callbacks: Sequence[Callback] = (),
     command: str = "",
+    lora: LoraConfig | None = None,
 ) -> Result:
     """A pretrained model learns the answers of conversations, of which some are held out to be judged by.
 
-    name: of a model, a file or folder. records: jsonl as pyllm.data.Conversations reads. Raises as pretrain does.
+    name: of a model, a file or folder. records: jsonl as pyllm.data.Conversations reads. lora: the model stays as it is
+    stored, an adapter learns, and the run folder holds it as PEFT does. The result has five held-out prompts with the
+    answers before and after. Raises as pretrain does.
     """
     tokenizer = AutoTokenizer.from_pretrained(name)
     model = AutoModelForCausalLM.from_pretrained(name)
+    if model.adapters:
+        raise ValueError(f"finetune: {name} is an adapter; merge it first: pyllm convert {name} FOLDER")
     length = min(context, model.context_length)
-    _refuse(name, model.config, arguments, length)
+    _refuse(name, model.config, arguments, length, None if lora is None else (lora.r, stored_bytes(model)))
     rows = Conversations(records, tokenizer, length, arguments.seed)
     data, valid = rows.held_out(min(held_out, max(1, len(rows) // 10)))
-    facts = {"config": asdict(model.config), "data": rows.report, "tokenizer": fingerprint(tokenizer), "from": name}
-    return _run(model, tokenizer, data, valid, arguments, callbacks, facts | {"context": length}, command)
+    facts: dict[str, Any] = {"config": asdict(model.config), "data": rows.report, "tokenizer": fingerprint(tokenizer)}
+    facts |= {"from": name, "context": length}
+    prompts = prompts_of(valid, min(ANSWERS, len(valid)))
+    before = answer(model, prompts)
+    if lora is not None:
+        model.add_adapter(lora, seed=arguments.seed)
+        facts["lora"] = asdict(lora) | {"target_modules": sorted(model.learned())}
+    return _run(model, tokenizer, data, valid, arguments, callbacks, facts, command, (prompts, before))
 
 
 def validation(shards: str, length: int, seed: int = 0) -> Packed | None:
-    """Samples of the split "valid", at most as long as it is; None where there is none."""
-    try:
-        split = Shards(shards, "valid")
-        return Packed(split, min(length, split.tokens - 1), seed)
-    except DataError:
+    """Samples of the split "valid", at most as long as it is; None where there is none. Raises DataError."""
+    if not any(shard.split == "valid" for shard in manifest.read(shards).shards):
         return None
+    split = Shards(shards, "valid")
+    return Packed(split, min(length, split.tokens - 1), seed) if split.tokens > 1 else None
 
 
-def _refuse(name: str, config: Any, a: TrainingArguments, length: int) -> None:
+def stored_bytes(model: Any) -> int:
+    """What the model's numbers take as they are stored."""
+    return sum(parameter.value.nbytes for parameter in model.own_parameters().values())
+
+
+def _refuse(name: str, config: Any, a: TrainingArguments, length: int, frozen: tuple[int, int] | None = None) -> None:
+    """frozen: (rank, bytes of the weights) where an adapter learns and not the model."""
     values = asdict(config) | {"model_type": type(config).__module__.rpartition(".")[2]}
     dtype = "bf16" if a.bf16 else "fp32"
-    plan = Plan(name, sizes(from_config(values)), a.per_device_train_batch_size, length, dtype)
+    rank, weights = frozen or (0, None)
+    plan = Plan(name, sizes(from_config(values)), a.per_device_train_batch_size, length, dtype, rank, weights=weights)
     refuse_unless_fits(plan, available())
 
 
@@ -99,23 +119,40 @@ def _run(
     callbacks: Sequence[Callback],
     facts: dict[str, Any],
     command: str,
+    asked: tuple[list[Prompt], list[list[int]]] | None = None,
 ) -> Result:
+    """asked: prompts, and what the model answered before."""
     out = make_folder(arguments.output_dir)
     samples = Samples()
+    samples.texts = _earlier(os.path.join(out, "run.json"))
     trainer = Trainer(model, data, arguments, valid, [*callbacks, samples], facts)
     result = trainer.train()
     model.eval()
-    model.save_pretrained(out, dtype="float32")
+    model.save_pretrained(out, **({} if model.adapters else {"dtype": "float32"}))
+    if asked is not None and result.complete:
+        result = result._replace(answers=compared(tokenizer, *asked, answer(model, asked[0])))
     tokenizer.save_pretrained(out)
     about = {
         "model": type(model).__name__,
         "config": asdict(model.config),
         "parameters": model.num_parameters(),
+        "trained": model.num_parameters(only_trainable=True),
         "arguments": asdict(arguments),
         "command": command,
         "machine": {"threads": _core.threads(), "isa": _core.isa()},
         "samples": samples.texts,
+        "answers": list(result.answers),
     }
     with Staging(out, 1 << 20) as staging, staging.create("run.json") as file:
         file.write((json.dumps(about, indent=1, default=str) + "\n").encode())
     return result
+
+
+def _earlier(path: str) -> list[dict[str, Any]]:
+    """The samples that an earlier part of the run left; none where the file is not there or not understood."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)["samples"]
+        return [text for text in found if isinstance(text["step"], int)]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []

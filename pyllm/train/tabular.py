@@ -11,14 +11,15 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm import __version__
+from pyllm import __version__, _core
 from pyllm.autograd import no_grad
 from pyllm.errors import printable
 from pyllm.formats.csv_file import CsvFile, listed
@@ -35,6 +36,7 @@ TASKS = ("auto", "classification", "regression")
 MOST_CLASSES = 20  # whole numbers that are taken for classes unless the task is said
 _USUAL_EPOCHS, _FEWEST_STEPS, _MOST_STEPS = 40, 1000, 20_000  # unless epochs or steps are said
 _EVALUATIONS = 50
+_SMALL = 50_000_000  # operations of a step below which threads cost more than they save: about a millisecond of one
 Rows = NDArray[np.int64]
 
 
@@ -104,6 +106,7 @@ def fit_table(
     *,
     tell: Tell = lambda stage, text: None,
     report: Report = lambda what, done, total: None,
+    threads: int | None = None,
     **settings: Any,
 ) -> TableModel:
     """A net that has learned to say the column `target` from the other columns of a CSV file.
@@ -112,7 +115,8 @@ def fit_table(
     1,000 and at most 20,000 steps. batch=64 rows a step, AdamW with lr=1e-3 along schedule="cosine" and
     weight_decay=0.01. valid=0.2: the share of rows held out, of each class alike. seed=0: of the split, the order and
     the first weights; the same seed gives the same bytes for any number of threads. drop=(): columns left out;
-    drop_constant=True: those that are constant too.
+    drop_constant=True: those that are constant too. threads=None: one for a net so small that two would wait for each
+    other, else all.
 
     A column of numbers is scaled to mean 0 and deviation 1 of the training rows, where one is missing the mean stands.
     Any other column has one input per word, missing is a word of its own. The target is a class if it is text or at
@@ -127,6 +131,8 @@ def fit_table(
         raise ValueError(f"fit: {', '.join(unknown)} not known; known are {', '.join(Settings.__dataclass_fields__)}")
     wanted = Settings(**given)
     wanted.check()
+    if threads is not None and not _whole(threads, 1, 4096):
+        raise ValueError(f"fit: threads is {printable(repr(threads))}; a whole number from 1 to 4096")
     table = read_table(path, target, wanted, tell, report)
     rows, held = split(table, wanted)
     count = len(rows) + len(held)
@@ -134,7 +140,7 @@ def fit_table(
         "split",
         f"{len(rows):,} rows to learn from, {len(held):,} held out ({len(held) / count:.0%}), seed {wanted.seed}",
     )
-    return _fitted(table, wanted, rows, held, tell, report)
+    return _fitted(table, wanted, rows, held, tell, report, threads)
 
 
 def read_table(path: str | os.PathLike[str], name: str, settings: Settings, tell: Tell, report: Report) -> Table:
@@ -246,7 +252,9 @@ def split(table: Table, settings: Settings) -> tuple[Rows, Rows]:
     return np.setdiff1d(order, out), out
 
 
-def _fitted(table: Table, settings: Settings, rows: Rows, held: Rows, tell: Tell, report: Report) -> TableModel:
+def _fitted(
+    table: Table, settings: Settings, rows: Rows, held: Rows, tell: Tell, report: Report, threads: int | None
+) -> TableModel:
     """Scale, build, train, evaluate."""
     target, wanted = table.target, table.wanted
     columns: list[Column] = []
@@ -277,7 +285,8 @@ def _fitted(table: Table, settings: Settings, rows: Rows, held: Rows, tell: Tell
     tell("build", repr(model))
     begin = time.monotonic()
     data = (x[rows], answers[rows], x[held], answers[held])
-    log, timings = train(model, target, data, settings, report)
+    with workers(threads, 6 * min(settings.batch, len(rows)) * model.num_parameters()):
+        log, timings = train(model, target, data, settings, report)
     pace = f"{len(log):,} steps of {min(settings.batch, len(rows))} rows in {time.monotonic() - begin:.1f} s"
     tell("train", f"{pace}: loss {log[0]['loss']:.4g} at first, {log[-1]['loss']:.4g} at last")
     outputs = outputs_of(model.eval(), data[2])
@@ -291,6 +300,17 @@ def _fitted(table: Table, settings: Settings, rows: Rows, held: Rows, tell: Tell
         "rows": {"learned": len(rows), "held_out": len(held), "left_out": table.left_out}, "scores": scores,
     }  # fmt: skip
     return TableModel(model, columns, target, facts, log, timings)
+
+
+@contextmanager
+def workers(count: int | None, work: int) -> Iterator[None]:
+    """Within it so many threads compute; None: as many as suit `work` operations a step. The results are the same."""
+    before = _core.threads()
+    _core.set_threads(count or (1 if work < _SMALL else before))
+    try:
+        yield
+    finally:
+        _core.set_threads(before)
 
 
 Data = tuple[Array, NDArray[Any], Array, NDArray[Any]]  # inputs and answers to learn from, and of the held-out rows

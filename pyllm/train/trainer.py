@@ -7,8 +7,11 @@ newest checkpoint ends with the same bytes, whatever the number of threads.
 from __future__ import annotations
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,19 +23,24 @@ from pyllm.optim import AdamW, schedule
 from pyllm.tensor import Array
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback
-from pyllm.train.checkpoint import Checkpoints, check_facts
-from pyllm.train.log import Log
+from pyllm.train.checkpoint import Checkpoints, check_facts, plain
+from pyllm.train.log import Log, read
 
 IGNORED = -100
+PATIENCE = 5.0  # seconds of training before the machine's peak is measured: short runs do without
 
 
 class Result(NamedTuple):
-    """How a run ended: steps done, the last loss, the validation loss (None without data), whether it is complete."""
+    """How a run ended: steps that are saved, the last loss, the validation loss (None without), whether it is done.
+
+    answers: where prompts were held out, {"prompt", "wanted", "before", "after"} of each.
+    """
 
     step: int
     loss: float
     valid_loss: float | None
     complete: bool
+    answers: tuple[dict[str, str], ...] = ()
 
 
 class Trainer:
@@ -53,15 +61,18 @@ class Trainer:
     ) -> None:
         self.model, self.data, self.valid, self.arguments = model, data, valid, arguments
         self.callbacks = list(callbacks)
-        self.facts = {"arguments": arguments.binding()} | (facts or {})
+        self.facts = plain({"arguments": arguments.binding()} | (facts or {}), "facts")
         self.step = self.position = self.tokens = 0
         self.total = arguments.total_steps(len(data))
+        self.loss = math.nan
+        self.valid_loss: float | None = None
         self._stopped = False
+        self._whole = True  # weights, optimizer, counters and log belong to self.step
         model.train()
         self.optimizer = AdamW(_groups(model, arguments.weight_decay), **_adam(arguments))
         self._rate = schedule(arguments.lr_scheduler_type, self.total, arguments.warmup(self.total))
-        self._flops = 6.0 * model.num_parameters()
-        self._peak = 0.0
+        self._flops = model.training_flops()
+        self._peak, self._trained = math.nan, 0.0
 
     def stop(self) -> None:
         """End the run after the step that is under way."""
@@ -70,51 +81,65 @@ class Trainer:
     def train(self, resume: bool = True) -> Result:
         """All steps that are left. resume: go on from the newest sound checkpoint in output_dir, if there is one.
 
-        Ctrl-C saves a checkpoint after the step and leaves with complete=False. Raises TrainingError for a loss that
-        is not finite (the checkpoints stay as they were), for an output_dir in use, or of another run.
+        Ctrl-C ends the run after the step, with a checkpoint and complete=False; a second one ends it at once, and what
+        came after the newest checkpoint is computed again if the weights are between two steps. Raises TrainingError
+        for a loss or weights that are not finite (the checkpoints stay as they were) or an output_dir of another run,
+        CheckpointError for one in use, of other facts, or where the disk refuses.
         """
         _core.keep_freed()
-        a = self.arguments
-        with Checkpoints(a.output_dir, keep=a.save_total_limit) as checkpoints:
+        a, self._stopped = self.arguments, False
+        self.model.train()
+        with _first_interrupt(self.stop), Checkpoints(a.output_dir, keep=a.save_total_limit) as checkpoints:
             found = checkpoints.newest()
             if found is not None and not resume:
                 raise TrainingError(f"train: {a.output_dir} holds a run of {found[0]} steps; resume, or name another")
             if found is not None:
                 self._restore(*found)
+            elif checkpoints.steps():
+                why = checkpoints.refused[checkpoints.steps()[-1]]
+                raise TrainingError(f"train: no checkpoint of {a.output_dir} is sound; {why}")
+            elif not self._whole:
+                raise TrainingError("train: the weights are between two steps, nothing was saved; make the model anew")
             with Log(a.output_dir, self.step) as log:
-                return self._run(checkpoints, log)
+                for line in read(a.output_dir)[-1:]:
+                    self.loss, self.valid_loss = line.get("loss", math.nan), line.get("valid_loss")
+                self._tell("on_train_begin")
+                try:
+                    saved = self._run(checkpoints, log)
+                finally:
+                    self._tell("on_train_end")
+                return Result(saved, self.loss, self.valid_loss, saved >= self.total)
 
-    def _run(self, checkpoints: Checkpoints, log: Log) -> Result:
-        a, loss, valid, saved = self.arguments, math.nan, None, self.step
-        self._tell("on_train_begin")
+    def _run(self, checkpoints: Checkpoints, log: Log) -> int:
+        """Steps until the last, or the run is stopped; how many are saved."""
+        a, saved = self.arguments, self.step
         try:
             while self.step < self.total and not self._stopped:
                 values = self._one_step()
-                loss = values["loss"]
                 if self.valid is not None and _due(self.step, a.eval_steps, self.total):
-                    valid = values["valid_loss"] = self.evaluate()
+                    values["valid_loss"] = self.evaluate()
                 self._write(log, values)
                 if _due(self.step, a.save_steps, self.total):
                     self._save(checkpoints, log)
                     saved = self.step
         except KeyboardInterrupt:
-            self._stopped = True  # the step under way is lost; what came before is saved
+            self._stopped = True
         if self.step > saved and self._whole:
             self._save(checkpoints, log)
-        self._tell("on_train_end")
-        return Result(self.step, loss, valid, self.step >= self.total)
+            saved = self.step
+        return saved
 
     def _one_step(self) -> dict[str, Any]:
         begin, a = time.perf_counter(), self.arguments
-        self._whole = True
         size = a.per_device_train_batch_size
         batches = [self.data.batch(self.position + i * size, size) for i in range(a.gradient_accumulation_steps)]
         counts = [int(np.count_nonzero(targets != IGNORED)) for _, targets, _ in batches]
         total, loss = max(sum(counts), 1), 0.0
         self.optimizer.zero_grad()
-        for (ids, targets, starts), count in zip(batches, counts, strict=True):
+        for i, ((ids, targets, starts), count) in enumerate(zip(batches, counts, strict=True)):
             if count:
-                mine = self._loss(ids, targets, starts)
+                with ops.noise(a.seed, self.step * len(batches) + i):
+                    mine = self._loss(ids, targets, starts)
                 loss += mine.item() * count / total
                 mine.backward(np.full(mine.shape, count / total, np.float32))
         norm = self.optimizer.grad_norm()
@@ -123,11 +148,11 @@ class Trainer:
         factor = self._rate(self.step)
         self.optimizer.scale_rates(factor)
         scale = a.max_grad_norm / (norm + 1e-6) if a.max_grad_norm and norm > a.max_grad_norm else 1.0
-        self._whole = False  # an interrupt from here to the end leaves weights between two steps
+        self._whole = False  # until the log has the step: an interrupt here leaves nothing that could be saved
         self.optimizer.step(scale)
         tokens = sum(len(ids) for ids, _, _ in batches)
         self.step, self.position, self.tokens = self.step + 1, self.position + a.samples_per_step, self.tokens + tokens
-        self._whole = True
+        self.loss = loss
         return {
             "loss": loss,
             "lr": a.learning_rate * factor,
@@ -141,7 +166,7 @@ class Trainer:
             return self.model.loss(ids, targets)
 
     def evaluate(self) -> float:
-        """Mean loss in nats of a target over all validation data, without learning."""
+        """Mean loss in nats of a target over all validation data, without learning; NaN where nothing is wanted."""
         total, count, size = 0.0, 0, self.arguments.per_device_eval_batch_size
         with no_grad():
             for position in range(0, len(self.valid), size):
@@ -150,7 +175,7 @@ class Trainer:
                 if here:
                     total += self._loss(ids, targets, starts).item() * here
                     count += here
-        loss = total / count if count else math.nan
+        self.valid_loss = loss = total / count if count else math.nan
         for callback in self.callbacks:
             callback.on_evaluate(self, self.step, loss)
         return loss
@@ -158,8 +183,10 @@ class Trainer:
     def _write(self, log: Log, values: dict[str, Any]) -> None:
         seconds, rows = values.pop("seconds"), values.pop("rows")
         log.add(self.step, samples=self.position, tokens=self.tokens, **values)
-        if not self._peak:
-            self._peak = 1e9 * _core.measure_limits()["bf16_GFLOPs" if self.arguments.bf16 else "fp32_GFLOPs"]
+        self._whole = True
+        self._trained += seconds
+        if math.isnan(self._peak) and self._trained > PATIENCE:
+            self._peak = 1e9 * _core.measure_limits(0.05)["bf16_GFLOPs" if self.arguments.bf16 else "fp32_GFLOPs"]
         rate = rows / seconds
         speed = {"seconds": seconds, "tokens_per_second": rate, "share_of_peak": rate * self._flops / self._peak}
         log.time(self.step, **speed)
@@ -167,6 +194,9 @@ class Trainer:
             callback.on_step_end(self, values | speed)
 
     def _save(self, checkpoints: Checkpoints, log: Log) -> None:
+        flat = [group.numbers for group in self.optimizer.groups] + list(self.optimizer.state_dict().values())
+        if not all(math.isfinite(_core.sum_of_squares(array)) for array in flat):
+            raise TrainingError(f"train: after step {self.step}: {self._not_finite(self.loss)}; nothing is saved")
         log.sync()
         tensors = {f"model.{name}": array for name, array in self.model.state_dict().items()}
         tensors |= {f"optimizer.{name}": array for name, array in self.optimizer.state_dict().items()}
@@ -174,19 +204,37 @@ class Trainer:
         checkpoints.save(self.step, tensors, self.facts | {"counters": counters})
 
     def _restore(self, step: int, tensors: dict[str, Array], facts: dict[str, Any]) -> None:
-        check_facts(facts, self.facts, tuple(self.facts))
-        for name, parameter in self.model.own_parameters().items():
+        counters = facts.get("counters")
+        check_facts(facts, self.facts, tuple(name for name in {**self.facts, **facts} if name != "counters"))
+        self._check_tensors(step, tensors)
+        if not isinstance(counters, dict) or set(counters) != {"position", "tokens"}:
+            raise TrainingError(f"train: {self.arguments.output_dir}: checkpoint of step {step} is no trainer's")
+        for name, parameter in self.model.learned().items():
             parameter.value.data[...] = tensors[f"model.{name}"]
         mine = {name.removeprefix("optimizer."): a for name, a in tensors.items() if name.startswith("optimizer.")}
         self.optimizer.load_state_dict(mine, step)
-        self.step, self.position, self.tokens = step, facts["counters"]["position"], facts["counters"]["tokens"]
+        self.step, self.position, self.tokens = step, counters["position"], counters["tokens"]
+        self._whole = True
+
+    def _check_tensors(self, step: int, tensors: dict[str, Array]) -> None:
+        """Raises TrainingError naming the first tensor that is missing, not known, or of another shape."""
+        mine = {f"model.{name}": array.shape for name, array in self.model.state_dict().items()}
+        mine |= {f"optimizer.{name}": array.shape for name, array in self.optimizer.state_dict().items()}
+        for name in [*mine, *tensors]:
+            found, allowed = tensors[name].shape if name in tensors else "missing", mine.get(name, "no such tensor")
+            if found != allowed:
+                where = f"train: {self.arguments.output_dir}: checkpoint of step {step}"
+                raise TrainingError(f"{where}: tensor {name} is {found}, allowed is {allowed}")
 
     def _not_finite(self, loss: float) -> str:
-        """Names the first tensor that is not finite."""
-        for name, parameter in self.model.own_parameters().items():
-            for what, array in (("the weight", parameter.value.data), ("the gradient of", parameter.value.grad)):
-                if array is not None and not np.isfinite(array).all():
-                    return f"loss {loss}; {what} {name} is not finite; a lower learning rate, or a warm-up, may help"
+        """Names the first tensor that is not finite; weights first, as one spoils the gradients of those before it."""
+        parameters = self.model.learned().items()
+        named = [("the weight", name, parameter.value.data) for name, parameter in parameters]
+        named += [("the gradient of", name, parameter.value.grad) for name, parameter in parameters]
+        named += [("the optimizer's", name, array) for name, array in self.optimizer.state_dict().items()]
+        for what, name, array in named:
+            if array is not None and not np.isfinite(array).all():
+                return f"loss {loss}; {what} {name} is not finite; a lower learning rate, or a warm-up, may help"
         return f"loss {loss} is not finite"
 
     def _tell(self, event: str) -> None:
@@ -210,3 +258,22 @@ def _adam(a: TrainingArguments) -> dict[str, Any]:
 
 def _due(step: int, every: int, total: int) -> bool:
     return step == total or (every > 0 and step % every == 0)
+
+
+@contextmanager
+def _first_interrupt(stop: Callable[[], None]) -> Iterator[None]:
+    """The first Ctrl-C within calls `stop`, later ones raise KeyboardInterrupt. Only where Ctrl-C did that before."""
+    usual = signal.default_int_handler
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not usual:
+        yield
+        return
+
+    def first(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, usual)
+        stop()
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)

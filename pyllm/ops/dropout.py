@@ -1,0 +1,61 @@
+"""Dropout whose draws are a function of seed, stream and place, so that a run that goes on repeats them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from pyllm import _core
+from pyllm.autograd import record
+from pyllm.ops.arrays import Array, float32
+
+_BATCH = 32  # bits for the places within a batch
+_local = threading.local()
+
+
+@contextmanager
+def noise(seed: int, batch: int) -> Iterator[None]:
+    """Within it parts with a dropout drop, each batch (0, 1, ...) of a run something else; without it none does.
+
+    Of this thread alone.
+    """
+    before = getattr(_local, "noise", None)
+    _local.noise = (seed, batch << _BATCH)
+    try:
+        yield
+    finally:
+        _local.noise = before
+
+
+def noise_now() -> tuple[int, int] | None:
+    """(seed, offset of this batch's places), None where nothing is to be dropped."""
+    return getattr(_local, "noise", None)
+
+
+def dropout(x: Any, p: float, seed: int, stream: int, offset: int = 0) -> Any:
+    """y_i = x_i / (1 - p), or 0 with probability p: by the draw of place offset + i of a stream of a seed.
+
+    Any shape, float32. The mask is not kept: the way back draws it again. Raises ValueError for p outside [0, 1).
+    Srivastava et al. 2014, JMLR 15.
+    """
+    y = _core.dropout(float32(x, "dropout"), p, seed, stream, offset)
+    return record(y, (x,), lambda dy: (_core.dropout(dy, p, seed, stream, offset),))
+
+
+class Mask:
+    """One dropout of this batch, which can be drawn again; None where there is none: see `mask`."""
+
+    def __init__(self, p: float, seed: int, stream: int, offset: int) -> None:
+        self.draw = p, seed, stream, offset
+
+    def __call__(self, x: Array) -> Array:
+        """x, or a gradient on its way back."""
+        return _core.dropout(x, *self.draw)
+
+
+def mask(p: float, stream: int) -> Mask | None:
+    """The mask of a stream in this batch; None with p 0, or outside of `noise`."""
+    now = noise_now()
+    return Mask(p, now[0], stream, now[1]) if p and now is not None else None

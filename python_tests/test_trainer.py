@@ -1,0 +1,215 @@
+"""Runs that are stopped or interrupted anywhere, in any way, go on and end with the same bytes."""
+
+import copy
+import itertools
+import math
+import signal
+import threading
+
+import pytest
+import tiny_training as tiny
+from tiny_training import end_of, trainer
+
+from pyllm import _core
+from pyllm.train import Callback, Checkpoints, Log, Trainer, TrainingError, read, read_checkpoint
+
+CASES = [
+    ("packed", "fp32", 1, "cosine"),
+    ("packed", "bf16", 3, "linear"),
+    ("conversations", "fp32", 3, "one_cycle"),
+    ("conversations", "bf16", 1, "inverse_sqrt"),
+    ("packed", "bf16", 1, "constant"),
+]
+
+
+class Stop(Callback):
+    """Does something after step `at`."""
+
+    def __init__(self, at, action=Trainer.stop):
+        self.at, self.action = at, action
+
+    def on_step_end(self, trainer, values):
+        if trainer.step == self.at:
+            self.action(trainer)
+
+
+def interrupt(owner, name, at, after, patch):
+    """Let the method `name` of an object or a class raise KeyboardInterrupt once, at its `at`-th call: before or after
+    its work.
+    """
+    method, calls = getattr(owner, name), itertools.count(1)
+
+    def call(*words, **named):
+        now = next(calls) == at
+        if now and not after:
+            raise KeyboardInterrupt
+        found = method(*words, **named)
+        if now:
+            raise KeyboardInterrupt
+        return found
+
+    patch.setattr(owner, name, call)
+
+
+@pytest.fixture(autouse=True)
+def threads():
+    """Whatever a test sets, the next one begins with the usual number of threads."""
+    before = _core.threads()
+    yield
+    _core.set_threads(before)
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: " ".join(map(str, case)))
+def case(request, tmp_path_factory):
+    """(data, arguments, what an undisturbed run of them ends with)."""
+    kind, dtype, accumulate, schedule = request.param
+    folder = tmp_path_factory.mktemp("case")
+    data = tiny.data_of(kind, folder)
+    arguments = {"bf16": dtype == "bf16", "gradient_accumulation_steps": accumulate, "lr_scheduler_type": schedule,
+                 "warmup_steps": 2, "valid": tiny.Random(3), "eval_steps": 3}  # fmt: skip
+    result = trainer(folder / "run", data, **arguments).train()
+    assert result.complete and result.step == 6 and math.isfinite(result.loss) and math.isfinite(result.valid_loss)
+    assert [line["step"] for line in read(folder / "run") if "valid_loss" in line] == [3, 6]
+    return data, arguments, end_of(folder / "run")
+
+
+def goes_on(folder, case, threads=1):
+    """A new trainer goes on to the end, with so many threads and another beginning that must not matter."""
+    data, arguments, end = case
+    _core.set_threads(threads)
+    result = trainer(folder, data, seed=99, **arguments).train()
+    assert result.complete and end_of(folder) == end
+    return True
+
+
+@pytest.mark.parametrize("at", [1, 2, 3, 5])
+def test_a_stopped_run_ends_with_the_same_bytes(case, at, tmp_path):
+    data, arguments, _ = case
+    result = trainer(tmp_path / "run", data, [Stop(at)], **arguments).train()
+    assert (result.step, result.complete) == (at, False)
+    assert goes_on(tmp_path / "run", case, 1 + at % 3)
+
+
+PLACES = {  # owner and method, and the call at which it is disturbed, for `many` batches in a step
+    "batch": (lambda run: run.data, "batch", lambda many: 3 * many),
+    "loss": (lambda run: run.model, "loss", lambda many: 4 * many),
+    "norm": (lambda run: run.optimizer, "grad_norm", lambda many: 4),
+    "update": (lambda run: run.optimizer, "update", lambda many: 6),  # one group has changed, or both
+    "step": (lambda run: run.optimizer, "step", lambda many: 5),
+    "evaluate": (lambda run: run.valid, "batch", lambda many: 2),
+    "log": (lambda run: Log, "add", lambda many: 4),
+    "timings": (lambda run: Log, "time", lambda many: 4),
+    "save": (lambda run: Checkpoints, "save", lambda many: 2),
+    "last evaluation": (lambda run: run, "evaluate", lambda many: 2),
+    "last log": (lambda run: Log, "add", lambda many: 6),
+}
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("case", CASES[1:3], indirect=True)
+def test_an_interrupt_anywhere_ends_with_the_same_bytes(case, place, after, tmp_path, monkeypatch):
+    """Mid-accumulation, in the model, half-way through the weights, in the evaluation, the log and the save."""
+    data, arguments, end = case
+    run = trainer(tmp_path / "run", copy.copy(data), **(arguments | {"valid": copy.copy(arguments["valid"])}))
+    owner, name, at = PLACES[place]
+    with monkeypatch.context() as patch:
+        interrupt(owner(run), name, at(run.arguments.gradient_accumulation_steps), after, patch)
+        result = run.train()
+    whole = place == "last log" and after
+    assert not result.complete or whole
+    folder = tmp_path / "run"
+    newest = max(int(path.name[-8:]) for path in folder.glob("checkpoint-*"))
+    assert result.step == newest and read_checkpoint(folder / f"checkpoint-{newest:08d}")[0] == newest
+    again = run.train()  # the same trainer, in the same process
+    assert again.complete and end_of(folder) == end
+
+
+def test_an_interrupt_saves_what_is_whole(tmp_path, monkeypatch):
+    """Before the weights change the steps so far are saved; between two steps only what was saved before counts."""
+    for name, at, saved in [("grad_norm", 4, 3), ("step", 4, 2)]:
+        run = trainer(tmp_path / name, tiny.Random())
+        interrupt(run.optimizer, name, at, False, monkeypatch)
+        assert run.train().step == saved
+    run = trainer(tmp_path / "first", tiny.Random())
+    with monkeypatch.context() as patch:
+        interrupt(run.optimizer, "update", 1, True, patch)
+        assert run.train() == (0, run.loss, None, False)
+    with pytest.raises(TrainingError, match="train: the weights are between two steps, nothing was saved; make the"):
+        run.train()
+    assert not list((tmp_path / "first").glob("checkpoint-*"))
+
+
+def test_the_first_signal_waits_for_the_step_and_the_second_does_not(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    once = trainer(tmp_path / "once", tiny.Random(), [Stop(3, lambda run: signal.raise_signal(signal.SIGINT))])
+    once.optimizer.update = raised(once.optimizer.update, 3)  # both at the third step: the second is too late to matter
+    assert once.train() == (2, once.loss, None, False)
+    once = trainer(tmp_path / "once", tiny.Random(), [Stop(3, lambda run: signal.raise_signal(signal.SIGINT))])
+    assert once.train()[0::3] == (3, False)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert trainer(tmp_path / "once", tiny.Random()).train().complete
+    trainer(tmp_path / "calm", tiny.Random()).train()
+    assert end_of(tmp_path / "once") == end_of(tmp_path / "calm")
+
+
+def raised(update, step):
+    """An update in which, at this step, Ctrl-C is pressed twice."""
+    calls = itertools.count(2)
+
+    def twice(*words):
+        update(*words)
+        if next(calls) == 2 * step:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    return twice
+
+
+def test_other_threads_and_handlers_keep_their_signals(tmp_path):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(trainer(tmp_path / "a", tiny.Random()).train()))
+    thread.start()
+    thread.join()
+    assert results[0].complete
+    seen = []
+    before = signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+    try:
+        stop = Stop(2, lambda run: signal.raise_signal(signal.SIGINT))
+        assert trainer(tmp_path / "b", tiny.Random(), [stop]).train().complete and seen == [1]
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_a_damaged_checkpoint_is_passed_over(case, tmp_path, caplog):
+    data, arguments, _ = case
+    trainer(tmp_path, data, [Stop(5)], **arguments).train()
+    newest = tmp_path / "checkpoint-00000005" / "tensors.safetensors"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    assert goes_on(tmp_path, case) and "checkpoint-00000005/tensors.safetensors" in caplog.text
+
+
+def test_a_run_without_any_sound_checkpoint_does_not_begin_anew(tmp_path):
+    trainer(tmp_path, tiny.Random()).train()
+    for path in tmp_path.glob("checkpoint-*/manifest.json"):
+        path.write_bytes(b"{}")
+    with pytest.raises(TrainingError, match=r"no checkpoint of .* is sound; checkpoint-00000006/manifest.json: "):
+        trainer(tmp_path, tiny.Random()).train()
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 2 and len(read(tmp_path)) == 6
+
+
+def test_a_finished_run_says_how_it_ended(tmp_path):
+    first = trainer(tmp_path, tiny.Random(), valid=tiny.Random(3)).train()
+    end = end_of(tmp_path)
+    assert trainer(tmp_path, tiny.Random(), valid=tiny.Random(3)).train() == first and end_of(tmp_path) == end
+
+
+def test_one_trainer_can_be_stopped_and_goes_on(tmp_path):
+    stop = Stop(3)
+    run = trainer(tmp_path / "run", tiny.Random(), [stop])
+    assert run.train().step == 3
+    assert run.train() == (6, run.loss, None, True)
+    trainer(tmp_path / "calm", tiny.Random()).train()
+    assert end_of(tmp_path / "run") == end_of(tmp_path / "calm")
