@@ -66,7 +66,8 @@ def stored(dtype, numbers):
 def case(dtype):
     """x, A, B, cotangent, a packed weight of dtype and the float64 numbers that it holds."""
     rng = np.random.default_rng(11)
-    x, a, b, dy, w = (rng.standard_normal(s).astype(np.float32) for s in ((21, 64), (5, 64), (48, 5), (21, 48), (48, 64)))
+    shapes = ((21, 64), (5, 64), (48, 5), (21, 48), (48, 64))
+    x, a, b, dy, w = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
     weight = _core.Weight(dtype, 48, 64)
     weight.fill(0, 48, stored(dtype, w))
     return x, a, b, dy, weight, weight.dequantise(0, 48).astype(np.float64)
@@ -269,7 +270,7 @@ def test_an_adapter_becomes_a_gguf_file(tmp_path):
 def rows(count=12):
     """Random conversations."""
     rng = np.random.default_rng(1)
-    words = "the quick brown fox jumps over a lazy dog and then an other thing".split()
+    words = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "then", "thing"]
     return [{"prompt": " ".join(rng.choice(words, 4)), "completion": " " + " ".join(rng.choice(words, 5))}
             for _ in range(count)]  # fmt: skip
 
@@ -351,7 +352,7 @@ def test_no_second_copy_of_the_model_is_made(tmp_path):
 
 def test_the_command_ends_with_answers_and_a_folder_that_loads(tmp_path, capsys):
     base = tiny(tmp_path, dtype="Q8_0")
-    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(40)))
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(60)))
     command = ["finetune", str(tmp_path / "base.gguf"), "--data", str(tmp_path / "chat.jsonl"), "--out",
                str(tmp_path / "run"), "--lora", "4", "--lora-targets", "q,k,v,o", "--lora-dropout", "0.05",
                "--steps", "3", "--lr", "0.01", "--held-out", "6"]  # fmt: skip
@@ -361,7 +362,8 @@ def test_the_command_ends_with_answers_and_a_folder_that_loads(tmp_path, capsys)
     assert len(facts["answers"]) == 5 and facts["answers"] == about["answers"]
     assert all(set(each) == {"prompt", "wanted", "before", "after"} for each in about["answers"])
     assert all(each["prompt"] and each["wanted"] for each in about["answers"])
-    assert about["trained"] == sum(4 * sum(linear.weight.shape) for linear in base.targets(["q", "k", "v", "o"]).values())
+    targets = base.targets(["q", "k", "v", "o"]).values()
+    assert about["trained"] == sum(4 * sum(linear.weight.shape) for linear in targets)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
     assert distance(model(IDS).logits, base(IDS).logits) > 1e-3
     assert main(["generate", "-m", str(tmp_path / "run"), "-p", "the fox", "-n", "4", "--json"]) == 0
@@ -377,7 +379,7 @@ def test_the_command_ends_with_answers_and_a_folder_that_loads(tmp_path, capsys)
 
 def test_full_fine_tuning_answers_too(tmp_path, capsys):
     tiny(tmp_path)
-    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(40)))
+    (tmp_path / "chat.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(60)))
     command = ["finetune", str(tmp_path / "base"), "--data", str(tmp_path / "chat.jsonl"), "--out",
                str(tmp_path / "run"), "--steps", "2", "--held-out", "6"]  # fmt: skip
     assert main(command) == 0
@@ -390,7 +392,7 @@ def test_full_fine_tuning_answers_too(tmp_path, capsys):
 
 def test_unknown_targets_name_the_known_ones(tmp_path):
     model = tiny(tmp_path)
-    with pytest.raises(ValueError, match=r"target_modules: 'w', 'x' is not known; known are q, k, v, o, gate, up, down"):
+    with pytest.raises(ValueError, match=r"'w', 'x' is not known; known are q, k, v, o, gate, up, down"):
         add_adapter(model, LoraConfig(target_modules=["q", "w", "x"]))
     assert not model.adapters
     add_adapter(model, LoraConfig())

@@ -124,7 +124,7 @@ def exact_type(model: Any) -> str:
 def _family(model: Any) -> tuple[str, Any]:
     """(name, module) of the model's family. Raises ValueError where an adapter would be lost."""
     if getattr(model, "active_adapter", None) is not None:
-        raise ValueError(f"save: the adapter {model.active_adapter!r} stands beside the weights; merge_and_unload() first")
+        raise ValueError(f"save: the adapter {model.active_adapter!r} is not in the weights; merge_and_unload() first")
     module = import_module(type(model).__module__)
     return module.__name__.rpartition(".")[2], module
 
