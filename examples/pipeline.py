@@ -1,4 +1,4 @@
-"""Pipeline: data ingestion, processing, model building, evaluation, prediction. Run: python examples/pipeline.py [TEXT]"""
+"""Pipeline: ingestion, processing, model building, evaluation, prediction. Run: python examples/pipeline.py [TEXT]"""
 
 import sys
 import tempfile

@@ -1,4 +1,4 @@
-"""Transfer learning: what was learned from a novel helps with questions about it. Run: python examples/transfer_learning.py
+"""Transfer learning: a novel helps with questions about it. Run: python examples/transfer_learning.py
 
 Two models learn the same few questions and answers: one has read pages of the novel before, one has read nothing.
 """
@@ -18,7 +18,7 @@ pyllm.data.prepare([folder / "pages.txt"], folder / "tokenizer", folder / "shard
 
 sizes = {"n_layer": 1, "n_head": 2, "n_embd": 32, "n_positions": 64}
 for name, steps in (("read nothing", 1), ("read the novel", 150)):
-    arguments = pyllm.TrainingArguments(str(folder / name), max_steps=steps, learning_rate=1e-2, warmup_steps=steps // 10)
+    arguments = pyllm.TrainingArguments(str(folder / name), max_steps=steps, learning_rate=1e-2, warmup_ratio=0.1)
     pretrain("gpt2", sizes, str(folder / "shards"), arguments)
     arguments = pyllm.TrainingArguments(str(folder / f"{name}, tuned"), max_steps=40, learning_rate=3e-3)
     result = finetune(str(folder / name), str(here / "questions.jsonl"), arguments, context=63)

@@ -38,7 +38,7 @@ BELOW = {
     "ops": {"tensor", "autograd"},
     "nn": {"ops", "tensor", "autograd"},
     "models": {"nn", "ops", "tensor", "autograd"},
-    "auto": {"models", "nn", "ops", "formats", "text"},
+    "auto": {"models", "nn", "ops", "tensor", "formats", "text"},
     "generate": {"auto", "models", "nn", "ops", "text"},
     "train": {"data", "optim", "auto", "models", "nn", "ops", "tensor", "autograd", "text", "formats"},
     "evaluate": {"train", "optim", "data", "generate", "auto", "models", "nn", "ops", "text", "formats"},

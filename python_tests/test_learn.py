@@ -1,4 +1,4 @@
-"""`make learn`: the same commands with tiny sizes, from a novel to a model that writes; again, it does nothing again."""
+"""`make learn`: the same commands with tiny sizes, from a novel to a model that writes; done once, not done again."""
 
 import json
 import os
@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 
 import pyllm
+from pyllm.cli.main import main
+from pyllm.train import read
 
 ROOT = Path(__file__).resolve().parent.parent
 NOVEL = ROOT / "examples" / "learn" / "emma.txt"
@@ -58,3 +60,11 @@ def test_make_learn_goes_from_text_to_a_model_that_writes(tmp_path):
     assert "pretrain" not in again and "tokenizer train" not in again and "data prepare" not in again
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert out[out.index("loss ", out.index(" eval ")) :] == again[again.index("loss ", again.index(" eval ")) :]
+
+    answers, questions = tmp_path / "answers", str(ROOT / "examples" / "learn" / "questions.jsonl")
+    words = ["finetune", str(tmp_path / "learn" / "run"), "--data", questions, "--out", str(answers)]
+    assert main([*words, "--context", "32", "--steps", "3", "-t", "1"]) == 0
+    tuned = pyllm.AutoModelForCausalLM.from_pretrained(answers)
+    assert tuned.num_parameters() == model.num_parameters()
+    before, after = model.state_dict(), tuned.state_dict()
+    assert any((before[name] != after[name]).any() for name in before) and len(read(answers)) == 3

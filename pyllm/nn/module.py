@@ -92,13 +92,13 @@ class Module:
                     yield from each.named_parameters(path + ".")
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """(path, part) of this part, whose path is "", and all parts within; one that serves twice comes twice."""
-        yield prefix, self
+        """(path, part) of all parts within, at any depth."""
         for name, part in vars(self).items():
             for key, each in enumerate(part) if isinstance(part, list) else [(None, part)]:
                 if isinstance(each, Module):
-                    path = name if key is None else f"{name}.{key}"
-                    yield from each.named_modules(f"{prefix}.{path}" if prefix else path)
+                    path = f"{prefix}{name}" if key is None else f"{prefix}{name}.{key}"
+                    yield path, each
+                    yield from each.named_modules(path + ".")
 
     def own_parameters(self) -> dict[str, Parameter]:
         """Every parameter once, under the first of its paths: tied ones have several."""

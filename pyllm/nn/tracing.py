@@ -34,7 +34,8 @@ class Trace:
 
     def __init__(self, model: Any) -> None:
         self._model = model  # held, as parts are known by their ids
-        self._paths = {id(part): path for path, part in reversed(list(model.named_modules()))}
+        parts = [("", model), *model.named_modules()]
+        self._paths = {id(part): path for path, part in reversed(parts)}  # the first name of a part that serves twice
         self._values: dict[str, Array] = {}
         self._gradients: dict[str, Array] = {}
 
