@@ -224,7 +224,7 @@ def test_what_is_in_the_way(tmp_path, tokenizer):
     source, out = write(tmp_path, [document(0)]), tmp_path / "out"
     out.mkdir()
     prepare(source, tokenizer, out, valid=0)
-    with pytest.raises(DataError, match="out: holds 3 files already; an empty folder, or overwrite"):
+    with pytest.raises(DataError, match="out: holds 4 files already; an empty folder, or overwrite"):
         prepare(source, tokenizer, out)
     prepare(write(tmp_path, ["new"], "b.jsonl"), tokenizer, out, valid=0, overwrite=True)
     assert kept(out, tokenizer) == {"train": ["new"]} and len(os.listdir(out)) == 4
