@@ -181,6 +181,23 @@ def test_what_was_trained_is_what_runs(tmp_path):
     assert np.array_equal(model.forward(ids).numpy(), eager)
 
 
+def test_a_text_written_between_steps_changes_nothing():
+    ids, targets = tokens(2, 16, 97)
+    found, texts = [], []
+    for writes in (False, True):
+        model = new_model(new_config("gpt2", n_embd=32, n_layer=1, n_head=2, n_positions=32, vocab_size=97))
+        optimizer = AdamW(model.parameters(), lr=1e-2)
+        for _ in range(4):
+            optimizer.zero_grad()
+            model.loss(ids, targets).backward()
+            optimizer.step()
+            if writes:
+                texts.append(model(ids).logits.tobytes())
+        found.append(b"".join(a.tobytes() for a in model.state_dict().values()))
+    assert found[0] == found[1]
+    assert len(set(texts)) == 4  # each with the weights of its time
+
+
 def test_new_models_name_what_they_do_not_know():
     with pytest.raises(ValueError, match=r"family 'bert9' is not known; known are gpt2"):
         new_config("bert9")

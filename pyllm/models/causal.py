@@ -43,6 +43,7 @@ class CausalLM(Adaptable, ABC):
     batch_rows = 512  # rows of one replay at most; answers do not depend on it
     _cache_type: str | None = None
     _context_length: int | None = None
+    _paused = False  # it was learning when it was asked to run; the next loss goes on
     _program: _core.Program | None = None
     _pool: _core.Pool | None = None
 
@@ -102,11 +103,13 @@ class CausalLM(Adaptable, ABC):
     def train(self) -> Any:
         """Ready to learn; what was recorded of the old weights is forgotten."""
         self.forget_program()
+        self._paused = False
         return super().train()
 
     def eval(self) -> Any:
         """Ready to run, with the weights of now."""
         self.forget_program()
+        self._paused = False
         return super().eval()
 
     def forget_program(self) -> None:
@@ -119,6 +122,7 @@ class CausalLM(Adaptable, ABC):
             return self._program or self._record()
 
     def _record(self) -> _core.Program:
+        self._paused = self._paused or bool(self.parameters())
         super().eval()  # a model that is learning runs with the weights of now
         cache, high = (*self.cache, self.cache_type), self.precision == "high"
         recorder = ops.Recorder(cache, self.context_length, high)

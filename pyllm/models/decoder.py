@@ -50,6 +50,8 @@ class Decoder(CausalLM):
 
     def loss(self, tokens: Any, targets: Any) -> Any:
         """Mean cross-entropy in nats of targets (..., length), the tokens that follow; -100 is left out."""
+        if self._paused:
+            self.train()
         if self.softcap or self.watch is not ops.unwatched:  # whoever watches wants to see logits
             return ops.cross_entropy(self.forward(tokens), targets)
         x = ops.normalise(self.trunk(tokens), self.norm.value)
