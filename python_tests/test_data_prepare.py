@@ -279,7 +279,7 @@ def test_a_failing_rename_puts_the_old_folder_back(tmp_path, tokenizer, monkeypa
     rename = os.rename
 
     def fail(old, new):
-        if str(old).endswith("new"):
+        if os.path.basename(old).startswith(writing.UNFINISHED):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         rename(old, new)
 

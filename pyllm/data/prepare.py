@@ -21,7 +21,7 @@ from pyllm.data.seen import Seen, content_hash
 from pyllm.data.shard_writer import SplitWriter, check_output
 from pyllm.data.sources import Source, find
 from pyllm.errors import DataError, TokenizerError
-from pyllm.formats.writing import Staging, make_folder, new_folder
+from pyllm.formats.writing import NewFolder, Staging, make_folder
 
 SHARD_TOKENS = 100_000_000
 _GROUP = 1 << 16  # characters tokenized at a time, or
@@ -64,8 +64,8 @@ def prepare(
     target = check_output(output, overwrite)
     tokens = open_tokenizer(tokenizer)
     start = time.perf_counter()
-    make_folder(os.path.dirname(target))
-    with new_folder(target) as folder, Staging(folder) as staging, Seen(os.path.dirname(folder)) as seen:
+    parent = make_folder(os.path.dirname(target))
+    with NewFolder(parent, os.path.basename(target)) as staging, Seen(staging.work) as seen:
         work = _Work(staging, tokens, limits, shard_tokens, int(valid * 2**64), seed, seen)
         try:
             for source, record in _all_records(sources, separator, text_field, report):
@@ -80,7 +80,7 @@ def prepare(
         work.write_manifest({**facts, "settings": settings})
         # What reads the shards needs the tokenizer too; a vocabulary that a folder cannot describe is given by hand.
         with suppress(TokenizerError):
-            tokens.save_pretrained(os.path.join(folder, manifest.TOKENIZER))
+            tokens.save_pretrained(os.path.join(staging.work, manifest.TOKENIZER))
     return {**facts, "seconds": time.perf_counter() - start}
 
 

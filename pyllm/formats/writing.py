@@ -6,7 +6,6 @@ import errno
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -212,35 +211,6 @@ def _named(path: str, needed: int = 0) -> Iterator[None]:
             free = shutil.disk_usage(folder).free
             allowed = f"{needed:,} bytes are needed, {free:,} are free"
         raise ModelFileError(path, "", None, f"cannot be written: {error.strerror}", allowed) from error
-
-
-@contextmanager
-def new_folder(path: str) -> Iterator[str]:
-    """An empty folder beside `path` to fill; it takes that name when the context is left without an error.
-
-    What stood under the name is moved aside first and deleted last; a process killed between the two leaves it in
-    `.pyllm-unfinished-.../old`. Raises ModelFileError.
-    """
-    parent = os.path.dirname(path) or "."
-    with _named(path):
-        work = tempfile.mkdtemp(prefix=".pyllm-unfinished-", dir=parent)
-    new, old = os.path.join(work, "new"), os.path.join(work, "old")
-    try:
-        with _named(path):
-            os.mkdir(new)
-        yield new
-        with _named(path):
-            if os.path.lexists(path):
-                os.rename(path, old)
-            try:
-                os.rename(new, path)
-            except OSError:
-                if os.path.lexists(old):
-                    os.rename(old, path)
-                raise
-            _sync(parent)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def make_folder(path: str | os.PathLike[str]) -> str:
