@@ -15,6 +15,7 @@ void bind_cpu(py::module_& m);
 void bind_engine(py::module_& m);
 void bind_formats(py::module_& m);
 void bind_ops(py::module_& m);
+void bind_recurrent(py::module_& m);
 void bind_sampling(py::module_& m);
 void bind_text(py::module_& m);
 void bind_training_attention(py::module_& m);

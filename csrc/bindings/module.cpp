@@ -7,6 +7,7 @@ PYBIND11_MODULE(_core, m) {
   bind_ops(m);
   bind_training_rows(m);
   bind_training_attention(m);
+  bind_recurrent(m);
   bind_engine(m);
   bind_sampling(m);
   bind_text(m);

@@ -286,6 +286,9 @@ struct AxpyArgs {
   float a;
 };
 
+struct RecurrentArgs;  // core/recurrent.h
+struct RecurrentBackwardArgs;
+
 template <class Args> using Kernel = void (*)(const Args&, int worker, int workers);
 
 struct Kernels {
@@ -314,6 +317,8 @@ struct Kernels {
   Kernel<AdamWArgs> adamw;
   Kernel<SGDArgs> sgd;
   Kernel<AxpyArgs> axpy;
+  Kernel<RecurrentArgs> recurrent;
+  Kernel<RecurrentBackwardArgs> recurrent_backward;
   int64_t (*linear_scratch)(const LinearArgs&);
   int64_t (*prepared_bytes)(const LinearArgs&);
   int64_t (*attention_scratch)(const AttentionArgs&);

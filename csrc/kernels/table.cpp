@@ -2,6 +2,7 @@
 #include "kernels/attention.h"
 #include "kernels/cache.h"
 #include "kernels/linear.h"
+#include "kernels/recurrent.h"
 #include "kernels/rows.h"
 #include "kernels/training_rows.h"
 
@@ -39,6 +40,8 @@ const Kernels table = {
     adamw,
     sgd,
     axpy,
+    recurrent,
+    recurrent_backward,
     linear_scratch,
     prepared_bytes,
     attention_scratch,
