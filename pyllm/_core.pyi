@@ -258,6 +258,38 @@ def attention(
     cache: str,
     /,
 ) -> NDArray[np.float32]: ...
+def recurrent_backward(
+    cell: str,
+    dh: ArrayLike,
+    dc: ArrayLike | None,
+    gates: NDArray[np.float32],
+    weight: ArrayLike,
+    h: ArrayLike,
+    c: ArrayLike | None,
+    inner: ArrayLike | None,
+    first: ArrayLike | None,
+    first_c: ArrayLike | None,
+    sequences: int,
+    sizes: ArrayLike,
+    reversed: bool,
+    type: str,
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    """Gradients of the first h, of LSTM's first c and of GRU's recurrent products; those of the gates replace them."""
+
+def recurrent_forward(
+    cell: str,
+    gates: NDArray[np.float32],
+    weight: ArrayLike,
+    inner_bias: ArrayLike | None,
+    first: ArrayLike | None,
+    first_c: ArrayLike | None,
+    sequences: int,
+    sizes: ArrayLike,
+    reversed: bool,
+    type: str,
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    """h of every row, LSTM's c, GRU's inner products; gates hold the input products, and become the gates."""
+
 def attention_backward(
     dout: ArrayLike,
     q: ArrayLike,

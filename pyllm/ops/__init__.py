@@ -29,17 +29,21 @@ from pyllm.ops.norm import Norm, add_norm, layer_norm, normalise, rms_norm, soft
 from pyllm.ops.panels import forget_panels
 from pyllm.ops.precision import autocast
 from pyllm.ops.record import Recorder, Symbol
+from pyllm.ops.recurrent import GATES, Steps, Weights, recurrent
 from pyllm.ops.sequences import documents
 from pyllm.ops.watch import Watch, unwatched
 
 _operators()
 
 __all__ = [
+    "GATES",
     "Adapted",
     "Norm",
     "Recorder",
+    "Steps",
     "Symbol",
     "Watch",
+    "Weights",
     "activate",
     "add",
     "add_norm",
@@ -72,6 +76,7 @@ __all__ = [
     "norm_linear",
     "normalise",
     "power",
+    "recurrent",
     "relu",
     "reshape",
     "rms_norm",

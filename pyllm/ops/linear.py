@@ -39,7 +39,7 @@ def matmul(a: Any, b: Any) -> Array:
 
     def derivative(dy: Array) -> tuple[Any, Any]:
         dy = dy.reshape(len(rows), -1)
-        return _times(dy, w, kind, transposed=False), sums(rows, lambda: dy, kind)  # dy b^T, a^T dy
+        return times(dy, w, kind, transposed=False), sums(rows, lambda: dy, kind)  # dy b^T, a^T dy
 
     return record(y, (a, b), derivative)
 
@@ -84,7 +84,7 @@ def _linear(x: Any, weight: Any, bias: Any, residual: Any, precision: str = "def
 
     def derivative(dy: Array) -> tuple[Any, ...]:
         out = dy.reshape(-1, n)
-        dx = _times(out, w, kind, transposed=True)
+        dx = times(out, w, kind, transposed=True)
         own = sums(out, saved, kind), _core.column_sums(out) if isinstance(bias, Tensor) else None
         if change is None:
             return dy, dx, *own
@@ -106,7 +106,7 @@ def _copy(residual: Any, shape: tuple[int, ...]) -> Array:
     return r.copy()
 
 
-def _times(dy: Array, w: Any, kind: str, transposed: bool) -> Any:
+def times(dy: Array, w: Any, kind: str, transposed: bool) -> Any:
     """dy (rows, n) times a matrix (n, k), or (k, n) not transposed, as a gradient that is made where it is wanted."""
 
     def gradient(into: Array, add: bool) -> None:
