@@ -9,15 +9,21 @@ from pyllm.nn.linear import Linear
 from pyllm.nn.module import Module, Parameter
 from pyllm.nn.norm import LayerNorm, RMSNorm
 from pyllm.nn.position import rotary_context, rotary_frequencies
+from pyllm.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
 from pyllm.nn.state import State
 from pyllm.nn.tracing import Trace, trace
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
     "Adapter",
     "Block",
     "Embedding",
     "FeedForward",
+    "GRUCell",
     "GatedFeedForward",
+    "LSTMCell",
     "LayerNorm",
     "Linear",
     "LoraConfig",
@@ -25,6 +31,7 @@ __all__ = [
     "ParallelBlock",
     "Parameter",
     "RMSNorm",
+    "RNNCell",
     "SandwichBlock",
     "SelfAttention",
     "State",

@@ -21,7 +21,7 @@ from pyllm.ops.arithmetic import (
 )
 from pyllm.ops.attention import attention, rotary, rotary_table, row_attention, self_attention
 from pyllm.ops.attention_weights import attended, attention_weights
-from pyllm.ops.dropout import dropout, noise
+from pyllm.ops.dropout import dropout, mask, noise
 from pyllm.ops.embedding import embedding
 from pyllm.ops.linear import gated_linear, linear, linear_add, logits, matmul, norm_linear
 from pyllm.ops.loss import cross_entropy, linear_cross_entropy, mse
@@ -30,7 +30,7 @@ from pyllm.ops.panels import forget_panels
 from pyllm.ops.precision import autocast
 from pyllm.ops.record import Recorder, Symbol
 from pyllm.ops.recurrent import GATES, Steps, Weights, recurrent
-from pyllm.ops.sequences import documents
+from pyllm.ops.sequences import documents, put_rows, take_rows
 from pyllm.ops.watch import Watch, unwatched
 
 _operators()
@@ -68,6 +68,7 @@ __all__ = [
     "linear_cross_entropy",
     "log",
     "logits",
+    "mask",
     "matmul",
     "mean",
     "mse",
@@ -76,6 +77,7 @@ __all__ = [
     "norm_linear",
     "normalise",
     "power",
+    "put_rows",
     "recurrent",
     "relu",
     "reshape",
@@ -91,6 +93,7 @@ __all__ = [
     "subtract",
     "sum",
     "swiglu",
+    "take_rows",
     "tanh",
     "transpose",
     "unwatched",

@@ -45,7 +45,7 @@ class Steps:
     def __init__(self, lengths: Any) -> None:
         self.lengths: NDArray[np.int64] = np.asarray(lengths, np.int64)
         if self.lengths.ndim != 1 or (np.diff(self.lengths) > 0).any() or (self.lengths < 0).any():
-            raise ValueError(f"recurrent: lengths {lengths}, allowed are whole numbers from the longest to the shortest")
+            raise ValueError(f"recurrent: lengths {lengths}, allowed are whole numbers that do not ascend")
 
     @property
     def sequences(self) -> int:

@@ -10,6 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pyllm.autograd import record
+from pyllm.ops.arrays import Array, float32
+
 _local = threading.local()
 
 
@@ -46,3 +49,26 @@ def places_of(starts: NDArray[np.int32]) -> NDArray[np.int64]:
     """The position of every row in its sequence."""
     lengths = np.diff(starts)
     return np.arange(starts[-1], dtype=np.int64) - np.repeat(starts[:-1], lengths)
+
+
+def take_rows(x: Any, index: NDArray[np.int64]) -> Any:
+    """Rows of x (rows, width) at index, each at most once."""
+    a = float32(x, "take_rows")
+
+    def derivative(dy: Array) -> tuple[Any]:
+        def gradient(into: Array, add: bool) -> None:
+            if not add:
+                into.fill(0)
+            into[index] += dy
+
+        return (gradient,)
+
+    return record(a[index], (x,), derivative)
+
+
+def put_rows(x: Any, index: NDArray[np.int64], rows: int) -> Any:
+    """(rows, width) with the rows of x at index, each place at most once, and zeros elsewhere."""
+    a = float32(x, "put_rows")
+    y = np.zeros((rows, a.shape[1]), np.float32)
+    y[index] = a
+    return record(y, (x,), lambda dy: (dy[index],))
