@@ -13,13 +13,19 @@ from pyllm.models.causal import CausalLM
 _LLAMA: dict[str, Any] = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
 _LLAMA |= {"num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5}
 _LLAMA |= {"vocab_size": 32000, "tie_word_embeddings": True, "hidden_act": "silu"}
+_RECURRENT: dict[str, Any] = {"model_type": "rnn", "embedding_size": 256, "hidden_size": 512, "num_hidden_layers": 2}
+_RECURRENT |= {"max_position_embeddings": 256, "vocab_size": 10_000}
 USUAL: dict[str, dict[str, Any]] = {
+    "rnn": _RECURRENT | {"cell": "tanh"},
+    "lstm": _RECURRENT | {"cell": "lstm"},
+    "gru": _RECURRENT | {"cell": "gru"},
     "gpt2": {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257},
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
 }
+_GIVEN = ("gpt2", "rnn", "lstm", "gru")  # families of which no size follows from another
 
 
 def new_config(family: str, **sizes: Any) -> Any:
@@ -31,9 +37,9 @@ def new_config(family: str, **sizes: Any) -> Any:
         raise ValueError(f"new model: family {family!r} is not known; known are {', '.join(USUAL)}")
     raw = {"model_type": family} | USUAL[family] | sizes
     width = raw.get("hidden_size")
-    if family != "gpt2" and "hidden_size" in sizes and "intermediate_size" not in sizes and isinstance(width, int):
+    if family not in _GIVEN and "hidden_size" in sizes and "intermediate_size" not in sizes and isinstance(width, int):
         raw["intermediate_size"] = (width * 8 // 3 + 63) // 64 * 64
-    if family != "gpt2" and "num_attention_heads" in sizes and "num_key_value_heads" not in sizes:
+    if family not in _GIVEN and "num_attention_heads" in sizes and "num_key_value_heads" not in sizes:
         raw["num_key_value_heads"] = raw["num_attention_heads"]
     values = check_config(raw, "config")
     config = import_module(f"pyllm.models.{values['model_type']}").Config

@@ -7,10 +7,19 @@ from typing import Any
 
 from pyllm.cli import options, output, running, training
 
+_SIZES = {
+    "emb": "embedding_size",
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "vocab": "vocab_size",
+}
+_RECURRENT = ("rnn", "lstm", "gru")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`pyllm bench llm MODEL [--prompt N] [--new N] [--parallel N,N] [--runs N] [--threads N] [--json]`,
-    `pyllm bench train --model gpt2 [--config FIELDS] [--batch N] [--context N] [--dtype fp32|bf16]`."""
+    `pyllm bench train --model gpt2 [--config FIELDS] [--batch N] [--context N] [--dtype fp32|bf16]`, where --emb,
+    --hidden, --layers and --vocab are fields of a recurrent model."""
     parser.add_argument("what", choices=("llm", "train", "limits"), help="what to measure")
     parser.add_argument("name", nargs="?", metavar="MODEL", default=options.DEFAULT_MODEL, help="name, file or folder")
     add = parser.add_argument
@@ -22,6 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = more.add_argument
     add("--model", default="gpt2", metavar="FAMILY", help="with random weights (gpt2: 124 M)")
     add("--config", metavar="FIELDS", help="fields of its configuration: n_layer=4,n_head=4,n_embd=128")
+    for flag, field in _SIZES.items():
+        add(f"--{flag}", type=options.whole(1), metavar="N", help=f"{field} of a recurrent model")
     add("--batch", type=options.whole(1), default=4, metavar="N", help="sequences in a step (4)")
     add("--context", type=options.whole(1), default=256, metavar="N", help="tokens of each (256)")
     add("--dtype", choices=("fp32", "bf16"), default="fp32", help="of products (fp32)")
@@ -92,7 +103,10 @@ def train(args: argparse.Namespace) -> int:
 
     found = limits(args)
     output.note("measuring ...")
-    fields, peak = training.fields(args.config), found[f"{args.dtype}_GFLOPs"] * 1e9
+    sizes = {field: getattr(args, flag) for flag, field in _SIZES.items() if getattr(args, flag) is not None}
+    if sizes and args.model not in _RECURRENT:
+        raise options.UsageError(f"--{next(iter(_SIZES))} and its like are for {', '.join(_RECURRENT)}; use --config")
+    fields, peak = training.fields(args.config) | sizes, found[f"{args.dtype}_GFLOPs"] * 1e9
     data = measure(args.model, fields, args.batch, args.context, args.dtype, args.runs, peak)
     line = (
         f"{data['tok_s']:,.0f} tokens/s, {data['seconds'] * 1e3:,.1f} ms per step, {data['share_of_peak']:.0%} of "

@@ -39,9 +39,9 @@ def measure(
         optimizer.step(min(1.0, 1.0 / (norm + 1e-6)))
         seconds.append(time.perf_counter() - begin)
     took = statistics.median(seconds[2:])
-    heads = getattr(config, "num_attention_heads", 0) or config.n_head
+    heads = getattr(config, "num_attention_heads", 0) or getattr(config, "n_head", 0)
     layers, _, width = model.cache
-    flop = batch * context * (6.0 * model.num_parameters() + 6.0 * layers * heads * width * context)
+    flop = batch * context * (model.training_flops() + 6.0 * layers * heads * width * context)
     most = most_taken()
     return {
         "model": family,

@@ -106,6 +106,19 @@ GPT2 = (
     *_IDS,
 )
 
+RNN = (
+    Field("cell", "choice", choices=("lstm", "gru", "tanh", "relu")),
+    Field("vocab_size", "int", 1, 1 << 24),
+    Field("embedding_size", "int", *_SIZES),
+    Field("hidden_size", "int", *_SIZES),
+    Field("num_hidden_layers", "int", 1, 1000),
+    Field("max_position_embeddings", "int", *_CONTEXT),
+    Field("dropout", "float", 0.0, 0.99, 0.0),
+    Field("head_bias", "bool", default=True),
+    Field("tie_word_embeddings", "bool", default=False),
+    *_IDS,
+)
+
 # Settings that change the arithmetic: refused unless they are off.
 _GPT2_FIXED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
 _GEMMA_FIXED = {"use_bidirectional_attention": False}
@@ -268,6 +281,15 @@ def check_gpt2(raw: Raw) -> dict[str, Any]:
     return config
 
 
+def check_rnn(raw: Raw) -> dict[str, Any]:
+    """Of recurrent language models, whose layout is this project's own."""
+    config = check_fields(raw, RNN)
+    hidden, width = config["hidden_size"], config["embedding_size"]
+    if config["tie_word_embeddings"] and hidden != width:
+        raw.refuse("embedding_size", f"{width:,}", f"{hidden:,}, the hidden size, because the head is the embedding")
+    return config | {"model_type": "rnn"}
+
+
 FAMILIES: dict[str, Callable[[Raw], dict[str, Any]]] = {
     "gpt2": check_gpt2,
     "llama": check_llama,
@@ -278,4 +300,5 @@ FAMILIES: dict[str, Callable[[Raw], dict[str, Any]]] = {
     "gemma2": check_gemma2,
     "gemma3_text": check_gemma3,
     "gpt_neox": check_gpt_neox,
+    "rnn": check_rnn,
 }

@@ -34,6 +34,8 @@ def gguf_fields(family: str, values: dict[str, Any]) -> dict[str, Any]:
 
 def _check_layers(family: str, values: dict[str, Any]) -> None:
     """What follows from a family's name alone in GGUF must be as it says."""
+    if family not in ARCHITECTURES:
+        raise ValueError(f"GGUF has no architecture for {family}; save_pretrained writes a folder")
     every = {"qwen2": 0, "qwen3": 0, "gemma2": 2, "gemma3_text": 6}.get(family)  # how often a layer sees all
     types = values.get("layer_types") or ()
     windows = [each == "sliding_attention" for each in types]

@@ -27,14 +27,19 @@ FAMILIES = (
         "any: classes or numbers from fixed inputs",
         "pyllm/models/mlp.py",
     ),
-    Family("RNN", 1990, "Finding Structure in Time", "recurrent", "the next element of a sequence"),
-    Family("LSTM", 1997, "Long Short-Term Memory", "recurrent", "the next element of a sequence"),
+    Family(
+        "RNN", 1990, "Finding Structure in Time", "recurrent", "the next element of a sequence", "pyllm/models/rnn.py"
+    ),
+    Family(
+        "LSTM", 1997, "Long Short-Term Memory", "recurrent", "the next element of a sequence", "pyllm/models/rnn.py"
+    ),
     Family(
         "GRU",
         2014,
         "Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine Translation",
         "recurrent",
         "the next element of a sequence",
+        "pyllm/models/rnn.py",
     ),
     Family(
         "seq2seq",

@@ -37,6 +37,7 @@ class CausalLM(Adaptable, ABC):
 
     config: Any
     precision = "default"
+    generates = True  # token by token, from a state
     generation_config: dict[str, Any] | None = None  # what the model's folder says; generate() starts from it
     open_tokenizer: Callable[[], Any] | None = None  # of the file that the model came from
     name_or_path: str | None = None  # of that file
@@ -217,10 +218,15 @@ class CausalLM(Adaptable, ABC):
             raise ValueError(f"model: attention_mask {seen.shape} for input_ids {ids.shape}, each row with a 1")
         out = np.zeros((*ids.shape, self.config.vocab_size), np.float32)
         for row, mask, target in zip(ids, seen, out, strict=True):
-            state = self.new_state()
-            target[mask] = self.step([(state, row[mask])], "all")
-            state.free()
+            target[mask] = self.whole(row[mask])
         return CausalOutput(out, None if labels is None else _cross_entropy(out, np.asarray(labels)))
+
+    def whole(self, ids: Any) -> Logits:
+        """Logits (length, vocabulary) of one sequence."""
+        state = self.new_state()
+        found = self.step([(state, ids)], "all")
+        state.free()
+        return found
 
     def generate(self, input_ids: Any, *args: Any, **kwargs: Any) -> Any:
         """Continue prompts; see pyllm.generate.generate."""

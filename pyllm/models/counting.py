@@ -225,6 +225,28 @@ def bart(hidden: int, layers: int, vocabulary: int, positions: int) -> Count:
     return Count(found, Cache(layers, 1, hidden))
 
 
+def recurrent(
+    gates: int,
+    embedding: int,
+    hidden: int,
+    layers: int,
+    vocabulary: int,
+    tied: bool = False,
+    head_bias: bool = True,
+) -> Count:
+    """A recurrent language model whose cell has so many gates; two biases a layer, as PyTorch has them."""
+    ends = (Part("hidden weights", (gates * hidden, hidden)), Part("biases", (gates * hidden,), 2, "biases"))
+    found = [Group("embedding", (Part("embedding", (vocabulary, embedding)),))]
+    found.append(Group("first layer", (Part("input weights", (gates * hidden, embedding)), *ends)))
+    if layers > 1:
+        found.append(Group("layers above", (Part("input weights", (gates * hidden, hidden)), *ends), layers - 1))
+    output = () if tied else (Part("output", (vocabulary, hidden)),)
+    bias = (Part("output", (vocabulary,), kind="biases"),) if head_bias else ()
+    if output or bias:
+        found.append(Group("output bias" if tied else "output", (*output, *bias)))
+    return Count(found, None)
+
+
 SHAPES: dict[str, Callable[..., Count]] = {
     "llama": llama,
     "gpt2": gpt2,
@@ -232,6 +254,7 @@ SHAPES: dict[str, Callable[..., Count]] = {
     "bert": bert,
     "t5": t5,
     "bart": bart,
+    "recurrent": recurrent,
 }
 
 

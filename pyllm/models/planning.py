@@ -137,6 +137,8 @@ def sizes(what: Preset | list[int]) -> Sizes:
         return Sizes(mlp(what))
     n, count = what.numbers, count_preset(what)
     layers, width = n["layers"], n["hidden"]
+    if what.shape == "recurrent":
+        return Sizes(count)
     if what.shape in ("llama", "gpt2", "neox"):
         return Sizes(count, (Attention("attention", layers, n["heads"] * n.get("size", 0) or width, 0.5),))
     if what.shape == "bert":

@@ -125,7 +125,8 @@ ALIASES = {
 }
 
 
-_DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_neox", "gpt2")
+_DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_neox", "gpt2", "rnn")
+_GATES = {"lstm": 4, "gru": 3}
 
 
 def from_config(values: dict[str, Any]) -> Preset:
@@ -134,6 +135,15 @@ def from_config(values: dict[str, Any]) -> Preset:
     if kind not in _DECODERS:
         raise ModelFileError("config", "model_type", None, printable(kind), f"counted are: {', '.join(_DECODERS)}")
     tied = values["tie_word_embeddings"]
+    if kind == "rnn":
+        numbers = {
+            "gates": _GATES.get(values["cell"], 1),
+            "embedding": values["embedding_size"],
+            "hidden": values["hidden_size"],
+            "layers": values["num_hidden_layers"],
+            "vocabulary": values["vocab_size"],
+        }
+        return Preset(kind, "recurrent", numbers | {"tied": tied, "head_bias": values["head_bias"]})
     if kind == "gpt2":
         numbers = {
             "hidden": values["n_embd"],

@@ -9,7 +9,7 @@ from pyllm.nn.linear import Linear
 from pyllm.nn.module import Module, Parameter
 from pyllm.nn.norm import LayerNorm, RMSNorm
 from pyllm.nn.position import rotary_context, rotary_frequencies
-from pyllm.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+from pyllm.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, Recurrent, RNNCell, end_to_end
 from pyllm.nn.state import State
 from pyllm.nn.tracing import Trace, trace
 
@@ -32,10 +32,12 @@ __all__ = [
     "Parameter",
     "RMSNorm",
     "RNNCell",
+    "Recurrent",
     "SandwichBlock",
     "SelfAttention",
     "State",
     "Trace",
+    "end_to_end",
     "rotary_context",
     "rotary_frequencies",
     "trace",

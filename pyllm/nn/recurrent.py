@@ -40,10 +40,18 @@ def ordered(length: int, batch: int, lengths: Any, batch_first: bool) -> Order:
     return Order(steps, sequences, _rows(steps, sequences, length if batch_first else None, batch))
 
 
+def end_to_end(starts: NDArray[np.int32]) -> tuple[ops.Steps, NDArray[np.int64]]:
+    """The steps of sequences that lie one behind the other, starts[i] to starts[i + 1]; from where each row comes."""
+    lengths = np.diff(starts).astype(np.int64)
+    sequences = np.argsort(-lengths, kind="stable")
+    steps = ops.Steps(lengths[sequences])
+    step, sequence = steps.places
+    return steps, starts[sequences][sequence] + step
+
+
 def _rows(steps: ops.Steps, sequences: NDArray[np.int64] | None, length: int | None, batch: int) -> NDArray[np.int64]:
     """Of every row its number in (batch, length), or with length None in (length, batch)."""
-    step = np.repeat(np.arange(len(steps.sizes)), steps.sizes)
-    sequence = np.arange(steps.rows) - steps.starts[step]
+    step, sequence = steps.places
     sequence = sequence if sequences is None else sequences[sequence]
     return step * batch + sequence if length is None else sequence * length + step
 

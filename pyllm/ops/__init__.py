@@ -30,7 +30,7 @@ from pyllm.ops.panels import forget_panels
 from pyllm.ops.precision import autocast
 from pyllm.ops.record import Recorder, Symbol
 from pyllm.ops.recurrent import GATES, Steps, Weights, recurrent
-from pyllm.ops.sequences import documents, put_rows, take_rows
+from pyllm.ops.sequences import documents, put_rows, starts_of, take_rows
 from pyllm.ops.watch import Watch, unwatched
 
 _operators()
@@ -90,6 +90,7 @@ __all__ = [
     "silu",
     "softcap",
     "softmax",
+    "starts_of",
     "subtract",
     "sum",
     "swiglu",

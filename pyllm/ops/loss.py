@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyllm import _core
 from pyllm.autograd import record, wants
 from pyllm.ops.arithmetic import mean, multiply, subtract
-from pyllm.ops.arrays import Array, float32
+from pyllm.ops.arrays import Array, float32, vector
 from pyllm.ops.linear import linear, times_packed
 from pyllm.ops.panels import panels
 from pyllm.ops.precision import product_type
@@ -42,24 +42,26 @@ def cross_entropy(logits: Any, targets: Any, label_smoothing: float = 0.0) -> An
 def linear_cross_entropy(x: Any, weight: Any, targets: Any, bias: Any = None, label_smoothing: float = 0.0) -> Any:
     """cross_entropy(x W^T + bias, targets), of which only some rows' logits exist at a time.
 
-    x (..., d), weight (classes, d) an array or packed, targets (...). The gradients are made with the logits, while
-    they exist; a packed weight is frozen.
+    x (..., d), weight (classes, d) an array or packed, bias (classes,), targets (...). The gradients are made with the
+    logits, while they exist; a packed weight is frozen.
     """
-    if bias is not None:
-        return cross_entropy(linear(x, weight, bias), targets, label_smoothing)
     if isinstance(weight, _core.Weight):
+        if bias is not None:
+            return cross_entropy(linear(x, weight, bias), targets, label_smoothing)
         return _frozen_cross_entropy(x, weight, targets, label_smoothing)
     a, w = float32(x, "linear_cross_entropy"), float32(weight, "linear_cross_entropy", "weight")
     if w.ndim != 2 or a.ndim < 1 or a.shape[-1] != w.shape[1]:
         raise ValueError(f"linear_cross_entropy: x {a.shape} and weight {w.shape}, allowed are (..., d), (classes, d)")
     rows = a.reshape(-1, a.shape[-1])
     if not len(rows):
-        return cross_entropy(linear(x, weight), targets, label_smoothing)
+        return cross_entropy(linear(x, weight, bias), targets, label_smoothing)
+    b = None if bias is None else vector(bias, len(w), "linear_cross_entropy", "bias")
     wanted, count = _targets(targets, len(rows))
     losses = np.empty(len(rows), np.float32)
-    learning = wants(x, weight)
+    learning = wants(x, weight, bias)
     dx = np.empty_like(rows) if learning else None
     dw = weight.lend() if wants(weight) else None
+    db = np.zeros(len(w), np.float32) if wants(bias) else None
     pieces = min(len(rows), -(-len(rows) * len(w) // _LOGITS))
     ends = [len(rows) * i // pieces for i in range(pieces + 1)]
     kind = product_type()
@@ -67,7 +69,7 @@ def linear_cross_entropy(x: Any, weight: Any, targets: Any, bias: Any = None, la
     for first, last in pairwise(ends):
         part, these = rows[first:last], logits[: last - first]
         with panels(w, kind) as packed:
-            _core.linear(part, packed, into=these)
+            _core.linear(part, packed, b, into=these)
         if dx is None:
             losses[first:last] = _core.cross_entropy_losses(these, wanted[first:last], label_smoothing)
             continue
@@ -77,14 +79,16 @@ def linear_cross_entropy(x: Any, weight: Any, targets: Any, bias: Any = None, la
         if dw is not None:
             with panels(part, kind, transposed=True) as packed:
                 _core.linear(these, packed, into=dw, add=first > 0, transposed=True)
+        if db is not None:
+            db += _core.column_sums(these)
 
-    def derivative(dy: Array) -> tuple[Any, Any]:
+    def derivative(dy: Array) -> tuple[Any, Any, Any]:
         assert dx is not None
         if dw is not None and dy != 1:
             dw[...] *= np.float32(dy)
-        return _scaled(dx, dy).reshape(a.shape), dw
+        return _scaled(dx, dy).reshape(a.shape), dw, None if db is None else _scaled(db, dy)
 
-    return record(_mean(losses, count), (x, weight), derivative)
+    return record(_mean(losses, count), (x, weight, bias), derivative)
 
 
 def _frozen_cross_entropy(x: Any, weight: _core.Weight, targets: Any, label_smoothing: float) -> Any:

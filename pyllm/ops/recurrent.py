@@ -69,6 +69,12 @@ class Steps:
         return int(self.starts[-1])
 
     @property
+    def places(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(step, sequence) of every row."""
+        step = np.repeat(np.arange(len(self.sizes)), self.sizes)
+        return step, np.arange(self.rows) - self.starts[step]
+
+    @property
     def equal(self) -> bool:
         """Whether all sequences are equally long, so that what follows are slices and not lists of rows."""
         return self.sequences > 0 and self.lengths[0] == self.lengths[-1]
@@ -87,8 +93,7 @@ class Steps:
         if self.equal:
             early, late = slice(0, n - each), slice(each, n)
             return (early, late, slice(n - each, n)) if reverse else (late, early, slice(0, each))
-        step = np.repeat(np.arange(len(self.sizes)), self.sizes)
-        sequence = np.arange(n) - self.starts[step]
+        step, sequence = self.places
         if reverse:
             first = step + 1 == self.lengths[sequence]
             return ~first, (self.starts[step + 1] + sequence)[~first], self.last(False)

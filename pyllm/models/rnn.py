@@ -1,0 +1,119 @@
+"""Recurrent language models: LSTM, GRU and plain cells. Mikolov et al. 2010; Zaremba et al. 2014, arXiv:1409.2329."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm import _core, nn, ops
+from pyllm.autograd import no_grad
+from pyllm.models.causal import CausalLM, Logits
+from pyllm.tensor import Array
+
+# Parameter path -> name in Hugging Face folders; GGUF has no architecture for them.
+NAMES = {"embedding": ("encoder", ""), "rnn": ("rnn", ""), "head": ("decoder", "")}
+ROTATED = ()
+IGNORED = ()
+_SPREAD = 0.1  # of the embedding's and the head's first values
+
+
+@dataclass(frozen=True)
+class Config:
+    """cell: "lstm", "gru", "tanh" or "relu". dropout: of embeddings, between layers and before the head."""
+
+    cell: str
+    vocab_size: int
+    embedding_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    max_position_embeddings: int
+    dropout: float = 0.0
+    head_bias: bool = True
+    tie_word_embeddings: bool = False
+    bos_token_id: Any = None
+    eos_token_id: Any = None
+
+    @property
+    def context_length(self) -> int:
+        """Positions that a state may have; nothing in the weights depends on it."""
+        return self.max_position_embeddings
+
+
+class RecurrentLM(CausalLM):
+    """Tokens to logits: embedding, recurrent layers, head."""
+
+    generates = False
+
+    def __init__(self, c: Config) -> None:
+        self.config = c
+        self.embedding = nn.Embedding(c.vocab_size, c.embedding_size)
+        self.rnn = nn.Recurrent(c.cell, c.embedding_size, c.hidden_size, c.num_hidden_layers, dropout=c.dropout)
+        self.head = nn.Linear(c.hidden_size, c.vocab_size, c.head_bias)
+        if c.tie_word_embeddings:
+            self.head.weight = self.embedding.weight
+        self.rnn.stream = zlib.crc32(b"rnn")
+
+    @property
+    def cache(self) -> tuple[int, int, int]:
+        """No keys and values."""
+        return (0, 0, 0)
+
+    def trunk(self, tokens: Any) -> tuple[Any, NDArray[np.int64]]:
+        """(rows (rows, hidden_size) of all sequences step after step, whose tokens they are): all but the head."""
+        ids = np.asarray(tokens)
+        steps, places = nn.end_to_end(ops.starts_of(ids.shape))
+        x = self._dropped(self.embedding(ids.reshape(-1)[places]), 0)
+        nothing = [None] * self.config.num_hidden_layers
+        return self._dropped(self.rnn.layers(x, steps, nothing, nothing)[0], 1), places
+
+    def _dropped(self, x: Any, stream: int) -> Any:
+        mask = ops.mask(self.config.dropout, zlib.crc32(b"embedding") + stream)
+        return x if mask is None else ops.dropout(x, *mask.draw)
+
+    def forward(self, tokens: Any) -> Any:
+        """(..., length) ids to (..., length, vocabulary)."""
+        shape = np.shape(tokens)
+        rows, places = self.trunk(tokens)
+        y = ops.linear(ops.put_rows(rows, places, int(np.prod(shape))), *self.head.pair)
+        return self.watch("logits", ops.reshape(y, (*shape, self.config.vocab_size)))
+
+    def loss(self, tokens: Any, targets: Any) -> Any:
+        """Mean cross-entropy in nats of targets (..., length), the tokens that follow; -100 is left out."""
+        if self._paused:
+            self.train()
+        rows, places = self.trunk(tokens)
+        wanted = np.asarray(targets).reshape(-1)
+        if len(wanted) != len(places):
+            raise ValueError(f"loss: targets {np.shape(targets)} and tokens {np.shape(tokens)} differ")
+        weight, bias = self.head.pair
+        return ops.linear_cross_entropy(rows, weight, wanted[places], bias)
+
+    def whole(self, ids: Any) -> Logits:
+        """Logits (length, vocabulary) of one sequence."""
+        with no_grad(), ops.documents(None):
+            y = self.forward(ids)
+        return np.asarray(y)
+
+    def program(self) -> _core.Program:
+        """There is none. Raises ValueError."""
+        raise ValueError(f"{self.config.cell}: whole sequences are supported, steps from a state are not")
+
+    def training_flops(self) -> float:
+        """As every module's, but a table that is only looked up costs nothing."""
+        looked_up = 0 if self.config.tie_word_embeddings else self.embedding.weight.size
+        return super().training_flops() - 6.0 * looked_up
+
+    def first_values(self, name: str, parameter: nn.Parameter, random: np.random.Generator) -> Array:
+        """Recurrent layers as PyTorch's; tables uniform within 0.1 of 0, the bias 0."""
+        if name.startswith("rnn."):
+            return self.rnn.first_values(name, parameter, random)
+        if len(parameter.shape) == 1:
+            return np.zeros(parameter.shape, np.float32)
+        return random.uniform(-_SPREAD, _SPREAD, parameter.shape).astype(np.float32)
+
+
+Model = RecurrentLM
