@@ -127,10 +127,10 @@ def set_threads(threads: int) -> None:
     _core.set_threads(threads)
 
 
-def memory(name: str, side: str, threads: int) -> float:
-    """MB that a process of this side took at most in four steps."""
+def memory(module: str, name: str, side: str, threads: int) -> float:
+    """MB that a process of this side took at most in four steps of a row of a module of this folder."""
     code = (
-        f"import training as t\nt.set_threads({threads})\nstep = t.STEPS[{side!r}](t.ROWS[{name!r}])\n"
+        f"import training, {module} as t\ntraining.set_threads({threads})\nstep = t.STEPS[{side!r}](t.ROWS[{name!r}])\n"
         "for _ in range(4): step()\n"
         "print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])"
     )
@@ -140,28 +140,27 @@ def memory(name: str, side: str, threads: int) -> float:
     return int(done.stdout) * 1024 / 1e6
 
 
-def measure(name: str, threads: int, pairs: int, foreign: float) -> dict[str, Any]:
+def measure(module: str, name: str, row: Any, steps: Any, threads: int, pairs: int, foreign: float) -> dict[str, Any]:
     """One row's result."""
-    row = ROWS[name]
-    used = {side: memory(name, side, threads) for side in STEPS}
-    sides = [Side(side, timed(make(row))) for side, make in STEPS.items()]
+    used = {side: memory(module, name, side, threads) for side in steps}
+    sides = [Side(side, timed(make(row))) for side, make in steps.items()]
     found = report(paired(sides, pairs, foreign), row.batch * row.context, foreign)
     return {"row": name, **row._asdict(), "threads": threads, "memory_MB": used, **found}
 
 
-def main() -> int:
-    """Measure and print; 1 when a row is missed."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("rows", nargs="*", choices=[[], *ROWS], help=f"{', '.join(ROWS)}; all")
+def main(module: str, about: str, rows: dict[str, Any], steps: dict[str, Any]) -> int:
+    """Measure the rows of a module and print; 1 when a row is missed."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("rows", nargs="*", choices=[[], *rows], help=f"{', '.join(rows)}; all")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--foreign", type=float, default=0.05, help="share of the machine that others may use")
-    parser.add_argument("--out", type=Path, default=Path("build/compare/training.json"))
+    parser.add_argument("--out", type=Path, default=Path(f"build/compare/{module}.json"))
     options = parser.parse_args()
     set_threads(options.threads)
     results = []
-    for name in options.rows or ROWS:
-        results.append(measure(name, options.threads, options.pairs, options.foreign))
+    for name in options.rows or rows:
+        results.append(measure(module, name, rows[name], steps, options.threads, options.pairs, options.foreign))
         last = results[-1]
         ratio, used = last["ratio"]["torch"], last["memory_MB"]
         low, high = ratio["interval"]
@@ -180,4 +179,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("training", __doc__.splitlines()[0], ROWS, STEPS))
