@@ -1,0 +1,243 @@
+"""nn.RNN, LSTM, GRU and their cells beside PyTorch's of the same weights: outputs, states and all gradients."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from gradient_checks import learn, leaves
+from kernel_checks import random, same_bits
+
+from pyllm import nn, ops
+from pyllm.autograd import no_grad
+
+KINDS = ("RNN", "LSTM", "GRU")
+STACKS = tuple(itertools.product((1, 3), (False, True)))  # layers, bidirectional
+FAR = {"fp32": 1e-5, "bf16": 0.03}  # of the norm
+
+
+def pair(kind, *sizes, seed=0, **options):
+    """PyTorch's module in float64, and ours with its weights."""
+    torch.manual_seed(seed)
+    theirs = getattr(torch.nn, kind)(*sizes, **options)
+    ours = getattr(nn, kind)(*sizes, **options).load_state_dict(theirs.state_dict())
+    return theirs.double(), ours
+
+
+def run_torch(module, x, state, lengths, cotangents, batch_first, length):
+    """Outputs, states and gradients of PyTorch's, in its own precision."""
+    dtype = next(module.parameters()).dtype
+    x, *state = (leaf.detach().to(dtype).requires_grad_() for leaf in leaves(x, *state))
+    given = x if lengths is None else _packed(x, lengths, batch_first)
+    module.zero_grad()
+    y, last = module(given, tuple(state) if len(state) == 2 else state[0])
+    if lengths is not None:
+        y, _ = torch.nn.utils.rnn.pad_packed_sequence(y, batch_first, total_length=length)
+    results = [y, *(last if isinstance(last, tuple) else (last,))]
+    sum((r * torch.tensor(d).to(dtype)).sum() for r, d in zip(results, cotangents, strict=True)).backward()
+    gradients = [x.grad, *(s.grad for s in state), *(p.grad for p in module.parameters())]
+    return [np.asarray(each.detach().numpy(), np.float64) for each in (*results, *gradients)]
+
+
+def _packed(x, lengths, batch_first):
+    return torch.nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first, enforce_sorted=False)
+
+
+def run_ours(module, x, state, lengths, cotangents):
+    """The same of ours."""
+    x, *state = learn(x, *state)
+    module.zero_grad()
+    y, last = module(x, tuple(state) if len(state) == 2 else state[0], lengths=lengths)
+    results = [y, *(last if isinstance(last, tuple) else (last,))]
+    total = 0
+    for result, d in zip(results, cotangents, strict=True):
+        total = (result * d).sum() + total
+    total.backward()
+    gradients = [x.grad, *(s.grad for s in state), *(p.value.grad for p in module.learned().values())]
+    return [*(r.data for r in results), *gradients]
+
+
+def off(actual, wanted):
+    """Distance of each result in units of its norm."""
+    assert [a.shape for a in actual] == [b.shape for b in wanted]
+    return [float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-6)) for a, b in zip(actual, wanted, strict=True)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("layers", "bidirectional"), STACKS)
+@pytest.mark.parametrize("lengths", (None, [20, 3, 20, 1, 7]), ids=("equal", "lengths"))
+@pytest.mark.parametrize("dtype", FAR)
+def test_everything_is_as_near_to_float64_as_pytorchs(kind, layers, bidirectional, lengths, dtype):
+    for hidden, batch_first in ((33, True), (64, False)):
+        theirs, ours = pair(kind, 13, hidden, layers, batch_first=batch_first, bidirectional=bidirectional)
+        many = layers * (1 + bidirectional)
+        shape = (5, 20) if batch_first else (20, 5)
+        x = random((*shape, 13), 1)
+        state = [random((many, 5, hidden), 2 + i, 0.5) for i in range(2 if kind == "LSTM" else 1)]
+        cotangents = [random((*shape, hidden * (1 + bidirectional)), 4)]
+        cotangents += [random(s.shape, 5 + i) for i, s in enumerate(state)]
+        exact = run_torch(theirs, x, state, lengths, cotangents, batch_first, 20)
+        with ops.autocast(dtype):
+            mine = off(run_ours(ours, x, state, lengths, cotangents), exact)
+        assert max(mine) <= FAR[dtype], mine
+        if dtype == "fp32":
+            other = off(run_torch(theirs.float(), x, state, lengths, cotangents, batch_first, 20), exact)
+            assert all(a <= max(1.5 * b, 5e-7) for a, b in zip(mine, other, strict=True)), (mine, other)
+
+
+@pytest.mark.parametrize("nonlinearity", ("tanh", "relu"))
+@pytest.mark.parametrize("bias", (True, False))
+def test_plain_cells_take_their_function_and_their_bias(nonlinearity, bias):
+    theirs, ours = pair("RNN", 3, 17, 2, nonlinearity, bias)
+    x, state = random((6, 4, 3), 0), [random((2, 4, 17), 1)]
+    cotangents = [random((6, 4, 17), 2), random((2, 4, 17), 3)]
+    exact = run_torch(theirs, x, state, None, cotangents, False, 6)
+    assert max(off(run_ours(ours, x, state, None, cotangents), exact)) <= 1e-6
+    assert len(ours.learned()) == (8 if bias else 4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("bias", (True, False))
+def test_cells_are_pytorchs(kind, bias):
+    torch.manual_seed(1)
+    theirs = getattr(torch.nn, f"{kind}Cell")(3, 17, bias)
+    ours = getattr(nn, f"{kind}Cell")(3, 17, bias).load_state_dict(theirs.state_dict())
+    theirs, x, h = theirs.double(), random((5, 3), 0), random((5, 17), 1)
+    first, others = ((learn(h)[0], learn(h)[0]), tuple(leaves(h, h))) if kind == "LSTM" else (*learn(h), *leaves(h))
+    mine, other = ours(learn(x)[0], first), theirs(leaves(x)[0], others)
+    pairs = list(zip(mine, other, strict=True)) if kind == "LSTM" else [(mine, other)]
+    for a, b in pairs:
+        d = random(a.shape, 2)
+        np.testing.assert_allclose(a.data, b.detach().numpy(), rtol=1e-5, atol=1e-6)
+        a.backward(d)
+        b.backward(torch.tensor(d.astype(np.float64)), retain_graph=True)
+        if kind == "LSTM":  # a graph is walked once
+            break
+    for name, parameter in theirs.named_parameters():
+        np.testing.assert_allclose(ours.learned()[name].value.grad, parameter.grad.numpy(), rtol=1e-4, atol=1e-5)
+    one = ours(x[0], (h[0], h[0]) if kind == "LSTM" else h[0])
+    assert same_bits((one[0] if kind == "LSTM" else one).data, (mine[0] if kind == "LSTM" else mine).data[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch_first", (True, False))
+def test_one_sequence_needs_no_batch(kind, batch_first):
+    theirs, ours = pair(kind, 3, 5, 2, batch_first=batch_first, bidirectional=True)
+    x, h = random((7, 3), 0), random((4, 5), 1)
+    state = (h, h) if kind == "LSTM" else h
+    y, last = ours(x, state)
+    other, ends = theirs(leaves(x)[0], tuple(leaves(h, h)) if kind == "LSTM" else leaves(h)[0])
+    ends = ends if kind == "LSTM" else (ends,)
+    for a, b in zip((y, *(last if kind == "LSTM" else (last,))), (other, *ends), strict=True):
+        np.testing.assert_allclose(a.data, b.detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_sequence_is_its_steps_and_its_parts(kind):
+    ours = getattr(nn, kind)(3, 17, 2).initialise(1)
+    x = random((6, 4, 3), 0)
+    with no_grad():
+        whole, end = ours(x)
+        state, outputs = None, []
+        for part in (x[:1], x[1:4], x[4:]):
+            y, state = ours(part, state)
+            outputs.append(np.asarray(y))
+    assert same_bits(np.concatenate(outputs), whole.data)
+    ends, states = (end, state) if kind == "LSTM" else ((end,), (state,))
+    assert all(same_bits(a.data, b.data) for a, b in zip(ends, states, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_lengths_come_in_any_order_and_may_be_zero(kind):
+    ours = getattr(nn, kind)(3, 17, 2, bidirectional=True).initialise(1)
+    x, lengths = random((5, 4, 3), 0), [2, 0, 5, 1]
+    with no_grad():
+        y, last = ours(x, lengths=lengths)
+        h = last[0] if kind == "LSTM" else last
+        for i, n in enumerate(lengths):
+            assert not y.data[n:, i].any() and bool(n) == bool(h.data[:, i].any())
+            alone, end = ours(x[:n, i : i + 1])
+            assert same_bits(y.data[:n, i], alone.data[:, 0])
+            assert same_bits(h.data[:, i], (end[0] if kind == "LSTM" else end).data[:, 0])
+        nothing, _ = ours(x, lengths=[0, 0, 0, 0])
+        assert nothing.shape == (5, 4, 34) and not nothing.data.any()
+        assert ours(np.zeros((5, 0, 3), np.float32))[0].shape == (5, 0, 34)
+
+
+def test_dropout_lies_between_layers_and_is_drawn_again_on_the_way_back():
+    ours = nn.GRU(3, 32, 2, dropout=0.5).initialise(1)
+    x = random((4, 2, 3), 0)
+    plain = ours(x)[0].data
+    with ops.noise(7, 0):
+        dropped, again = ours(x)[0].data, ours(x)[0].data
+        ours.stream = 5
+        other = ours(x)[0].data
+    with ops.noise(7, 1):
+        later = ours(x)[0].data
+    assert same_bits(dropped, again) and same_bits(plain, ours(x)[0].data)
+    assert not any(np.array_equal(dropped, each) for each in (plain, other, later))
+    alone = nn.GRU(3, 32, 1, dropout=0.5).initialise(1)
+    with ops.noise(7, 0):
+        assert same_bits(alone(x)[0].data, alone(x)[0].data)
+        value = learn(x)[0]
+        direction = random(x.shape, 3)
+        (ours(value)[0] * plain).sum().backward()
+        moved = [(ours(x + s * direction * np.float32(1e-2))[0].data * plain).sum(dtype=float) for s in (1, -1)]
+    assert (moved[0] - moved[1]) / 2e-2 == pytest.approx(float((value.grad * direction).sum()), rel=2e-2)
+
+
+def test_weights_go_there_and_back(tmp_path):
+    from safetensors.numpy import load_file
+    from safetensors.torch import save_file
+
+    theirs = torch.nn.LSTM(3, 5, 2, bidirectional=True)
+    save_file(theirs.state_dict(), tmp_path / "lstm.safetensors")
+    ours = nn.LSTM(3, 5, 2, bidirectional=True)
+    assert list(ours.learned()) == list(theirs.state_dict())
+    ours.load_state_dict(load_file(tmp_path / "lstm.safetensors"))
+    for name, array in ours.state_dict().items():
+        assert np.array_equal(array, theirs.state_dict()[name].numpy())
+    theirs.load_state_dict({name: torch.from_numpy(array * 2) for name, array in ours.state_dict().items()})
+    with pytest.raises(ValueError, match=r"missing bias_ih_l0; unknown weight_hr_l0|unknown weight_hr_l0"):
+        ours.load_state_dict(torch.nn.LSTM(3, 5, 2, bidirectional=True, proj_size=2).state_dict())
+    with pytest.raises(ValueError, match=r"weight_ih_l0 has shape \(20, 4\), allowed is \(20, 3\)"):
+        ours.load_state_dict(torch.nn.LSTM(4, 5, 2, bidirectional=True).state_dict())
+
+
+def test_running_gives_what_learning_gave():
+    ours = nn.LSTM(3, 17, 2).initialise(1)
+    x = random((4, 2, 3), 0)
+    learned = ours(x)[0].data
+    run = ours.eval()(x)[0]
+    assert isinstance(run, np.ndarray) and same_bits(learned, run)
+    assert same_bits(learned, ours.train()(x)[0].data)
+
+
+WRONG = {
+    "width": (lambda m: m(np.zeros((4, 2, 5))), r"lstm: x \(4, 2, 5\), allowed is \(length, batch, 3\)"),
+    "dimensions": (lambda m: m(np.zeros((1, 4, 2, 3))), r"lstm: x \(1, 4, 2, 3\)"),
+    "no pair": (lambda m: m(np.zeros((4, 2, 3)), np.zeros((2, 2, 5))), r"not a pair, allowed is \(h, c\)"),
+    "state": (
+        lambda m: m(np.zeros((4, 2, 3)), (np.zeros((1, 2, 5)),) * 2),
+        r"state \(1, 2, 5\), allowed is \(2, 2, 5\)",
+    ),
+    "lengths": (lambda m: m(np.zeros((4, 2, 3)), lengths=[1]), r"lengths \(1,\) of int64, allowed are \(2,\)"),
+    "long": (lambda m: m(np.zeros((4, 2, 3)), lengths=[1, 5]), "lengths from 1 to 5, allowed are 0 to 4"),
+    "real": (lambda m: m(np.zeros((4, 2, 3)), lengths=[1.5, 2.0]), "of float64, allowed are"),
+    "sizes": (lambda m: nn.LSTM(3, 0), "lstm: sizes 3, 0 in 1 layers, allowed are 1 or more"),
+    "dropout": (lambda m: nn.GRU(3, 2, 1, dropout=1.0), "gru: dropout 1.0, allowed are 0 up to"),
+    "function": (lambda m: nn.RNN(3, 2, 1, "sine"), "rnn: nonlinearity 'sine', allowed are 'tanh' and 'relu'"),
+    "values": (lambda m: nn.GRU(3, 2)(np.zeros((1, 1, 3))), r"gru: it has no weights yet, call initialise\(\)"),
+    "cell x": (lambda m: nn.GRUCell(3, 2).initialise()(np.zeros((1, 4))), r"gru: x \(1, 4\), allowed is \(batch, 3\)"),
+    "cell state": (
+        lambda m: nn.GRUCell(3, 2).initialise()(np.zeros((1, 3)), np.zeros((2, 2))),
+        r"gru: state \(2, 2\), allowed is \(1, 2\)",
+    ),
+    "cell pair": (lambda m: nn.LSTMCell(3, 2).initialise()(np.zeros((1, 3)), np.zeros((1, 2))), "not a pair"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_what_does_not_fit_is_refused(what):
+    with pytest.raises(ValueError, match=WRONG[what][1]):
+        WRONG[what][0](nn.LSTM(3, 5, 2).initialise())
