@@ -10,6 +10,7 @@ from typing import Any
 from pyllm import _core
 from pyllm.ops.arrays import Array
 
+_SHAPES = 24  # of which memory is kept, the last used: batches of ever other lengths must not pile up theirs
 _local = threading.local()
 
 
@@ -17,13 +18,15 @@ _local = threading.local()
 def panels(matrix: Array, type: str, transposed: bool = False) -> Iterator[_core.Weight]:
     """The matrix (n, k), or (k, n) transposed, packed as n features of k inputs; lent until the block ends."""
     n, k = matrix.shape[::-1] if transposed else matrix.shape
-    spare = _local.__dict__.setdefault("spare", {}).setdefault((type, n, k), [])
-    weight = spare.pop() if spare else _core.Weight(type, n, k)
+    shapes, key = _local.__dict__.setdefault("spare", {}), (type, n, k)
+    weight = shapes[key].pop() if shapes.get(key) else _core.Weight(type, n, k)
     weight.fill_floats(matrix, transposed)
     try:
         yield weight
     finally:
-        spare.append(weight)
+        shapes[key] = [*shapes.pop(key, ()), weight]
+        if len(shapes) > _SHAPES:
+            del shapes[next(iter(shapes))]
 
 
 def sums(dy: Array, x: Callable[[], Array], kind: str) -> Any:

@@ -134,10 +134,7 @@ def recurrent(
         if not len(a):
             return (*(_nothing(each) for each in (a, w, r, *biases)), dfirst, dfirst_c)
         dr = _hidden_sums(hidden, h, h0, steps.befores(reverse), kind)
-        own = [
-            _core.column_sums(each) if isinstance(b, Tensor) else None
-            for each, b in ((gates, weights.input_bias), (hidden, weights.hidden_bias))
-        ]
+        own = _bias_sums(gates, hidden, weights)
         return times(gates, w, kind, transposed=True), sums(gates, saved, kind), dr, *own, dfirst, dfirst_c
 
     rows = record(h, (x, *weights, first, first_c), derivative)
@@ -174,6 +171,14 @@ def _last(
         return of_rows, dfirst
 
     return record(out, (rows, first), derivative)
+
+
+def _bias_sums(gates: Array, hidden: Array, weights: Weights) -> list[Array | None]:
+    """The gradients of both biases, where they are wanted; those of LSTM and plain cells are the same."""
+    wanted = [isinstance(b, Tensor) for b in (weights.input_bias, weights.hidden_bias)]
+    first = _core.column_sums(gates) if any(wanted) and (wanted[0] or hidden is gates) else None
+    second = first.copy() if first is not None and hidden is gates else _core.column_sums(hidden) if wanted[1] else None
+    return [array if want else None for array, want in zip((first, second), wanted, strict=True)]
 
 
 def _hidden_sums(dgates: Array, h: Array, first: Array | None, befores: tuple[Any, Any, Any], kind: str) -> Any:
