@@ -93,6 +93,28 @@ def test_a_row_alone_has_the_bits_it_has_among_others(isa, dtype):
             assert same_bits(ops.linear(x, weight), whole)
 
 
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", cases.FLOATS)
+def test_many_inputs_and_many_rows_change_no_bit(isa, dtype):
+    """Inputs beyond a panel's share of the cache go slice by slice, rows beyond 16 MB ready are made so in parts."""
+    for rows, k, n in ((29, 7001, 49), (301, 3 * 4096 + 2, 33), (700, 9001, 17)):
+        case = cases.Linear(rows, k, n, dtype)
+        raw, weight = weight_of(case)
+        x, bias = random((rows, k), rows), random((n,), 1)
+        first = random((rows, n), 2)
+        with using(isa):
+            y, added = ops.linear(x, weight, bias), _core.linear(x, weight, into=first.copy(), add=True)
+            for at in (0, 12, rows - 1):  # few rows go through whole panels
+                assert same_bits(y[at : at + 1], ops.linear(x[at : at + 1].copy(), weight, bias))
+            turned = _core.linear(np.ascontiguousarray(x.T), weight, bias, transposed=True)
+            with threads(1):
+                assert same_bits(y, ops.linear(x, weight, bias))
+        assert same_bits(y, turned)
+        np.testing.assert_allclose(added - first, y - bias, atol=1e-3 * np.abs(y).max())
+        part = slice(0, rows, 37)
+        check(y[part], *twin(x[part], case, raw, bias))
+
+
 def integer_case(dtype, k, seed):
     """x of small integers with one +-127 per 32 (activation scale exactly 1); weights with scales of 2^-4."""
     rng = np.random.default_rng(seed)

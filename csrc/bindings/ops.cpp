@@ -1,4 +1,6 @@
 // Kernels on plain numpy arrays: shapes are checked here and in pyllm/ops, then the kernel is trusted.
+#include <algorithm>
+
 #include "bindings/bindings.h"
 #include "core/cpu.h"
 #include "engine/state.h"
@@ -33,6 +35,22 @@ pyllm::Act act_named(const std::string& name) {
 
 namespace {
 
+// Rows are made ready so many bytes at a time: they stay in the third-level cache, and in memory that is used again.
+constexpr int64_t kPrepared = int64_t(16) << 20;
+
+void run_linear(const pyllm::Kernels& k, pyllm::LinearArgs& a) {
+  const double flops = 2.0 * (double)a.rows * (double)a.k * (double)a.part[0].n;
+  const int width = pyllm::team_width(flops);
+  const int64_t shared = a.rows > 1 || a.transposed ? k.prepared_bytes(a) : 0;
+  a.prepared = shared ? (uint8_t*)64 : nullptr;  // to learn the scratch that is left
+  a.scratch_stride = k.linear_scratch(a);
+  const Workspace memory((size_t)(shared + a.scratch_stride * width));
+  a.prepared = shared ? memory.data() : nullptr;
+  a.scratch = memory.data() + shared;
+  if (shared) pyllm::run_kernel(k.prepare, a, (double)a.rows * (double)a.k > 1e5 ? 1e6 : 0);
+  pyllm::run_kernel(k.linear, a, flops);
+}
+
 // y (rows, n) = x (rows, k) W^T + bias; transposed: x is (k, rows). With `into` y is written there, or added to it.
 py::object linear(const FloatArray& x, const Weight& w, const std::optional<FloatArray>& bias, bool high,
                   const py::object& into, bool add, bool transposed) {
@@ -50,17 +68,16 @@ py::object linear(const FloatArray& x, const Weight& w, const std::optional<Floa
   a.ahead = pyllm::stream_ahead(), a.transposed = transposed;
   a.part[0] = {
       w.panels(), data(bias), out, w.n(), w.n(), w.type(), add ? pyllm::Epilogue::Add : pyllm::Epilogue::Store};
-  const double flops = 2.0 * (double)rows * (double)w.k() * (double)w.n();
   without_gil([&] {
-    int width = pyllm::team_width(flops);
-    const int64_t shared = rows > 1 || transposed ? k.prepared_bytes(a) : 0;
-    a.prepared = shared ? (uint8_t*)64 : nullptr;  // to learn the scratch that is left
-    a.scratch_stride = k.linear_scratch(a);
-    const Workspace memory((size_t)(shared + a.scratch_stride * width));
-    a.prepared = shared ? memory.data() : nullptr;
-    a.scratch = memory.data() + shared;
-    if (shared) pyllm::run_kernel(k.prepare, a, (double)rows * (double)w.k() > 1e5 ? 1e6 : 0);
-    pyllm::run_kernel(k.linear, a, flops);
+    const int64_t bytes = rows ? k.prepared_bytes(a) / rows : 0;
+    const int64_t most = bytes * rows <= kPrepared ? rows : std::max<int64_t>(kPrepared / bytes / 48 * 48, 48);
+    for (int64_t first = 0; first < rows; first += most) {
+      pyllm::LinearArgs some = a;
+      some.rows = std::min(most, rows - first);
+      some.x += transposed ? first : first * a.x_stride;
+      some.part[0].out += first * w.n();
+      run_linear(k, some);
+    }
   });
   return y;
 }

@@ -16,6 +16,7 @@ constexpr int64_t kShared = 4;    // panels a worker for which few rows' parts a
 // Rows that stay in the second-level cache (1 MB) while panels pass by; so many at least that fetching and expanding a
 // panel are repaid, even where the rows outgrow the cache. Of few panels each worker takes rows of its own, if so many.
 constexpr int64_t kBlockBytes = 448 << 10, kLeastRows = 264, kOwnRows = 24;
+constexpr int64_t kDeepSteps = 2048;  // of a slice of deep panels: 256 KB of two
 
 f32v activated(f32v x, Act act) { return activate(x, act, 1); }
 
@@ -173,6 +174,53 @@ void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
   }
 }
 
+// Whether two panels would leave the second-level cache while rows pass: then all rows go through a slice of them
+// first.
+bool deep(const Job& j, Type type) {
+  const Form form = form_of(type);
+  return !j.few && !j.a.gated && form != kInt8 && (form == kBF16 ? j.a.k / 2 : j.a.k) > kDeepSteps * 3 / 2;
+}
+
+// As run_group, slice after slice of the inputs; sums wait in memory, where adding goes on in the same order.
+void run_deep(const Job& j, const Group& g, int64_t first, int64_t last) {
+  const LinearArgs& a = j.a;
+  const Form form = form_of(g.type);
+  const int64_t depth = kDeepSteps * (form == kBF16 ? 2 : 1), width = form == kBF16 ? 2 : 4;
+  alignas(64) float sums[kLeastRows][32];
+  TileArgs t = {};
+  t.row_stride = j.layout.stride[form], t.out_stride = 32;
+  for (int64_t row = first, rows; row < last; row += rows) {
+    rows = last - row < kLeastRows ? last - row : kLeastRows;
+    const uint8_t* x = j.prepared + j.layout.offset[form] + row * t.row_stride;
+    for (int64_t k = 0; k < a.k; k += depth) {
+      t.k = a.k - k < depth ? a.k - k : depth, t.add = k > 0;
+      const int64_t slice = panel_bytes(g.type, t.k), steps = form == kBF16 ? (t.k + 1) / 2 : t.k;
+      for (int p = 0; p < g.size; ++p) {
+        t.panel[p] = g.panel[p] + panel_bytes(g.type, k);
+        t.fetch[p] = k + depth < a.k ? t.panel[p] + slice : g.next[p];
+      }
+      t.fetch_step = slice / ((rows / kTileRows + 1) * steps) + 1;
+      for (int64_t r = 0; r < rows;) {
+        TileSize s = {1, 1};
+        for (int p = 0; p < g.size; p += s.panels) {
+          s = tile_size(rows - r, g.size - p, float_limit(rows - r));
+          TileArgs one = t;
+          one.rows = x + r * t.row_stride + k * width, one.out = sums[r] + p * 16;
+          for (int i = 0; i < s.panels; ++i) one.panel[i] = t.panel[p + i], one.fetch[i] = t.fetch[p + i];
+          float_tile(g.type, s)(one);
+        }
+        for (int p = 0; p < g.size; ++p) t.fetch[p] += t.fetch_step * steps;
+        r += s.rows;
+      }
+    }
+    for (int p = 0; p < g.size; ++p) {
+      Group one = g;
+      one.index += p;
+      finish(a, one, row, rows, {sums[0] + p * 16, 32}, {sums[0] + p * 16, 32});
+    }
+  }
+}
+
 // Items are panels, counted through all parts (gated: pairs of a gate and an up panel).
 int64_t items(const LinearArgs& a) {
   int64_t n = 0;
@@ -194,7 +242,8 @@ void run_items(const Job& j, int64_t first, int64_t last, int64_t row0, int64_t 
     if (a.gated) g.panel[g.size++] = a.part[1].panels + (i - base) * bytes;
     else if (!j.few && left > 1 && last - i > 1) g.panel[g.size++] = g.panel[0] + bytes, taken = 2;
     for (int p = 0; p < g.size; ++p) g.next[p] = g.panel[p] + taken * bytes;
-    run_group(j, g, row0, row1);
+    if (deep(j, type)) run_deep(j, g, row0, row1);
+    else run_group(j, g, row0, row1);
     i += taken;
   }
 }
