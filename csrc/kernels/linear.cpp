@@ -12,6 +12,7 @@ namespace {
 constexpr int64_t kFewRows = 16;
 constexpr int64_t kAhead = 8192;  // bytes that few rows of a k-type fetch ahead; nearer measured worse
 constexpr int kBusyRows = 4;      // from here on the time for a panel goes into its products, and the stream would stop
+constexpr int64_t kAcross = 64;   // rows of a transposed x made ready together: pieces of 256 bytes are read
 constexpr int64_t kShared = 4;    // panels a worker for which few rows' parts are shared out one by one
 // Rows that stay in the second-level cache (1 MB) while panels pass by; so many at least that fetching and expanding a
 // panel are repaid, even where the rows outgrow the cache. Of few panels each worker takes rows of its own, if so many.
@@ -219,8 +220,9 @@ void run_few(const Job& j, int64_t n, int worker, int workers) {
 void prepare(const LinearArgs& a, int worker, int workers) {
   PreparedLayout layout = prepared_layout(a);
   if (a.transposed) {
-    Share s = share(panels(a.rows), worker, workers);
-    for (int64_t p = s.first; p < s.last; ++p) prepare_columns(a, layout, p * 16, a.prepared);
+    Share s = share((a.rows + kAcross - 1) / kAcross, worker, workers);
+    for (int64_t r = s.first * kAcross; r < s.last * kAcross && r < a.rows; r += kAcross)
+      prepare_columns(a, layout, r, r + kAcross < a.rows ? r + kAcross : a.rows, a.prepared);
     return;
   }
   Share s = share(a.rows, worker, workers);

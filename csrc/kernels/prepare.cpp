@@ -107,22 +107,26 @@ void prepare_row(const LinearArgs& a, const PreparedLayout& l, int64_t row, floa
                  (Int8Block*)(prepared + l.offset[kInt8] + (row * a.terms + t) * l.stride[kInt8]));
 }
 
-// 16 rows by 16 inputs at a time, so that whole lines are read and written. Floats and bf16 only: a gradient of weights
-// sums over tokens, and neither operand is quantised.
-void prepare_columns(const LinearArgs& a, const PreparedLayout& l, int64_t first, uint8_t* prepared) {
-  const int rows = a.rows - first < 16 ? (int)(a.rows - first) : 16;
+// 16 inputs at a time of all the rows given, so that whole lines are read and written; what comes next is fetched while
+// these are turned. Floats and bf16 only: a gradient of weights sums over tokens, and neither operand is quantised.
+void prepare_columns(const LinearArgs& a, const PreparedLayout& l, int64_t first, int64_t last, uint8_t* prepared) {
   alignas(64) float block[16][16];
   for (int64_t i = 0; i < a.k; i += 16) {
     const int n = a.k - i < 16 ? (int)(a.k - i) : 16;
-    transpose(a.x + i * a.x_stride + first, a.x_stride, n, rows, block);
-    for (int r = 0; r < rows; ++r) {
-      if (l.offset[kF32] >= 0)
-        store_n((float*)(prepared + l.offset[kF32] + (first + r) * l.stride[kF32]) + i, load(block[r]), n);
-      if (l.offset[kBF16] < 0) continue;
-      uint16_t* out = (uint16_t*)(prepared + l.offset[kBF16] + (first + r) * l.stride[kBF16]) + i;
-      alignas(64) uint16_t half[16];
-      store_bf16(half, load(block[r]));
-      memcpy(out, half, (size_t)(n + (n & 1)) * 2);
+    for (int64_t row = first; row < last; row += 16) {
+      const int rows = last - row < 16 ? (int)(last - row) : 16;
+      const float* x = a.x + i * a.x_stride + row;
+      for (int64_t j = 16; j < 32 && i + j < a.k; ++j) prefetch(x + j * a.x_stride);
+      transpose(x, a.x_stride, n, rows, block);
+      for (int r = 0; r < rows; ++r) {
+        if (l.offset[kF32] >= 0)
+          store_n((float*)(prepared + l.offset[kF32] + (row + r) * l.stride[kF32]) + i, load(block[r]), n);
+        if (l.offset[kBF16] < 0) continue;
+        uint16_t* out = (uint16_t*)(prepared + l.offset[kBF16] + (row + r) * l.stride[kBF16]) + i;
+        alignas(64) uint16_t half[16];
+        store_bf16(half, load(block[r]));
+        memcpy(out, half, (size_t)(n + (n & 1)) * 2);
+      }
     }
   }
 }
