@@ -52,7 +52,7 @@ py::object linear(const FloatArray& x, const Weight& w, const std::optional<Floa
       w.panels(), data(bias), out, w.n(), w.n(), w.type(), add ? pyllm::Epilogue::Add : pyllm::Epilogue::Store};
   const double flops = 2.0 * (double)rows * (double)w.k() * (double)w.n();
   without_gil([&] {
-    int width = pyllm::team_width(flops);
+    const int width = a.workers = pyllm::team_width(flops);
     const int64_t shared = rows > 1 || transposed ? k.prepared_bytes(a) : 0;
     a.prepared = shared ? (uint8_t*)64 : nullptr;  // to learn the scratch that is left
     a.scratch_stride = k.linear_scratch(a);

@@ -260,7 +260,7 @@ void linear(const LinearArgs& a, int worker, int workers) {
   for (int f = 0; f < kForms; ++f) row_bytes += j.layout.offset[f] < 0 ? 0 : j.layout.stride[f] * a.terms;
   int64_t most = kBlockBytes / row_bytes > kLeastRows ? kBlockBytes / row_bytes : kLeastRows;
   int64_t step = a.gated ? 1 : 2, groups = (n + step - 1) / step, blocks = (a.rows + most - 1) / most;
-  if (groups < 4 * workers && blocks < workers && a.rows >= workers * kOwnRows) blocks = workers;
+  if (groups < 4 * a.workers && blocks < a.workers && a.rows >= a.workers * kOwnRows) blocks = a.workers;
   int64_t rows = ((a.rows + blocks - 1) / blocks + kMaxRows - 1) / kMaxRows * kMaxRows;
   Share s = share(groups * blocks, worker, workers);
   for (int64_t t = s.first; t < s.last; ++t) {
