@@ -125,12 +125,20 @@ int64_t ahead(const LinearArgs& a, Type type, int64_t operands) {
   return info(type).block > 32 ? kAhead : a.ahead;
 }
 
+// Whether nothing follows the product: then tiles of floats write it where it belongs.
+bool bare(const LinearArgs& a, const Group& g) {
+  const LinearPart& part = a.part[g.part];
+  return form_of(g.type) != kInt8 && !a.gated && part.epilogue == Epilogue::Store && !part.bias && !part.more &&
+         (g.index + g.size) * 16 <= part.n;
+}
+
 // Products of a group with rows [first, last), and what follows them. An operand is a row, in int8 one of its terms.
 void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
   const LinearArgs& a = j.a;
   const Form form = form_of(g.type);
   const int terms = form == kInt8 ? a.terms : 1;
-  const bool expanded = form == kInt8 && !j.few;
+  const bool expanded = form == kInt8 && !j.few, direct = bare(a, g);
+  const LinearPart& part = a.part[g.part];
   TileArgs t = {};
   t.k = a.k, t.row_stride = j.layout.stride[form];
   const uint8_t* panel[2] = {g.panel[0], g.panel[1]};
@@ -154,9 +162,14 @@ void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
       s = tile_size(end - op, g.size - p, limit);
       for (int i = 0; i < s.panels; ++i) t.panel[i] = panel[p + i], t.fetch[i] = g.next[p + i] + bytes * tile / tiles;
       t.out = sums[p], t.out_stride = s.panels * 16;
+      if (direct) t.out = part.out + op * part.out_stride + (g.index + p) * 16, t.out_stride = part.out_stride;
       t.ahead = j.few && op == first * terms ? ahead(a, g.type, end - op) : 0;
       (expanded ? expanded_tile(g.type, s) : form == kInt8 ? direct_tile(g.type, s.rows) : float_tile(g.type, s))(t);
       for (int i = 0; i < s.panels; ++i) y[p + i] = {sums[p] + i * 16, t.out_stride};
+    }
+    if (direct) {
+      op += s.rows, ++tile;
+      continue;
     }
     if (terms == 2)
       for (int p = 0; p < g.size; ++p) {

@@ -82,25 +82,29 @@ void quantise_row(float* x, int64_t k, bool remainder, Int8Block* out) {
 }
 
 void to_bf16(const float* x, int64_t k, uint16_t* out) {
-  for (int64_t i = 0; i < k; i += 16) {
-    alignas(64) uint16_t half[16];
-    int n = k - i < 16 ? (int)(k - i) : 16;
-    store_bf16(half, load_n(x + i, n));
-    memcpy(out + i, half, (size_t)(n + (n & 1)) * 2);  // an odd k has its pair filled with zero
-  }
+  int64_t i = 0;
+  for (; i + 16 <= k; i += 16) store_bf16(out + i, load(x + i));
+  if (i == k) return;
+  alignas(64) uint16_t half[16];
+  const int n = (int)(k - i);
+  store_bf16(half, load_n(x + i, n));
+  memcpy(out + i, half, (size_t)(n + (n & 1)) * 2);  // an odd k has its pair filled with zero
 }
 
 }  // namespace
 
 void prepare_row(const LinearArgs& a, const PreparedLayout& l, int64_t row, float* normed, uint8_t* prepared) {
   const float* x = a.x + (a.gather ? a.gather[row] : row) * a.x_stride;
-  if (a.norm == Norm::None) memcpy(normed, x, (size_t)a.k * 4);
-  else normalise(x, a.norm_weight, a.norm_bias, a.eps, a.norm, a.k, normed);
+  if (a.norm != Norm::None) {
+    normalise(x, a.norm_weight, a.norm_bias, a.eps, a.norm, a.k, normed);
+    x = normed;
+  }
   uint8_t* at[kForms];
   for (int f = 0; f < kForms; ++f) at[f] = prepared + l.offset[f] + row * l.stride[f];
-  if (l.offset[kBF16] >= 0) to_bf16(normed, a.k, (uint16_t*)at[kBF16]);
-  if (l.offset[kF32] >= 0) memcpy(at[kF32], normed, (size_t)a.k * 4);
+  if (l.offset[kBF16] >= 0) to_bf16(x, a.k, (uint16_t*)at[kBF16]);
+  if (l.offset[kF32] >= 0) memcpy(at[kF32], x, (size_t)a.k * 4);
   if (l.offset[kInt8] < 0) return;
+  if (x != normed) memcpy(normed, x, (size_t)a.k * 4);
   for (int64_t i = a.k; i % 32; ++i) normed[i] = 0;
   for (int t = 0; t < a.terms; ++t)
     quantise_row(normed, a.k, t + 1 < a.terms,
