@@ -117,20 +117,22 @@ def timed(step: Callable[[], float]) -> Callable[[], float]:
     return run
 
 
-def set_threads(threads: int) -> None:
-    """The same for both."""
-    import torch
+def set_threads(threads: int, side: str) -> None:
+    """A process whose memory is measured loads nothing of the other side."""
+    if side == "torch":
+        import torch
 
-    from pyllm import _core
+        torch.set_num_threads(threads)
+    else:
+        from pyllm import _core
 
-    torch.set_num_threads(threads)
-    _core.set_threads(threads)
+        _core.set_threads(threads)
 
 
 def memory(name: str, side: str, threads: int) -> float:
     """MB that a process of this side took at most in four steps."""
     code = (
-        f"import training as t\nt.set_threads({threads})\nstep = t.STEPS[{side!r}](t.ROWS[{name!r}])\n"
+        f"import training as t\nt.set_threads({threads}, {side!r})\nstep = t.STEPS[{side!r}](t.ROWS[{name!r}])\n"
         "for _ in range(4): step()\n"
         "print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])"
     )
@@ -158,7 +160,8 @@ def main() -> int:
     parser.add_argument("--foreign", type=float, default=0.05, help="share of the machine that others may use")
     parser.add_argument("--out", type=Path, default=Path("build/compare/training.json"))
     options = parser.parse_args()
-    set_threads(options.threads)
+    for side in STEPS:
+        set_threads(options.threads, side)
     results = []
     for name in options.rows or ROWS:
         results.append(measure(name, options.threads, options.pairs, options.foreign))
