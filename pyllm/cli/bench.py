@@ -10,7 +10,8 @@ from pyllm.cli import options, output, running, training
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`pyllm bench llm MODEL [--prompt N] [--new N] [--parallel N,N] [--runs N] [--threads N] [--json]`,
-    `pyllm bench train --model gpt2 [--config FIELDS] [--batch N] [--context N] [--dtype fp32|bf16]`."""
+    `pyllm bench train --model gpt2 [--config FIELDS] [--batch N] [--context N] [--dtype fp32|bf16]
+    [--gradient-checkpointing]`."""
     parser.add_argument("what", choices=("llm", "train", "limits"), help="what to measure")
     parser.add_argument("name", nargs="?", metavar="MODEL", default=options.DEFAULT_MODEL, help="name, file or folder")
     add = parser.add_argument
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=options.whole(1), default=4, metavar="N", help="sequences in a step (4)")
     add("--context", type=options.whole(1), default=256, metavar="N", help="tokens of each (256)")
     add("--dtype", choices=("fp32", "bf16"), default="fp32", help="of products (fp32)")
+    options.add_checkpointing(more)
     options.add_threads(parser)
     options.add_json(parser)
 
@@ -93,7 +95,8 @@ def train(args: argparse.Namespace) -> int:
     found = limits(args)
     output.note("measuring ...")
     fields, peak = training.fields(args.config), found[f"{args.dtype}_GFLOPs"] * 1e9
-    data = measure(args.model, fields, args.batch, args.context, args.dtype, args.runs, peak)
+    again = args.gradient_checkpointing
+    data = measure(args.model, fields, args.batch, args.context, args.dtype, args.runs, peak, again)
     line = (
         f"{data['tok_s']:,.0f} tokens/s, {data['seconds'] * 1e3:,.1f} ms per step, {data['share_of_peak']:.0%} of "
         f"{args.dtype}'s peak"

@@ -86,6 +86,12 @@ def convert(action: argparse.Action, text: str) -> object:
     return value
 
 
+def add_checkpointing(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """`--gradient-checkpointing`."""
+    text = "keep the inputs of layers alone and run each again on the way back: less memory, more time, the same result"
+    parser.add_argument("--gradient-checkpointing", action="store_true", help=text)
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """--json."""
     parser.add_argument("--json", action="store_true", help="print the facts as one JSON object")

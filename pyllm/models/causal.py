@@ -40,6 +40,7 @@ class CausalLM(Adaptable, ABC):
     generation_config: dict[str, Any] | None = None  # what the model's folder says; generate() starts from it
     open_tokenizer: Callable[[], Any] | None = None  # of the file that the model came from
     name_or_path: str | None = None  # of that file
+    is_gradient_checkpointing = False
     batch_rows = 512  # rows of one replay at most; answers do not depend on it
     _cache_type: str | None = None
     _context_length: int | None = None
@@ -99,6 +100,17 @@ class CausalLM(Adaptable, ABC):
     @abstractmethod
     def loss(self, tokens: Any, targets: Any) -> Any:
         """Mean cross-entropy of targets (..., length) after tokens (..., length): a tensor, whose backward learns."""
+
+    def gradient_checkpointing_enable(self) -> None:
+        """From now on learning keeps the inputs of layers alone, and runs each layer again on the way back.
+
+        The same bits with less memory, for the time of another pass forward. Hugging Face's name.
+        """
+        self.is_gradient_checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep what the way back needs, as at first."""
+        self.is_gradient_checkpointing = False
 
     def train(self) -> Any:
         """Ready to learn; what was recorded of the old weights is forgotten."""

@@ -41,10 +41,10 @@ def largest(good: Callable[[int], bool], high: int) -> int:
 
 
 def advice(plan: Plan, free: int) -> list[str]:
-    """What would fit into `free` bytes instead, a line each: a smaller batch, a shorter context, other weights, a
-    smaller model."""
-    found = []
+    """What would fit into `free` bytes instead, a line each: layers run again, a smaller batch, a shorter context,
+    other weights, a smaller model."""
     batch = largest(lambda n: memory(plan._replace(batch=n)).total <= free, plan.batch - 1)
+    found = _run_again(plan, free, batch)
     if batch:
         found.append(f"a batch of {batch:,}")
     alone = plan._replace(batch=1)
@@ -56,6 +56,17 @@ def advice(plan: Plan, free: int) -> list[str]:
     if name is not None:
         found.append(f"{name} with the same batch and context")
     return found
+
+
+def _run_again(plan: Plan, free: int, batch: int) -> list[str]:
+    """Gradient checkpointing, if the plan fits with it, or a larger batch than without."""
+    if plan.running or plan.checkpointing or not plan.sizes.layers:
+        return []
+    again = plan._replace(checkpointing=True)
+    more = largest(lambda n: memory(again._replace(batch=n)).total <= free, plan.batch)
+    if more == plan.batch:
+        return ["gradient checkpointing with the same batch and context"]
+    return [f"gradient checkpointing with a batch of {more:,}"] if more > batch else []
 
 
 def _other_weights(plan: Plan, free: int) -> list[str]:

@@ -49,6 +49,7 @@ class Trainer:
 
     batch gives (ids (rows,), targets (rows,), starts (sequences + 1,)): sequences end to end. facts: what must not
     change while a run goes on ("config", "data", "tokenizer"), refused by name when it has. callbacks see every step.
+    Raises ValueError for gradient_checkpointing of a model that has no gradient_checkpointing_enable().
     """
 
     def __init__(
@@ -70,6 +71,11 @@ class Trainer:
         self._stopped = False
         self._whole = True  # weights, optimizer, counters and log belong to self.step
         model.train()
+        if arguments.gradient_checkpointing:
+            if not hasattr(model, "gradient_checkpointing_enable"):
+                found = f"{type(model).__name__} has no gradient_checkpointing_enable()"
+                raise ValueError(f"train: gradient_checkpointing: {found}, allowed are models of layers")
+            model.gradient_checkpointing_enable()
         self.optimizer = AdamW(_groups(model, arguments.weight_decay), **_adam(arguments))
         self._rate = schedule(arguments.lr_scheduler_type, self.total, arguments.warmup(self.total))
         self._flops = model.training_flops()
