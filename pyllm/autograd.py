@@ -123,10 +123,6 @@ def checkpoint(function: Callable[..., Any], *tensors: Any) -> Any:
         _piece.set(before)
 
 
-def _nothing() -> None:
-    """What a piece calls that has been run again: its tensors are let go."""
-
-
 class Piece:
     """What `checkpoint` runs: its nodes stand in the graph from the first, their derivatives come with the second run.
 
@@ -171,8 +167,7 @@ class Piece:
         try:
             self.call()
         finally:
-            self.call = _nothing
-            _piece.set(None)  # the context is not used again, and must not hold what holds it
+            _piece.set(None)  # what holds the context must not be held by it
 
 
 def backward(root: Tensor, gradient: Any = None) -> None:
