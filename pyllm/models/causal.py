@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from threading import Lock
 from typing import Any, NamedTuple
@@ -264,6 +264,29 @@ class CausalLM(Adaptable, ABC):
             save_adapter(self, save_directory, **options)
         else:
             save_folder(self, save_directory, **options)
+
+    def state_dict(self) -> dict[str, NDArray[np.float32]]:
+        """Name -> float32 array, copied, by the names of transformers' model of this family; pyllm.auto.state.
+
+        With adapters: of the one in use, by path.
+        """
+        from pyllm.auto.state import state_of
+
+        return super().state_dict() if self.adapters else state_of(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+        """Take all numbers from the state_dict() of transformers' model of this family and configuration, or from this
+        model's own; gives the model, ready to learn. Optimizers that hold its tensors go on with them.
+
+        Raises ValueError that names every tensor that is missing, unexpected or of another shape, and for a file.
+        """
+        from pyllm.auto.state import load_state
+
+        if self.adapters:
+            super().load_state_dict(state)
+        else:
+            load_state(self, state)
+        return self.train()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.num_parameters():,} parameters, {self.config})"

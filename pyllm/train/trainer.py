@@ -212,7 +212,7 @@ class Trainer:
         if not all(math.isfinite(_core.sum_of_squares(array)) for array in flat):
             raise TrainingError(f"train: after step {self.step}: {self._not_finite(self.loss)}; nothing is saved")
         log.sync()
-        tensors = {f"model.{name}": array for name, array in self.model.state_dict().items()}
+        tensors = {f"model.{name}": array for name, array in self.model.learned_arrays().items()}
         tensors |= {f"optimizer.{name}": array for name, array in self.optimizer.state_dict().items()}
         counters = {"position": self.position, "tokens": self.tokens}
         checkpoints.save(self.step, tensors, self.facts | {"counters": counters})
@@ -233,7 +233,7 @@ class Trainer:
 
     def _check_tensors(self, step: int, tensors: dict[str, Array]) -> None:
         """Raises TrainingError naming the first tensor that is missing, not known, or of another shape."""
-        mine = {f"model.{name}": array.shape for name, array in self.model.state_dict().items()}
+        mine = {f"model.{name}": array.shape for name, array in self.model.learned_arrays().items()}
         mine |= {f"optimizer.{name}": array.shape for name, array in self.optimizer.state_dict().items()}
         for name in [*mine, *tensors]:
             found, allowed = tensors[name].shape if name in tensors else "missing", mine.get(name, "no such tensor")
