@@ -98,8 +98,20 @@ def load_weights(model: Module, family: Any, source: Any, config: dict[str, Any]
     """Every parameter of the model from the open file. Raises ModelFileError for missing or misshaped tensors."""
     wanted = storage_type(dtype, _DTYPES)
     found = _found(model, family, source, config)
-    check_fits(source.path, _bytes_needed([source.tensors[name] for name in {each[1].name for each in found}], wanted))
+    check_fits(source.path, _bytes_needed(_infos(found, source), wanted))
     each(lambda one: _fill(one[0], one[1], one[2], source, wanted), found, min(THREADS, _core.threads()))
+
+
+def bytes_loaded(model: Module, family: Any, source: Any, config: dict[str, Any]) -> tuple[int, bool]:
+    """(what weights take, kept as they are stored, whether all matrices are float32). Raises as load_weights does."""
+    found = _found(model, family, source, config)
+    kinds = {source.tensors[place.name].dtype for parameter, place, _ in found if parameter.packed}
+    return _bytes_needed(_infos(found, source), None), kinds == {"F32"}
+
+
+def _infos(found: list[tuple[Parameter, Place, Turned]], source: Any) -> list[TensorInfo]:
+    """The tensors of a file that a model reads, each once."""
+    return [source.tensors[name] for name in {each[1].name for each in found}]
 
 
 def open_weights(model: Module, family: Any, source: Any, config: dict[str, Any]) -> None:

@@ -122,6 +122,9 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-b", "--batch-size", type=whole(1, 512), default=512, metavar="N", help="tokens of a prompt at a time (512)"
     )
+    parser.add_argument(
+        "--cache-type", choices=("f32", "bf16", "q8_0"), help="of keys and values (bf16, or f32 where the weights are)"
+    )
     add_arithmetic(parser)
 
 

@@ -23,7 +23,8 @@ from pyllm.models.presets import Preset
 
 BYTES_PER_TOKEN = 4.5  # of text; 50 TB are 1.1e13 tokens
 TOKENS_PER_PARAMETER = 20  # where no amount of data is given: Hoffmann et al. 2022, arXiv:2203.15556
-CACHE_BYTES = 2  # keys and values are kept as bf16
+CACHES = {"F32": 4.0, "BF16": 2.0, "Q8_0": 1.125}  # type of cached keys and values -> bytes of a number
+PROCESS = 64 << 20  # Python's modules, a tokenizer
 DTYPES = {"fp32": 4, "bf16": 2}  # of the arithmetic in training -> bytes of an activation
 _TABLES = {"positions", "segments", "relative positions"}  # a token reads one row of them
 _EMBEDDINGS = {"embedding", "tokens"}  # so too, unless they are the output matrix
@@ -115,7 +116,9 @@ class Plan(NamedTuple):
 
     dtype: of training, fp32 or bf16; of running, one of counting.FORMATS. lora: the rank, 0 for none. trainable: the
     share of the parameters that are trained. weights: bytes of the weights as a file stores them, for running
-    and LoRA. checkpointing: layers are run again on the way back, and keep what they read alone.
+    and LoRA. checkpointing: layers are run again on the way back, and keep what they read alone. cache: type of keys
+    and values, one of CACHES. rows: of a prompt that run at a time, 0 where what that takes beside weights and cache
+    does not matter.
     """
 
     name: str
@@ -128,6 +131,8 @@ class Plan(NamedTuple):
     running: bool = False
     weights: int | None = None
     checkpointing: bool = False
+    cache: str = "BF16"
+    rows: int = 0
 
 
 class Row(NamedTuple):
@@ -254,7 +259,7 @@ def _training(plan: Plan) -> Sum:
 
 
 def _running(plan: Plan) -> Sum:
-    """Weights and cache."""
+    """Weights, cache, and what is computed with."""
     stored = bytes_in(plan.sizes.counted, plan.dtype) if plan.weights is None else plan.weights
     how = f"{plan.sizes.parameters:,} as {'stored' if plan.weights is not None else plan.dtype}"
     rows = [Row("weights", how, stored)]
@@ -262,9 +267,13 @@ def _running(plan: Plan) -> Sum:
     if cache is not None:
         how = (
             f"{plan.batch:,} x {plan.context:,} x 2 x {cache.layers} layers x {cache.heads * cache.size:,} "
-            f"x {CACHE_BYTES} bytes"
+            f"x {CACHES[plan.cache]:g} bytes"
         )
-        rows.append(Row("cache", how, plan.batch * plan.context * cache.per_token * CACHE_BYTES))
+        rows.append(Row("cache", how, round(plan.batch * plan.context * cache.per_token * CACHES[plan.cache])))
+        if plan.rows:  # layers share buffers, of which half are in use at a time
+            width = plan.sizes.inputs_and_outputs() // cache.layers
+            how = f"{PROCESS:,} + {plan.rows:,} rows x {width:,} inputs and outputs of a layer x 4 / 2 bytes"
+            rows.append(Row("at work", how, PROCESS + 2 * plan.rows * width))
     return Sum(tuple(rows))
 
 
