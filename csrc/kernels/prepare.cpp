@@ -1,5 +1,7 @@
 #include "kernels/prepare.h"
 
+#include "kernels/lanes.h"
+
 namespace pyllm::PYLLM_ISA {
 
 // Rows are an odd number of lines apart: 4 KiB apart, those of a tile would share a cache set.
@@ -22,24 +24,21 @@ void normalise(const float* x, const float* weight, const float* bias, float eps
   float mean = 0;
   if (norm == Norm::Layer) {
     f32v s = set1(0);
-    for (int64_t i = 0; i < k; i += 16) s = add(s, load_n(x + i, k - i < 16 ? (int)(k - i) : 16));
+    vectors(0, k, [&](int64_t i, auto at) { s = add(s, at.get(x + i)); });
     mean = sum(s) / (float)k;
   }
   f32v m = set1(mean), squares = set1(0);
-  for (int64_t i = 0; i < k; i += 16) {
-    int n = k - i < 16 ? (int)(k - i) : 16;
-    f32v d = below(n, sub(load_n(x + i, n), m), set1(0));
+  vectors(0, k, [&](int64_t i, auto at) {
+    const f32v d = at.or_else(sub(at.get(x + i), m), 0);
     squares = fma(d, d, squares);
-  }
-  f32v r = set1(1.0f / sqrtf(sum(squares) / (float)k + eps));
-  for (int64_t i = 0; i < k; i += 16) {
-    int n = k - i < 16 ? (int)(k - i) : 16;
-    f32v v = mul(sub(load_n(x + i, n), m), r);
-    if (weight) v = mul(v, load_n(weight + i, n));
-    if (bias) v = add(v, load_n(bias + i, n));
-    if (accumulate) v = add(load_n(y + i, n), v);
-    store_n(y + i, v, n);
-  }
+  });
+  const f32v r = set1(1.0f / sqrtf(sum(squares) / (float)k + eps));
+  vectors(0, k, [&](int64_t i, auto at) {
+    f32v v = mul(sub(at.get(x + i), m), r);
+    if (weight) v = mul(v, at.get(weight + i));
+    if (bias) v = add(v, at.get(bias + i));
+    at.put(y + i, accumulate ? add(at.get(y + i), v) : v);
+  });
 }
 
 namespace {
