@@ -8,7 +8,7 @@
 #   make old-cpus   import and generate on emulated old CPUs (Debian: qemu-user)
 #   make compare    speed beside llama.cpp, in turns (build/compare has the samples)
 #   make gemm       products of matrices beside numpy and PyTorch, in turns
-#   make peers      llama.cpp (compiled once, minutes) reads what pyllm writes: logits and errors of quantisation
+#   make peers      llama.cpp (compiled once, minutes) reads what pyllm writes and trains: logits, ids, quantisation
 #   make invariance  requests in every company, chunk, memory and order, compared bit for bit
 #   make crash      kill training runs, fail their disk, everywhere; they must end the same (10 minutes)
 #   make lm-eval    the model class for EleutherAI's harness beside the harness's own
@@ -91,9 +91,10 @@ wheel: .venv/tools
 old-cpus: .venv/tested
 	@$(BIN)/python python_tests/old_cpus.py
 
-# Arguments: make peers ARGS="--model none --only gpt2"
+# Arguments, for the first alone: make peers ARGS="--model none --only gpt2"
 peers: .venv/peers
 	@$(BIN)/python benchmarks/peers_logits.py $(ARGS)
+	@[ -n "$(ARGS)" ] || $(BIN)/python benchmarks/peers_trained.py
 
 # Groups of rows: make compare ARGS="7B 1B". The group avx2 needs another build of llama.cpp: make .venv/avx2/installed
 compare: .venv/peers

@@ -155,7 +155,13 @@ def written(data: Result) -> str:
     return re.sub(r"\[[\s\d.,eE+-]+\]", lambda found: " ".join(found.group().split()), text) + "\n"
 
 
-READERS = {"training": trained, "row": compared, "products": multiplied, "benchmarks": kernels, "precision": judged}
+def told(data: Result) -> list[Result]:
+    """What a command printed, as {"entries": [{"group", "what", "figure", "unit", "note", "command"}, ...]}."""
+    return [{"date": time.strftime("%Y-%m-%d"), **entry} for entry in data["entries"]]
+
+
+READERS = {"training": trained, "row": compared, "products": multiplied, "benchmarks": kernels, "precision": judged,
+           "entries": told}  # fmt: skip
 
 
 def main() -> None:

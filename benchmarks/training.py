@@ -117,20 +117,23 @@ def timed(step: Callable[[], float]) -> Callable[[], float]:
     return run
 
 
-def set_threads(threads: int) -> None:
-    """The same for both."""
-    import torch
+def set_threads(threads: int, side: str) -> None:
+    """A process whose memory is measured loads nothing of the other side."""
+    if side == "torch":
+        import torch
 
-    from pyllm import _core
+        torch.set_num_threads(threads)
+    else:
+        from pyllm import _core
 
-    torch.set_num_threads(threads)
-    _core.set_threads(threads)
+        _core.set_threads(threads)
 
 
 def memory(module: str, name: str, side: str, threads: int) -> float:
     """MB that a process of this side took at most in four steps of a row of a module of this folder."""
     code = (
-        f"import training, {module} as t\ntraining.set_threads({threads})\nstep = t.STEPS[{side!r}](t.ROWS[{name!r}])\n"
+        f"import training, {module} as t\ntraining.set_threads({threads}, {side!r})\n"
+        f"step = t.STEPS[{side!r}](t.ROWS[{name!r}])\n"
         "for _ in range(4): step()\n"
         "print(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])"
     )
@@ -157,7 +160,8 @@ def main(module: str, about: str, rows: dict[str, Any], steps: dict[str, Any]) -
     parser.add_argument("--foreign", type=float, default=0.05, help="share of the machine that others may use")
     parser.add_argument("--out", type=Path, default=Path(f"build/compare/{module}.json"))
     options = parser.parse_args()
-    set_threads(options.threads)
+    for side in steps:
+        set_threads(options.threads, side)
     results = []
     for name in options.rows or rows:
         results.append(measure(module, name, rows[name], steps, options.threads, options.pairs, options.foreign))

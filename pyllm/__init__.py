@@ -39,6 +39,7 @@ _LAZY = {
     "TrainingArguments": "pyllm.train",
     "Weight": "pyllm._core",
     "autocast": "pyllm.ops",
+    "checkpoint": "pyllm.autograd",
     "convert": "pyllm.auto.convert",
     "data": "pyllm.data",
     "evaluate": "pyllm.evaluate",

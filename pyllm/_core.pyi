@@ -383,6 +383,11 @@ def linear(
 ) -> NDArray[np.float32]:
     """x (rows, k), transposed (k, rows), times W^T, plus bias; written to `into` where given, or added to it."""
 
+def linears(
+    x: ArrayLike, weights: list[Weight], biases: list[NDArray[np.float32] | None]
+) -> list[NDArray[np.float32]]:
+    """Products of one x (rows, k) with one to three weights."""
+
 def keep_freed() -> None:
     """Keeps freed memory for what comes next."""
 

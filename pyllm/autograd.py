@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
+from functools import partial
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -17,16 +19,18 @@ from pyllm.tensor import Array, Tensor
 Gradient = Array | Callable[[Array, bool], None] | None
 Derivative = Callable[[Array], Sequence[Gradient]]
 
-_local = threading.local()
+_enabled = ContextVar("enabled", default=True)
+_piece: ContextVar[Piece | None] = ContextVar("piece", default=None)  # that is running, for the first time or again
 
 
 class Node:
     """How a tensor was made: from which nodes and leaves (None: not wanted), and the derivative.
 
-    It holds no numbers but those that the derivative needs: what was computed on the way is freed.
+    It holds no numbers but those that the derivative needs: what was computed on the way is freed. piece: who brings
+    the derivative when it is needed, None where it is there.
     """
 
-    __slots__ = ("derivative", "inputs", "shape")
+    __slots__ = ("__weakref__", "derivative", "inputs", "piece", "shape")
 
     def __init__(
         self, shape: tuple[int, ...], inputs: tuple[Node | Tensor | None, ...], derivative: Derivative
@@ -34,6 +38,10 @@ class Node:
         self.shape = shape
         self.inputs = inputs
         self.derivative = derivative
+        self.piece: Piece | None = None
+
+
+_CHANGED = "checkpoint: the function computed something else when it was run again; allowed is the same as before"
 
 
 def _used(dy: Array) -> Sequence[Gradient]:
@@ -42,23 +50,28 @@ def _used(dy: Array) -> Sequence[Gradient]:
 
 def enabled() -> bool:
     """Whether operations remember how their results were made."""
-    return getattr(_local, "enabled", True)
+    piece = _piece.get()
+    return _enabled.get() and (piece is None or piece.again is not None)
 
 
 @contextmanager
 def no_grad() -> Iterator[None]:
     """Within it, nothing is remembered for backward. Of this thread alone."""
-    before = enabled()
-    _local.enabled = False
+    before = _enabled.get()
+    _enabled.set(False)
     try:
         yield
     finally:
-        _local.enabled = before
+        _enabled.set(before)
 
 
 def wants(*inputs: Any) -> bool:
     """Whether a gradient will be asked for by one of these."""
-    return enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
+    return enabled() and _learn(inputs)
+
+
+def _learn(inputs: Sequence[Any]) -> bool:
+    return any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
 
 
 def record(y: Any, inputs: Sequence[Any], derivative: Derivative, again: Callable[[], Array] | None = None) -> Any:
@@ -69,10 +82,11 @@ def record(y: Any, inputs: Sequence[Any], derivative: Derivative, again: Callabl
     if not any(isinstance(x, Tensor) for x in inputs):
         return y
     out = Tensor(y)
-    if wants(*inputs):
+    if _enabled.get() and _learn(inputs):
+        piece, origins = _piece.get(), tuple(_origin(x) for x in inputs)
         out.requires_grad = True
-        out.source = Node(out.shape, tuple(_origin(x) for x in inputs), derivative)
-        out.again = again
+        out.source = (Node if piece is None else piece.node)(out.shape, origins, derivative)
+        out.again = again if enabled() else None
     return out
 
 
@@ -88,6 +102,72 @@ def kept(x: Any, array: Array) -> Callable[[], Array]:
         again, shape = x.again, array.shape
         return lambda: again().reshape(shape)
     return lambda: array
+
+
+def checkpoint(function: Callable[..., Any], *tensors: Any) -> Any:
+    """function(*tensors), of which nothing is kept but the tensors: when a gradient comes, it is run again.
+
+    Less memory for another run, and the same bits: it is run again under the autocast, noise and documents of the first
+    run, and the graph is the one that it would have made. Tensors that it uses without being given them, as parameters,
+    get their gradients too; pieces may lie within pieces. The function must compute the same when it is run again;
+    `backward` raises ValueError where it sees that it did not. PyTorch's torch.utils.checkpoint; Chen et al. 2016,
+    arXiv:1604.06174.
+    """
+    if not enabled():
+        return function(*tensors)
+    before = _piece.get()
+    _piece.set(Piece(partial(function, *tensors)))
+    try:
+        return function(*tensors)
+    finally:
+        _piece.set(before)
+
+
+class Piece:
+    """What `checkpoint` runs: its nodes stand in the graph from the first, their derivatives come with the second run.
+
+    Nodes hold the piece and not the other way round: a graph that is not walked is let go with its last tensor.
+    """
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self.call = call
+        self.around = copy_context()
+        self.within = _piece.get()  # a piece that is run again: what is a node of this one, is one of it
+        self.nodes: list[ref[Node]] = []
+        self.again: Iterator[ref[Node]] | None = None  # in the second run: the nodes that are still to come
+
+    def node(self, shape: tuple[int, ...], inputs: tuple[Node | Tensor | None, ...], derivative: Derivative) -> Node:
+        """The node of the next result: in the first run without the derivative, in the second the same with it."""
+        if self.again is None:
+            node = (Node if self.within is None else self.within.node)(shape, inputs, _used)
+            node.piece = self
+            self.nodes.append(ref(node))
+            return node
+        place = next(self.again, None)
+        node = (place and place()) or Node(shape, inputs, derivative)  # let go since, as nobody needs it
+        if place is None or (node.shape, node.inputs) != (shape, inputs):
+            raise ValueError(_CHANGED)
+        node.derivative, node.piece = derivative, None
+        return node
+
+    def run_again(self) -> None:
+        """Bring the derivatives of all nodes. Raises ValueError for a function that does not compute the same."""
+        self.again = iter(self.nodes)
+        try:
+            self.around.run(self._call)
+            if next(self.again, None) is not None:
+                raise ValueError(_CHANGED)
+        except BaseException:
+            for node in filter(None, (each() for each in self.nodes)):
+                node.derivative, node.piece = _used, None
+            raise
+
+    def _call(self) -> None:
+        _piece.set(self)  # in the context of the first run
+        try:
+            self.call()
+        finally:
+            _piece.set(None)  # what holds the context must not be held by it
 
 
 def backward(root: Tensor, gradient: Any = None) -> None:
@@ -108,6 +188,8 @@ def backward(root: Tensor, gradient: Any = None) -> None:
     pending = {id(root.source): _Pending(dy, False)}
     for node in _order(root.source):
         mine = pending.pop(id(node))
+        if node.piece is not None:
+            node.piece.run_again()
         gradients, inputs = node.derivative(mine.array), node.inputs
         node.derivative, node.inputs = _used, ()
         for x, each in zip(inputs, gradients, strict=True):

@@ -15,7 +15,8 @@ from tiny_training import end_of
 
 from pyllm import _core
 from pyllm.cli import main
-from pyllm.train import read
+from pyllm.errors import DoesNotFitError
+from pyllm.train import TrainingArguments, language, read
 
 SIZES = "n_layer=1,n_head=2,n_embd=32,n_positions=48"
 
@@ -96,6 +97,29 @@ def test_the_same_command_again_changes_nothing(place, trained, capsys):
     log = read(trained)
     assert facts == {"step": 10, "loss": log[-1]["loss"], "valid_loss": log[-1]["valid_loss"], "complete": True}
     assert end_of(trained) == before and json.loads((trained / "run.json").read_text())["samples"] == about["samples"]
+
+
+def test_layers_run_again_end_with_the_same_bytes(place, trained, tmp_path):
+    assert run(place, *PRETRAIN, "--out", str(tmp_path / "run"), "--gradient-checkpointing") == 0
+    assert end_of(tmp_path / "run") == end_of(trained)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["arguments"]["gradient_checkpointing"] is True
+
+
+def test_what_fits_with_layers_run_again_is_told_so(place, tmp_path, monkeypatch):
+    free, fields = [0], {"n_layer": 8, "n_head": 2, "n_embd": 32, "n_positions": 48}
+    monkeypatch.setattr(language, "available", lambda: free[0])
+
+    def start(again):
+        told = TrainingArguments(str(tmp_path / "run"), 4, max_steps=1, gradient_checkpointing=again)
+        return language.pretrain("gpt2", fields, str(place / "shards"), told)
+
+    with pytest.raises(DoesNotFitError) as caught:
+        start(True)
+    free[0] = caught.value.needed
+    with pytest.raises(DoesNotFitError) as caught:
+        start(False)
+    assert caught.value.advice[0] == "gradient checkpointing with the same batch and context"
+    assert start(True).complete
 
 
 def process(place, *words):

@@ -141,6 +141,32 @@ def test_several_arrays(name):
     parity(ours, theirs, *arrays)
 
 
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("frozen", [(), (1,), (0, 1, 2)])
+def test_products_that_share_x_have_the_bits_of_products_alone(dtype, frozen):
+    """Whichever weights learn: x is packed for as many as ask."""
+    shapes, x = [(20, 33), (7, 33), (16, 33)], random((2, 9, 33), 3)
+    arrays = [(random(shape, 20 + i), random(shape[:1], 30 + i)) for i, shape in enumerate(shapes)]
+    cotangents = [random((2, 9, n), 40 + n) for n, _ in shapes]
+
+    def run(product):
+        learned = Tensor(x, requires_grad=True)
+        parts = [
+            (w.copy() if i in frozen else Tensor(w, requires_grad=True), Tensor(b, requires_grad=True))
+            for i, (w, b) in enumerate(arrays)
+        ]
+        with ops.autocast(dtype):
+            ys = product(ops.multiply(learned, np.float32(2)), parts)
+        total = sum((ops.sum(ops.multiply(y, c)) for y, c in zip(ys, cotangents, strict=True)), Tensor(np.float32(0)))
+        total.backward()
+        tensors = [learned, *(t for part in parts for t in part if isinstance(t, Tensor))]
+        return [y.data for y in ys] + [t.grad for t in tensors]
+
+    together = run(ops.linears)
+    apart = run(lambda x, parts: [ops.linear(x, *part) for part in parts])
+    assert all(same_bits(a, b) for a, b in zip(together, apart, strict=True))
+
+
 @pytest.mark.parametrize("name", ["linear", "matmul", "layer_norm", "add_norm", "gated_linear", "concatenate"])
 def test_only_what_wants_a_gradient_gets_one(name):
     ours, theirs, *arrays = SEVERAL[name]

@@ -85,6 +85,36 @@ def test_lora_trains_rank_times_inputs_and_outputs():
     assert work(plan("gpt2", trainable=0.0)).rows[0].amount == 4 * 123_653_376
 
 
+def test_layers_that_are_run_again_keep_what_they_read():
+    kept, again = plan(batch=2, context=100), plan(batch=2, context=100, checkpointing=True)
+    found, all_of_them = amounts(memory(again)), amounts(memory(kept))
+    layer = 768 + 3 * 768 + 2 * 768 + 2 * 5 * 768
+    assert found.pop("layer inputs") == 200 * 12 * 768 * 4 and found["activations"] == 200 * layer * 4
+    assert all_of_them.pop("activations") == 12 * found.pop("activations") and found == all_of_them
+    half = amounts(memory(again._replace(dtype="bf16")))
+    assert half["layer inputs"] == 200 * 12 * 768 * 4 and half["activations"] == 200 * layer * 2
+    more = work(again).total - work(kept).total
+    assert more == 2 * 12 * (12 * 768 * 768 + 13 * 768) + 4 * 12 * 768 * 50
+    both = plan("t5-small", checkpointing=True)
+    assert amounts(memory(both))["layer inputs"] == 2048 * 12 * 512 * 4
+    with pytest.raises(ValueError, match="gradient checkpointing of net, which has no layers to run again"):
+        memory(Plan("net", sizes([5, 4]), checkpointing=True))
+
+
+def test_a_run_that_fits_with_layers_run_again_is_told_so():
+    asked = plan("gpt2", batch=8, context=1024)
+    again = asked._replace(checkpointing=True)
+    free = memory(again).total
+    with pytest.raises(DoesNotFitError, match="would fit: gradient checkpointing with the same batch and context; a b"):
+        fitting.refuse_unless_fits(asked, free)
+    fitting.refuse_unless_fits(again, free)
+    assert fitting.advice(asked, free - 1)[0] == "gradient checkpointing with a batch of 7"
+    assert not any("checkpointing" in each for each in fitting.advice(again, free - 1))
+    assert not any("checkpointing" in each for each in fitting.advice(asked, 10**9))
+    lora = plan("llama-7b", lora=8, dtype="bf16", batch=16)
+    assert fitting.advice(lora, memory(lora._replace(checkpointing=True)).total)[0].startswith("gradient checkpointing")
+
+
 def test_running_takes_weights_and_cache():
     found = amounts(memory(plan("llama2-70b", running=True, dtype="bf16", batch=3, context=1000)))
     assert found == {"weights": 2 * 68_976_648_192, "cache": 3 * 1000 * 2 * 80 * 8 * 128 * 2}
@@ -146,7 +176,7 @@ def test_what_does_not_fit_is_refused_with_what_would():
         fitting.refuse_unless_fits(asked, free)
     error = caught.value
     assert error.needed == memory(asked).total and error.available == free
-    assert "a batch of 5" in error.advice and "this would fit: a batch of 5; LoRA of rank 8 on fp32" in str(error)
+    assert "a batch of 5" in error.advice and "with a batch of 10; a batch of 5; LoRA of rank 8 on fp32" in str(error)
     assert "training gpt2: weights 0.50 GB + gradients 0.50 GB + moments 1.00 GB + activations" in str(error)
     assert error.table.splitlines()[0] == "weights      124,439,808 x 4 bytes = 497,759,232 bytes"
     again = pickle.loads(pickle.dumps(error))
@@ -157,8 +187,9 @@ def test_a_shorter_context_lora_or_a_smaller_model_is_proposed():
     asked = plan("gpt2-xl", batch=4, context=1024)
     free = memory(asked._replace(batch=1, context=700)).total
     found = fitting.advice(asked, free)
-    assert found[0] == "a context of 700 tokens with a batch of 1"
-    assert found[1].startswith("LoRA of rank 8 on ") and found[-1].endswith(" with the same batch and context")
+    assert found[0] == "gradient checkpointing with the same batch and context"
+    assert found[1] == "a context of 700 tokens with a batch of 1"
+    assert found[2].startswith("LoRA of rank 8 on ") and found[-1].endswith(" with the same batch and context")
     smaller = fitting.smaller(asked, free)
     assert memory(plan(smaller, batch=4, context=1024)).total <= free
     tight = fitting.advice(plan("llama-7b", lora=8), 2 * LLAMA.parameters + 2 * 10**9)
@@ -227,6 +258,10 @@ def test_flags_change_the_plan(capsys, machine):
     assert facts(capsys, "gpt2", "--data", "9kB", "--bytes-per-token", "3")["tokens"] == 3000
     low, high = (facts(capsys, "gpt2", "--lora", n)["memory"]["lora"]["rows"][1]["amount"] for n in ("4", "8"))
     assert high == 2 * low
+    again = facts(capsys, "gpt2", "--gradient-checkpointing")
+    assert again["gradient_checkpointing"] and again["seconds"] > facts(capsys, "gpt2")["seconds"]
+    assert again["memory"]["training"]["total"] < facts(capsys, "gpt2")["memory"]["training"]["total"]
+    assert "layer inputs" in said(capsys, "gpt2", "--gradient-checkpointing")[1]
     names = [row["name"] for row in facts(capsys, "gpt2", "--dtype", "bf16")["memory"]["training"]["rows"]]
     assert "bf16 copies" in names
     assert "examples: 1,000" in said(capsys, "mlp", "5", "4", "--tokens", "1000")[1]
@@ -269,6 +304,7 @@ def test_unknown_memory_is_said(capsys, machine, monkeypatch):
         (["gpt2", "5"], "sizes are for mlp only"),
         (["mlp", "5"], "at least two sizes"),
         (["mlp", "5", "4", "--data", "1GB"], "it reads examples, not text"),
+        (["mlp", "5", "4", "--gradient-checkpointing"], "is for models of larger layers"),
         (["llama-7b", "--config", "a=1"], "--config wants a family: gpt2"),
         (["gpt2", "--config", "n_layer"], "K=V,K=V is wanted"),
         (["a\x1b[2Jb"], "a\\x1b[2Jb: unknown model"),

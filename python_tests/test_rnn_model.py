@@ -45,7 +45,7 @@ def batch(*shape, seed=0):
 def test_loss_and_gradients_are_those_of_pytorchs_parts(family, tied):
     more = {"tie_word_embeddings": tied, "head_bias": not tied, "embedding_size": 12 if tied else 8}
     model = model_of(family, **more)
-    state = {name: torch.tensor(array) for name, array in model.state_dict().items()}
+    state = {name: torch.tensor(array) for name, array in model.learned_arrays().items()}
     embedding = torch.nn.Embedding(30, more["embedding_size"])
     layers = getattr(torch.nn, family.upper())(more["embedding_size"], 12, 2, batch_first=True)
     head = torch.nn.Linear(12, 30, bias=not tied)

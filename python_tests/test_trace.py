@@ -134,7 +134,7 @@ def test_the_gradient_of_weights_is_how_the_loss_changes(tmp_path):
     _, _, t = gradients(model, ids_of(LENGTH), ids_of(LENGTH, seed=1), True)
     last = model.layers[-1].attention
     path = f"layers.{len(model.layers) - 1}.attention"
-    o = model.state_dict()[f"{path}.o.weight"].astype(np.float64)
+    o = model.learned_arrays()[f"{path}.o.weight"].astype(np.float64)
     dy = (t.grad(path).astype(np.float64) @ o).reshape(LENGTH, last.heads, -1).swapaxes(0, 1)
     values = np.repeat(t[f"{path}.values"].astype(np.float64), last.heads // last.groups, axis=0)
     expected = dy @ values.swapaxes(1, 2)

@@ -125,7 +125,7 @@ def test_no_targets_at_all(tmp_path):
     nothing = Edited(lambda ids, targets: targets.fill(-100))
     result = trainer(tmp_path, nothing, valid=nothing, weight_decay=0.0).train()
     assert result.complete and result.loss == 0.0 and math.isnan(result.valid_loss)
-    first, last = tiny.model().train().state_dict(), end_of(tmp_path)
+    first, last = tiny.model().train().learned_arrays(), end_of(tmp_path)
     with Checkpoints(tmp_path) as checkpoints:
         tensors = checkpoints.newest()[1]
     assert last and all(np.array_equal(tensors[f"model.{name}"], array) for name, array in first.items())
@@ -200,7 +200,7 @@ def test_another_model_or_a_foreign_checkpoint_is_refused(tmp_path):
         checkpoints.save(3, {"w": np.zeros(3, np.float32)}, other.facts)
     with pytest.raises(TrainingError, match=r"checkpoint of step 3: tensor model\.\S+ is missing, allowed is"):
         trainer(tmp_path / "b", tiny.Random()).train()
-    tensors = {f"model.{n}": a for n, a in other.model.state_dict().items()}
+    tensors = {f"model.{n}": a for n, a in other.model.learned_arrays().items()}
     tensors |= {f"optimizer.{n}": a for n, a in other.optimizer.state_dict().items()}
     for name, facts in {"c": other.facts, "d": other.facts | {"counters": {"position": 1}}}.items():
         with Checkpoints(tmp_path / name) as checkpoints:

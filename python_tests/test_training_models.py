@@ -1,16 +1,21 @@
 """Every family learns as PyTorch's does: equal gradients, equal steps, equal bits for any number of threads."""
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 import tiny_families
 import tiny_models
 import torch
+import transformers
 from training_cases import both, both_new, distance, saved, saved_gradients, tokens, torch_loss
 
 import pyllm
 from pyllm import _core, ops
 from pyllm.auto import new_config, new_model
+from pyllm.auto.new import RECURRENT, USUAL
 from pyllm.autograd import no_grad
+from pyllm.formats.families import FAMILIES
 from pyllm.optim import SGD, AdamW
 
 VARIANTS = {
@@ -33,6 +38,31 @@ SMALL = {
     "llama": {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
               "max_position_embeddings": 64, "vocab_size": 317},
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_config_stands_in_its_familys_module(family):
+    module = import_module(f"pyllm.models.{family}")
+    assert module.Config.__module__ == module.Model.__module__ == module.__name__
+
+
+@pytest.mark.parametrize("family", [family for family in USUAL if family not in RECURRENT])
+def test_a_new_model_that_learned_is_its_familys_in_transformers(family, tmp_path):
+    mine = new_model(new_config(family, **SMALL["gpt2" if family == "gpt2" else "llama"]))
+    assert type(mine) is import_module(f"pyllm.models.{family}").Model
+    ids, targets = tokens(2, 16, 317)
+    optimizer = AdamW(mine.parameters(), lr=1e-2)
+    for _ in range(3):
+        optimizer.zero_grad()
+        mine.loss(ids, targets).backward()
+        optimizer.step()
+    mine.eval().save_pretrained(tmp_path / "m")
+    names = {"output_loading_info": True, "dtype": torch.float32}
+    theirs, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "m", **names)
+    assert theirs.config.model_type == family and not report["missing_keys"] and not report["unexpected_keys"]
+    with torch.no_grad():
+        expected = theirs.eval()(torch.tensor(ids)).logits.numpy()
+    assert distance(mine(ids).logits, expected) <= 1e-5
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

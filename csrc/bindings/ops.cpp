@@ -38,47 +38,85 @@ namespace {
 // Rows are made ready so many bytes at a time: they stay in the third-level cache, and in memory that is used again.
 constexpr int64_t kPrepared = int64_t(16) << 20;
 
-void run_linear(const pyllm::Kernels& k, pyllm::LinearArgs& a) {
-  const double flops = 2.0 * (double)a.rows * (double)a.k * (double)a.part[0].n;
-  const int width = pyllm::team_width(flops);
-  const int64_t shared = a.rows > 1 || a.transposed ? k.prepared_bytes(a) : 0;
-  a.prepared = shared ? (uint8_t*)64 : nullptr;  // to learn the scratch that is left
-  a.scratch_stride = k.linear_scratch(a);
-  const Workspace memory((size_t)(shared + a.scratch_stride * width));
-  a.prepared = shared ? memory.data() : nullptr;
-  a.scratch = memory.data() + shared;
-  if (shared) pyllm::run_kernel(k.prepare, a, (double)a.rows * (double)a.k > 1e5 ? 1e6 : 0);
-  pyllm::run_kernel(k.linear, a, flops);
+// x is made ready, then all products are made, two steps of the team.
+void run_rows(const pyllm::Kernels& k, pyllm::LinearArgs& a) {
+  double flops = 0;
+  for (int p = 0; p < a.parts; ++p) flops += 2.0 * (double)a.rows * (double)a.k * (double)a.part[p].n;
+  a.ahead = pyllm::stream_ahead();
+  without_gil([&] {
+    const int width = a.workers = pyllm::team_width(flops);
+    const int64_t shared = a.rows > 1 || a.transposed ? k.prepared_bytes(a) : 0;
+    a.prepared = shared ? (uint8_t*)64 : nullptr;  // to learn the scratch that is left
+    a.scratch_stride = k.linear_scratch(a);
+    const Workspace memory((size_t)(shared + a.scratch_stride * width));
+    a.prepared = shared ? memory.data() : nullptr;
+    a.scratch = memory.data() + shared;
+    const auto kernel = [&](int step) { return shared && step == 0 ? k.prepare : k.linear; };
+    pyllm::run_team(width, {shared ? 2 : 1, [&](int) { return width * pyllm::slices(flops); },
+                            [&](int step, int share, int shares, int worker) {
+                              pyllm::run_share(kernel(step), a, share, shares, worker);
+                            }});
+  });
+}
+
+// Products whose weights share x.
+void run_linear(const pyllm::Kernels& k, const pyllm::LinearArgs& a) {
+  const int64_t bytes = a.rows ? k.prepared_bytes(a) / a.rows : 0;
+  const int64_t most = bytes * a.rows <= kPrepared ? a.rows : std::max<int64_t>(kPrepared / bytes / 48 * 48, 48);
+  for (int64_t first = 0; first < a.rows; first += most) {
+    pyllm::LinearArgs some = a;
+    some.rows = std::min(most, a.rows - first);
+    some.x += a.transposed ? first : first * a.x_stride;
+    for (int p = 0; p < a.parts; ++p) some.part[p].out += first * a.part[p].out_stride;
+    run_rows(k, some);
+  }
+}
+
+pyllm::LinearArgs linear_args(const FloatArray& x, const Weight& w, bool transposed) {
+  const int64_t found = x.shape(!transposed);
+  if (x.ndim() != 2 || found != w.k())
+    throw std::invalid_argument("linear: x has " + std::to_string(found) + " inputs, W " + std::to_string(w.k()));
+  pyllm::LinearArgs a{};
+  a.x = x.data(), a.rows = x.shape(transposed), a.k = w.k(), a.x_stride = x.shape(1), a.terms = 1;
+  a.transposed = transposed;
+  return a;
+}
+
+void add_part(pyllm::LinearArgs& a, const Weight& w, const std::optional<FloatArray>& bias, float* out, bool add) {
+  const auto epilogue = add ? pyllm::Epilogue::Add : pyllm::Epilogue::Store;
+  a.part[a.parts++] = {w.panels(), data(bias), out, w.n(), w.n(), w.type(), epilogue, nullptr};
 }
 
 // y (rows, n) = x (rows, k) W^T + bias; transposed: x is (k, rows). With `into` y is written there, or added to it.
 py::object linear(const FloatArray& x, const Weight& w, const std::optional<FloatArray>& bias, bool high,
                   const py::object& into, bool add, bool transposed) {
-  const pyllm::Kernels& k = use();
-  const int64_t rows = x.shape(transposed), k_found = x.shape(!transposed);
-  if (x.ndim() != 2 || k_found != w.k())
-    throw std::invalid_argument("linear: x has " + std::to_string(k_found) + " inputs, W " + std::to_string(w.k()));
+  pyllm::LinearArgs a = linear_args(x, w, transposed);
   if (transposed && pyllm::quantised(w.type())) throw std::invalid_argument("linear: x is transposed, W quantised");
-  py::object y = into.is_none() ? py::object(FloatArray({(py::ssize_t)rows, (py::ssize_t)w.n()})) : into;
+  py::object y = into.is_none() ? py::object(FloatArray({(py::ssize_t)a.rows, (py::ssize_t)w.n()})) : into;
   float* out = in_place("linear", "into", y);
-  if (py::cast<py::array>(y).size() != rows * w.n())
-    throw std::invalid_argument("linear: into has not the " + std::to_string(rows * w.n()) + " numbers of the result");
-  pyllm::LinearArgs a{};
-  a.x = x.data(), a.rows = rows, a.k = w.k(), a.x_stride = x.shape(1), a.terms = high ? 2 : 1, a.parts = 1;
-  a.ahead = pyllm::stream_ahead(), a.transposed = transposed;
-  a.part[0] = {
-      w.panels(), data(bias), out, w.n(), w.n(), w.type(), add ? pyllm::Epilogue::Add : pyllm::Epilogue::Store};
-  without_gil([&] {
-    const int64_t bytes = rows ? k.prepared_bytes(a) / rows : 0;
-    const int64_t most = bytes * rows <= kPrepared ? rows : std::max<int64_t>(kPrepared / bytes / 48 * 48, 48);
-    for (int64_t first = 0; first < rows; first += most) {
-      pyllm::LinearArgs some = a;
-      some.rows = std::min(most, rows - first);
-      some.x += transposed ? first : first * a.x_stride;
-      some.part[0].out += first * w.n();
-      run_linear(k, some);
-    }
-  });
+  if (py::cast<py::array>(y).size() != a.rows * w.n())
+    throw std::invalid_argument("linear: into has not the " + std::to_string(a.rows * w.n()) +
+                                " numbers of the result");
+  a.terms = high ? 2 : 1;
+  add_part(a, w, bias, out, add);
+  run_linear(use(), a);
+  return y;
+}
+
+// The same for two or three weights, each with a bias or None.
+std::vector<FloatArray> linears(const FloatArray& x, const std::vector<const Weight*>& weights,
+                                const std::vector<std::optional<FloatArray>>& biases) {
+  if (weights.empty() || weights.size() > pyllm::kParts || biases.size() != weights.size())
+    throw std::invalid_argument("linears: " + std::to_string(weights.size()) + " weights, " +
+                                std::to_string(biases.size()) + " biases; 1 to 3 weights, a bias or None for each");
+  pyllm::LinearArgs a = linear_args(x, *weights[0], false);
+  std::vector<FloatArray> y;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i]->k() != a.k) throw std::invalid_argument("linears: the weights have different inputs");
+    y.emplace_back(std::vector<py::ssize_t>{(py::ssize_t)a.rows, (py::ssize_t)weights[i]->n()});
+    add_part(a, *weights[i], biases[i], y.back().mutable_data(), false);
+  }
+  run_linear(use(), a);
   return y;
 }
 
@@ -217,6 +255,7 @@ FloatArray embedding(const py::array_t<int32_t, py::array::c_style>& ids, const 
 void bind_ops(py::module_& m) {
   m.def("linear", &linear, py::arg("x"), py::arg("weight"), py::arg("bias") = py::none(), py::arg("high") = false,
         py::arg("into") = py::none(), py::arg("add") = false, py::arg("transposed") = false);
+  m.def("linears", &linears, py::arg("x"), py::arg("weights"), py::arg("biases"));
   m.def("keep_freed", &pyllm::keep_freed, "Keeps freed memory for what comes next");
   m.def("norm", &norm, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("layer"),
         py::arg("residual") = py::none());

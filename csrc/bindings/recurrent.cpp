@@ -23,9 +23,9 @@ struct Asked {
   std::string op;
   RecurrentShape shape{};
   int64_t rows = 0, steps = 0;
-  bool reversed;
-  std::vector<int64_t> start;
-  const float* weight;
+  bool reversed = false;
+  std::vector<int64_t> start{};
+  const float* weight = nullptr;
 
   [[noreturn]] void refuse(const std::string& what) const { throw std::invalid_argument(op + ": " + what); }
   void has_shape(const char* name, const py::array& a, int64_t n, int64_t width) const {
@@ -77,35 +77,37 @@ Asked check(const char* op, const std::string& cell, const FloatArray& weight, i
   return x;
 }
 
-// Weights as panels, and the two operands; then f(turn, worker, workers) for each turn of `turns`, after which the
-// workers meet. f with turn -1 runs first.
+// Into how many shares a step is cut for each worker: who comes late finds some left, and each has some pairs of
+// panels.
+int step_shares(int64_t units, int workers) {
+  return (int)std::clamp<int64_t>(pyllm::panels(units) / (8 * workers), 1, 4) * workers;
+}
+
+// Weights as panels, and the two operands; then f(turn, share, shares) for each of `turns`, one after the other. f with
+// turn -1 runs first.
 template <class F> void run_steps(Asked& x, bool backward, int64_t turns, const pyllm::Kernels& kernels, F f) {
   RecurrentShape& s = x.shape;
-  const int gates = s.gates();
+  const int gates = s.gates(), workers = pyllm::team_width(x.flops());
   const int64_t matrix = pyllm::gate_panels(s.type, s.units), numbers = s.units * s.units;
   s.operand_stride = pyllm::operand_stride(s.type, s.units, backward ? gates : 1);
   const int64_t operand = s.operand_stride * s.sequences;
   const Workspace memory((size_t)(gates * matrix + 2 * operand));
   s.weights = memory.data();
   for (int i = 0; i < 2; ++i) s.operand[i] = memory.data() + gates * matrix + i * operand;
-  std::atomic<int64_t> end{turns};  // the turn before which all workers stop
-  bool stopped = false;
-  pyllm::run_team(pyllm::team_width(x.flops()), [&](int worker, int workers, pyllm::Barrier& barrier) {
-    for (int g = 0; g < gates; ++g) {
-      const pyllm::PackArgs pack = {
-          x.weight + g * numbers, memory.data() + g * matrix, s.units, s.units, s.units, s.type, backward};
-      kernels.pack(pack, worker, workers);
-    }
-    f(-1, worker, workers);
-    barrier.wait();
-    for (int64_t turn = 0; turn < end.load(std::memory_order_relaxed); ++turn) {
-      f(turn, worker, workers);
-      // Nobody is more than one turn ahead, so all see the end before they come to it.
-      if (worker == 0 && pyllm::poll_interrupt()) stopped = true, end = std::min(turn + 1, turns);
-      barrier.wait();
-    }
-  });
-  if (stopped) throw pyllm::Interrupted{};
+  pyllm::run_team(workers, {(int)turns + 1, [&](int step) { return step ? step_shares(s.units, workers) : workers; },
+                            [&](int step, int share, int shares, int) {
+                              for (int g = 0; step == 0 && g < gates; ++g) {
+                                const pyllm::PackArgs pack = {x.weight + g * numbers,
+                                                              memory.data() + g * matrix,
+                                                              s.units,
+                                                              s.units,
+                                                              s.units,
+                                                              s.type,
+                                                              backward};
+                                kernels.pack(pack, share, shares);
+                              }
+                              f(step - 1, share, shares);
+                            }});
 }
 
 // gates (rows, gates * units) hold the input products of all steps, and become the gates. Gives h (rows, units), LSTM's
@@ -129,11 +131,11 @@ py::tuple recurrent_forward(const std::string& cell, const py::array& gates, con
   a.first = data(first), a.first_c = data(first_c), a.inner_bias = data(inner_bias);
   const pyllm::Kernels& kernels = use();
   without_gil([&] {
-    run_steps(x, false, x.steps, kernels, [&](int64_t turn, int worker, int workers) {
+    run_steps(x, false, x.steps, kernels, [&](int64_t turn, int share, int shares) {
       pyllm::RecurrentArgs own = a;
       own.shape = x.shape, own.shape.turn = turn < 0 ? -1 : (int)(turn & 1);
       own.step = x.step(turn), own.before = x.step(turn - 1);
-      kernels.recurrent(own, worker, workers);
+      kernels.recurrent(own, share, shares);
     });
   });
   return py::make_tuple(h, lstm ? py::object(c) : py::none(), gru ? py::object(inner) : py::none());
@@ -171,12 +173,12 @@ py::tuple recurrent_backward(const std::string& cell, const FloatArray& dh, cons
   a.hidden = hidden.mutable_data(), a.carry = carry.mutable_data(), a.dfirst = dfirst.mutable_data();
   const pyllm::Kernels& kernels = use();
   without_gil([&] {
-    run_steps(x, true, x.steps ? x.steps + 1 : 0, kernels, [&](int64_t turn, int worker, int workers) {
+    run_steps(x, true, x.steps ? x.steps + 1 : 0, kernels, [&](int64_t turn, int share, int shares) {
       pyllm::RecurrentBackwardArgs own = a;
       const int64_t i = x.steps - 1 - turn;
       own.shape = x.shape, own.shape.turn = turn < 0 ? -1 : (int)(turn & 1);
       own.step = x.step(i), own.before = x.step(i - 1), own.after = x.step(i + 1);
-      kernels.recurrent_backward(own, worker, workers);
+      kernels.recurrent_backward(own, share, shares);
     });
   });
   return py::make_tuple(dfirst, lstm ? py::object(carry) : py::none(), gru ? py::object(hidden) : py::none());

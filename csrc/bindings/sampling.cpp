@@ -101,18 +101,20 @@ py::array_t<double> log_softmax_at(const Row& rows, const Ids& ids) {
   const int64_t* at = ids.data();
   double* to = out.mutable_data();
   py::gil_scoped_release release;
-  std::vector<std::string> wrong(static_cast<size_t>(pyllm::threads()));  // by worker: none may throw in the team
-  pyllm::run_team(static_cast<int>(wrong.size()), [&](int worker, int workers, pyllm::Barrier&) {
-    const pyllm::Share own = pyllm::share(n, worker, workers);
+  const int workers = pyllm::threads();
+  std::vector<std::string> wrong(static_cast<size_t>(workers));  // by share: none may throw in the team
+  const auto run = [&](int, int share, int shares, int) {
+    const pyllm::Share own = pyllm::share(n, share, shares);
     try {
       for (int64_t i = own.first; i < own.last; ++i) {
         const float* row = from + i * vocab;
         to[i] = row[at[i]] - pyllm::log_sum_exp(row, static_cast<size_t>(vocab));
       }
     } catch (const pyllm::LogitsError& error) {
-      wrong[static_cast<size_t>(worker)] = error.what();
+      wrong[static_cast<size_t>(share)] = error.what();
     }
-  });
+  };
+  pyllm::run_team(workers, {1, [&](int) { return workers; }, run});
   for (const std::string& what : wrong) {
     if (!what.empty()) throw pyllm::LogitsError(what);
   }

@@ -1,5 +1,6 @@
-// What a kernel is: a function of (arguments, worker, workers) that does its share and returns. One table of them per
-// instruction set; the arguments are plain structs, because every instruction set's sources read this header.
+// What a kernel is: a function of (arguments, share, shares) that does its share and returns, whatever the others do.
+// One table of them per instruction set; the arguments are plain structs, because every instruction set's sources read
+// this.
 #pragma once
 #include "core/types.h"
 
@@ -68,6 +69,7 @@ struct LinearArgs {
   Norm norm;
   Act act;
   bool gated;
+  int workers;    // of the team: rows are cut so that each has some
   int terms;      // int8 numbers per activation: 1, or 2 for precision="high"
   int64_t ahead;  // bytes that one row fetches ahead of its weights, as stream_ahead() says
   int parts;
@@ -95,7 +97,7 @@ struct AttentionArgs {
   float* partial;          // (rows, heads, chunks, 2 + padded dim)
   const int32_t* segment;  // starts of runs of rows that share pages with ascending positions; segments + 1 numbers
   int64_t segments;
-  bool split;  // chunks are tasks of their own, and merge runs after a barrier
+  bool split;  // chunks are tasks of their own, and merge follows as a step
   uint8_t* scratch;
   int64_t scratch_stride;
   float* lse;  // (rows, heads): log of the sum of exp of the scores, for the way back; or null
@@ -289,7 +291,7 @@ struct AxpyArgs {
 struct RecurrentArgs;  // core/recurrent.h
 struct RecurrentBackwardArgs;
 
-template <class Args> using Kernel = void (*)(const Args&, int worker, int workers);
+template <class Args> using Kernel = void (*)(const Args&, int share, int shares);
 
 struct Kernels {
   const char* name;

@@ -1,5 +1,6 @@
 #include "core/limits.h"
 
+#include <atomic>
 #include <chrono>
 #include <vector>
 
@@ -17,15 +18,16 @@ double read_bandwidth(double seconds) {
   double done = 0, passed = 0;
   auto begin = std::chrono::steady_clock::now();
   do {
-    run_team(threads(), [&](int worker, int workers, Barrier&) {
-      Share s = share((int64_t)(bytes / 512), worker, workers);
+    const auto read = [&](int, int piece, int pieces, int) {
+      Share s = share((int64_t)(bytes / 512), piece, pieces);
       const uint64_t* p = (const uint64_t*)memory.data();
       uint64_t a[8] = {};
       for (int64_t i = s.first; i < s.last; ++i)
         for (int k = 0; k < 64; k += 8)
           for (int j = 0; j < 8; ++j) a[j] += p[i * 64 + k + j];
       for (uint64_t x : a) sink += x;
-    });
+    };
+    run_team(threads(), {1, [](int) { return threads(); }, read});
     done += (double)bytes;
     passed = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   } while (passed < seconds);
@@ -33,11 +35,10 @@ double read_bandwidth(double seconds) {
 }
 
 double compute_rate(int what, double seconds) {
-  std::vector<double> rates((size_t)threads());
-  run_team(threads(), [&](int worker, int, Barrier& barrier) {
-    barrier.wait();
-    rates[(size_t)worker] = kernels().peak(what, seconds);
-  });
+  const int n = threads();
+  std::vector<double> rates((size_t)n);
+  run_team(n, {1, [n](int) { return n; },
+               [&](int, int share, int, int) { rates[(size_t)share] = kernels().peak(what, seconds); }});
   double total = 0;
   for (double r : rates) total += r;
   return total;

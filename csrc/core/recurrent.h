@@ -1,5 +1,5 @@
 // The arguments of recurrent kernels. A layer's input products are made for all steps at once by `linear`; these
-// kernels do one step of time each, and the workers meet between two steps.
+// kernels do one step of time each, all shares of it before those of the next.
 //
 // Rows of sequences lie step after step: step t has rows [start[t], start[t + 1]), one for each sequence that is as
 // long, the longest sequence first. So the sequences of a step are the first ones of the batch.

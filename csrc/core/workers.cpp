@@ -1,9 +1,11 @@
 #include "core/workers.h"
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <set>
@@ -25,9 +27,20 @@
 #endif
 
 namespace pyllm {
-namespace {
 
 using Clock = std::chrono::steady_clock;
+
+bool (*interrupted)() = nullptr;
+
+bool poll_interrupt() {
+  thread_local Clock::time_point last;  // callers that work alone may be several
+  const auto now = Clock::now();
+  if (!interrupted || now - last < std::chrono::milliseconds(20)) return false;
+  last = now;
+  return interrupted();
+}
+
+namespace {
 
 int affinity() {
 #if defined(__linux__)
@@ -82,31 +95,10 @@ Choice& choice() {
   return c;
 }
 
-// libgomp's workers do not survive fork: a child of a process that has used them runs teams of std::thread instead.
-std::mutex team;
-std::atomic<bool> forked{false};
-std::atomic<bool> used{false};
-
-#if defined(__unix__) || defined(__APPLE__)
-void in_child() {
-  new (&team) std::mutex;  // whoever held it is not in this process
-  if (used) forked = true;
-}
-[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, in_child);
-#endif
-
-// About 15 us of spinning covers phases that end almost together. Then the CPU is offered to whoever shares it: where
+// About 15 us of spinning covers steps that end almost together. Then the CPU is offered to whoever shares it: where
 // another program runs, the missing worker may be waiting for just that. Sleeping at once instead would cost a wake-up
-// of 50 us at every phase; sleeping at last keeps a long wait from burning a core.
-constexpr int kSpins = 1000, kYields = 4000;
-
-void run_threads(int n, const std::function<void(int, int, Barrier&)>& job) {
-  Barrier barrier(n);
-  std::vector<std::thread> others;
-  for (int w = 1; w < n; ++w) others.emplace_back([&, w] { job(w, n, barrier); });
-  job(0, n, barrier);
-  for (auto& t : others) t.join();
-}
+// of 50 us at every step; sleeping at last keeps a long wait from burning a core.
+constexpr int kPatience = 100, kSpins = 1000, kYields = 4000;
 
 void relax() {
 #if defined(__x86_64__)
@@ -116,24 +108,145 @@ void relax() {
 #endif
 }
 
-}  // namespace
+// Which step runs, as one number: its place in the order of all steps of the process, and its shares. 0 shares: idle.
+struct Stage {
+  uint32_t number, shares;
+  uint64_t word() const { return (uint64_t)number << 32 | shares; }
+  static Stage of(uint64_t word) { return {(uint32_t)(word >> 32), (uint32_t)word}; }
+};
 
-void Barrier::wait() {
-  if (workers_ == 1) return;
-  int phase = phase_.load(std::memory_order_acquire);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == workers_) {
-    arrived_.store(0, std::memory_order_relaxed);
-    phase_.store(phase + 1, std::memory_order_release);
-    phase_.notify_all();
-    return;
+// Every worker has a range of a step's shares and takes them in order, then what others left of theirs. Who took a
+// share of a stage can rely on the job: it cannot end before that share is done.
+class Team {
+ public:
+  explicit Team(int workers) : workers(workers), taken_(new Taken[(size_t)workers]) {
+    manager_ = std::thread([this] { manage(); });
   }
-  for (int i = 0; i < kSpins + kYields; ++i) {
-    if (phase_.load(std::memory_order_acquire) != phase) return;
-    if (i < kSpins) relax();
-    else std::this_thread::yield();
+  ~Team() {
+    closed_ = true;
+    closed_.notify_all();
+    stage_ = Stage{Stage::of(stage_).number + 1, 0}.word();
+    stage_.notify_all();
+    manager_.join();
   }
-  while (phase_.load(std::memory_order_acquire) == phase) phase_.wait(phase, std::memory_order_acquire);
+  const int workers;
+
+  // By the caller, worker 0.
+  void run(const Job& job) {
+    job_ = &job;
+    step_ = -1;
+    stop_ = false;
+    const uint32_t before = Stage::of(stage_).number;
+    advance(before);
+    for (uint64_t seen; Stage::of(seen = stage_).shares;) {
+      help(0, Stage::of(seen));
+      wait(seen);
+    }
+    if (stop_) throw Interrupted{};
+  }
+
+ private:
+  struct alignas(64) Taken {
+    std::atomic<uint64_t> word{0};  // of the last stage in which one was taken: its number, and how many
+  };
+
+  // Threads of OpenMP, for as long as the team lives. The first shares the caller's place and sleeps.
+  void manage() {
+#if defined(_OPENMP)
+#pragma omp parallel num_threads(workers)
+    {
+      if (int worker = omp_get_thread_num()) serve(worker);
+      else closed_.wait(false);
+    }
+#else
+    std::vector<std::thread> others;
+    for (int w = 1; w < workers; ++w) others.emplace_back([this, w] { serve(w); });
+    for (auto& t : others) t.join();
+#endif
+  }
+
+  void serve(int worker) {
+    while (!closed_) {
+      const uint64_t seen = stage_;
+      help(worker, Stage::of(seen));
+      wait(seen);
+    }
+  }
+
+  void wait(uint64_t seen) {
+    for (int i = 0; i < kSpins + kYields; ++i) {
+      if (stage_.load(std::memory_order_acquire) != seen) return;
+      if (i < kSpins) relax();
+      else std::this_thread::yield();
+    }
+    while (stage_ == seen && !closed_) stage_.wait(seen);
+  }
+
+  // Of the range of worker `whose`: its next share, or -1.
+  int64_t take(int whose, Stage stage) {
+    const Share range = share(stage.shares, whose, workers);
+    std::atomic<uint64_t>& word = taken_[(size_t)whose].word;
+    uint64_t found = word.load(std::memory_order_acquire);
+    for (;;) {
+      const Stage last = Stage::of(found);
+      const uint32_t count = last.number == stage.number ? last.shares : 0;
+      // Later stages have been here: this one is over. Numbers wrap around, so their distance counts.
+      if ((int32_t)(last.number - stage.number) > 0 || count >= range.last - range.first) return -1;
+      if (word.compare_exchange_weak(found, Stage{stage.number, count + 1}.word())) return range.first + count;
+    }
+  }
+
+  void help(int worker, Stage stage) {
+    for (int i = 0; i < workers; ++i) {
+      // Others end almost always at once, and looking at what they took costs them a miss at their next share.
+      for (int spin = 0; i == 1 && spin < kPatience; ++spin, relax())
+        if (stage_.load(std::memory_order_acquire) != stage.word()) return;
+      for (int64_t s; (s = take((worker + i) % workers, stage)) >= 0;) {
+        if (!stop_.load(std::memory_order_relaxed)) job_->run(step_, (int)s, (int)stage.shares, worker);
+        if (worker == 0 && poll_interrupt()) stop_ = true;
+        if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) return advance(stage.number);
+      }
+    }
+  }
+
+  // By whoever did the last share.
+  void advance(uint32_t number) {
+    uint32_t shares = 0;
+    while (!shares && ++step_ < job_->steps) shares = (uint32_t)job_->shares(step_);
+    left_ = (int64_t)shares;
+    stage_ = Stage{number + 1, shares}.word();
+    stage_.notify_all();
+  }
+
+  const std::unique_ptr<Taken[]> taken_;
+  std::thread manager_;
+  const Job* job_ = nullptr;
+  int step_ = 0;
+  std::atomic<bool> stop_{false}, closed_{false};
+  alignas(64) std::atomic<uint64_t> stage_{0};
+  alignas(64) std::atomic<int64_t> left_{0};
+};
+
+std::mutex turn;
+Team* team = nullptr;  // never destroyed at exit: its threads sleep until the process ends
+
+#if defined(__unix__) || defined(__APPLE__)
+void in_child() {
+  new (&turn) std::mutex;  // whoever held it is not in this process, nor are the team's threads
+  team = nullptr;
 }
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, in_child);
+#endif
+
+void run_alone(const Job& job) {
+  for (int step = 0; step < job.steps; ++step)
+    for (int s = 0, n = job.shares(step); s < n; ++s) {
+      job.run(step, s, n, 0);
+      if (poll_interrupt()) throw Interrupted{};
+    }
+}
+
+}  // namespace
 
 int threads() { return choice().n; }
 std::string threads_reason() { return choice().why; }
@@ -142,41 +255,15 @@ void set_threads(int n) {
   choice() = {n, "the caller"};
 }
 
-bool (*interrupted)() = nullptr;
-
-bool poll_interrupt() {
-  thread_local Clock::time_point last;  // callers that work alone may be several
-  auto now = Clock::now();
-  if (!interrupted || now - last < std::chrono::milliseconds(20)) return false;
-  last = now;
-  return interrupted();
-}
-
-void run_team(int n, const std::function<void(int, int, Barrier&)>& job) {
-  if (n <= 1) {
-    Barrier alone(1);
-    return job(0, 1, alone);
+void run_team(int workers, const Job& job) {
+  if (workers <= 1) return run_alone(job);
+  std::lock_guard<std::mutex> lock(turn);
+  if (team && team->workers != workers) {
+    delete team;
+    team = nullptr;
   }
-  std::lock_guard<std::mutex> lock(team);
-#if defined(_OPENMP)
-  if (!forked) {
-    used = true;
-    std::atomic<Barrier*> barrier{nullptr};
-    int width = 0;
-#pragma omp parallel num_threads(n)
-    {
-#pragma omp single
-      {
-        width = omp_get_num_threads();  // may be fewer than asked for
-        barrier = new Barrier(width);
-      }
-      job(omp_get_thread_num(), width, *barrier.load());
-    }
-    delete barrier.load();
-    return;
-  }
-#endif
-  run_threads(n, job);
+  if (!team) team = new Team(workers);
+  team->run(job);
 }
 
 }  // namespace pyllm

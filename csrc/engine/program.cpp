@@ -33,9 +33,9 @@ struct Program::Context {
 struct Program::Step {
   virtual ~Step() = default;
   virtual void bind(Context& c) = 0;
-  virtual int phases() const { return 1; }  // with a barrier after each
+  virtual int phases() const { return 1; }  // each begins when the one before is done
   virtual double flops() const { return 0; }
-  virtual void run(const Kernels& k, int phase, int worker, int workers, int s, int n) const = 0;
+  virtual void run(const Kernels& k, int phase, int share, int shares, int worker) const = 0;
   virtual std::string describe() const = 0;
 };
 
@@ -57,9 +57,7 @@ struct Program::EmbeddingStep : Step {
          tokens->type(),
          scale};
   }
-  void run(const Kernels& k, int, int w, int n, int s, int slices) const override {
-    run_slice(k.embedding, a, w, n, s, slices);
-  }
+  void run(const Kernels& k, int, int s, int n, int w) const override { run_share(k.embedding, a, s, n, w); }
   std::string describe() const override { return "embedding"; }
 };
 
@@ -84,7 +82,8 @@ struct Program::LinearStep : Step {
     a.norm = norm.kind, a.eps = norm.eps;
     a.norm_weight = norm.weight ? norm.weight->data() : nullptr;
     a.norm_bias = norm.bias ? norm.bias->data() : nullptr;
-    a.act = act, a.gated = gated, a.terms = terms, a.parts = (int)parts.size(), a.ahead = c.ahead;
+    a.act = act, a.gated = gated, a.workers = c.workers, a.terms = terms, a.parts = (int)parts.size(),
+    a.ahead = c.ahead;
     a.row = c.row.data(), a.layer = layer, a.cache = &p.cache_;
     a.rotary = p.table(rotary);
     for (size_t i = 0; i < parts.size(); ++i) {
@@ -109,12 +108,8 @@ struct Program::LinearStep : Step {
     for (const Part& part : parts) n += 2.0 * (double)a.rows * (double)a.k * (double)part.weight->n();
     return n;
   }
-  void run(const Kernels& k, int phase, int w, int n, int s, int slices) const override {
-    if (a.prepared && phase == 0) {
-      if (s == 0) run_slice(k.prepare, a, w, n, 0, 1);
-    } else {
-      run_slice(k.linear, a, w, n, s, slices);
-    }
+  void run(const Kernels& k, int phase, int s, int n, int w) const override {
+    run_share(a.prepared && phase == 0 ? k.prepare : k.linear, a, s, n, w);
   }
   std::string describe() const override {
     std::string out = last ? "logits" : gated ? "gated_linear" : "linear";
@@ -145,9 +140,7 @@ struct Program::HeadsStep : Step {
          &p.cache_,
          layer};
   }
-  void run(const Kernels& k, int, int w, int n, int s, int slices) const override {
-    run_slice(k.heads, a, w, n, s, slices);
-  }
+  void run(const Kernels& k, int, int s, int n, int w) const override { run_share(k.heads, a, s, n, w); }
   std::string describe() const override { return "heads"; }
 };
 
@@ -182,8 +175,8 @@ struct Program::AttentionStep : Step {
   }
   int phases() const override { return a.split ? 2 : 1; }
   double flops() const override { return 4.0 * (double)a.rows * heads * p.cache_.dim * (double)positions; }
-  void run(const Kernels& k, int phase, int w, int n, int s, int slices) const override {
-    run_slice(phase == 0 ? k.attention : k.merge, a, w, n, s, slices);
+  void run(const Kernels& k, int phase, int s, int n, int w) const override {
+    run_share(phase == 0 ? k.attention : k.merge, a, s, n, w);
   }
   std::string describe() const override { return "attention heads=" + std::to_string(heads); }
 };
@@ -203,9 +196,7 @@ struct Program::NormStep : Step {
   void bind(Context& c) override {
     a = norm_args(norm, c.buffer[(size_t)x], c.buffer[(size_t)residual], c.rows, p.width_of(x), true);
   }
-  void run(const Kernels& k, int, int w, int n, int s, int slices) const override {
-    run_slice(k.norm, a, w, n, s, slices);
-  }
+  void run(const Kernels& k, int, int s, int n, int w) const override { run_share(k.norm, a, s, n, w); }
   std::string describe() const override { return "add_norm"; }
 };
 
@@ -217,9 +208,7 @@ struct Program::MapStep : Step {
   void bind(Context& c) override {
     a = {c.buffer[(size_t)x], up >= 0 ? c.buffer[(size_t)up] : nullptr, c.buffer[(size_t)out], c.rows * width, act, 0};
   }
-  void run(const Kernels& k, int, int w, int n, int s, int slices) const override {
-    run_slice(k.map, a, w, n, s, slices);
-  }
+  void run(const Kernels& k, int, int s, int n, int w) const override { run_share(k.map, a, s, n, w); }
   std::string describe() const override { return "map"; }
 };
 
@@ -232,9 +221,7 @@ struct Program::SoftcapStep : Step {
   void bind(Context& c) override {
     a = {c.out, nullptr, c.out, (int64_t)c.wanted.size() * p.vocabulary_, Act::Softcap, cap};
   }
-  void run(const Kernels& k, int, int w, int n, int s, int slices) const override {
-    run_slice(k.map, a, w, n, s, slices);
-  }
+  void run(const Kernels& k, int, int s, int n, int w) const override { run_share(k.map, a, s, n, w); }
   std::string describe() const override { return "softcap"; }
 };
 
@@ -249,8 +236,8 @@ struct Program::HiddenStep : Step {
     a = norm_args(norm, c.buffer[(size_t)x], c.out, 1, width, false);
     wanted = c.wanted;
   }
-  void run(const Kernels& k, int, int w, int n, int, int) const override {
-    const Share own = share((int64_t)wanted.size(), w, n);
+  void run(const Kernels& k, int, int s, int n, int) const override {
+    const Share own = share((int64_t)wanted.size(), s, n);
     for (int64_t i = own.first; i < own.last; ++i) {
       NormArgs row = a;
       row.x += wanted[(size_t)i] * width, row.out += i * width;
@@ -471,24 +458,14 @@ void Program::replay(const Steps& steps, Context& c) {
   c.own = scratch_.data() + shared;
   for (auto& s : steps) s->bind(c);
 
-  // The calling worker names the phase at whose end all leave. A plain flag would not do: set in the next phase, it
-  // could be seen by one worker still at the end of this one, and the others would wait for it forever.
-  std::atomic<int> leave{INT_MAX};
-  run_team(c.workers, [&](int worker, int workers, Barrier& barrier) {
-    int now = 0;
-    for (const auto& step : steps) {
-      const int n = slices(step->flops());
-      for (int phase = 0; phase < step->phases(); ++phase, ++now) {
-        for (int s = 0; s < n && leave.load(std::memory_order_relaxed) > now; ++s) {
-          step->run(c.k, phase, worker, workers, s, n);
-          if (worker == 0 && poll_interrupt()) leave.store(now, std::memory_order_relaxed);
-        }
-        barrier.wait();
-        if (leave.load(std::memory_order_relaxed) <= now) return;
-      }
-    }
-  });
-  if (leave != INT_MAX) throw Interrupted{};
+  std::vector<std::pair<const Step*, int>> phases;
+  for (const auto& s : steps)
+    for (int phase = 0; phase < s->phases(); ++phase) phases.emplace_back(s.get(), phase);
+  const auto at = [&](int i) { return phases[(size_t)i]; };
+  run_team(c.workers, {(int)phases.size(), [&](int i) { return c.workers * slices(at(i).first->flops()); },
+                       [&](int i, int share, int shares, int worker) {
+                         at(i).first->run(c.k, at(i).second, share, shares, worker);
+                       }});
 }
 
 std::string Program::describe() const {

@@ -12,6 +12,7 @@ namespace {
 constexpr int64_t kFewRows = 16;
 constexpr int64_t kAhead = 8192;  // bytes that few rows of a k-type fetch ahead; nearer measured worse
 constexpr int kBusyRows = 4;      // from here on the time for a panel goes into its products, and the stream would stop
+constexpr int64_t kAcross = 64;   // rows of a transposed x made ready together: pieces of 256 bytes are read
 constexpr int64_t kShared = 4;    // panels a worker for which few rows' parts are shared out one by one
 // Rows that stay in the second-level cache (1 MB) while panels pass by; so many at least that fetching and expanding a
 // panel are repaid, even where the rows outgrow the cache. Of few panels each worker takes rows of its own, if so many.
@@ -125,12 +126,20 @@ int64_t ahead(const LinearArgs& a, Type type, int64_t operands) {
   return info(type).block > 32 ? kAhead : a.ahead;
 }
 
+// Whether nothing follows the product: then tiles of floats write it where it belongs.
+bool bare(const LinearArgs& a, const Group& g) {
+  const LinearPart& part = a.part[g.part];
+  return form_of(g.type) != kInt8 && !a.gated && part.epilogue == Epilogue::Store && !part.bias && !part.more &&
+         (g.index + g.size) * 16 <= part.n;
+}
+
 // Products of a group with rows [first, last), and what follows them. An operand is a row, in int8 one of its terms.
 void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
   const LinearArgs& a = j.a;
   const Form form = form_of(g.type);
   const int terms = form == kInt8 ? a.terms : 1;
-  const bool expanded = form == kInt8 && !j.few;
+  const bool expanded = form == kInt8 && !j.few, direct = bare(a, g);
+  const LinearPart& part = a.part[g.part];
   TileArgs t = {};
   t.k = a.k, t.row_stride = j.layout.stride[form];
   const uint8_t* panel[2] = {g.panel[0], g.panel[1]};
@@ -154,9 +163,14 @@ void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
       s = tile_size(end - op, g.size - p, limit);
       for (int i = 0; i < s.panels; ++i) t.panel[i] = panel[p + i], t.fetch[i] = g.next[p + i] + bytes * tile / tiles;
       t.out = sums[p], t.out_stride = s.panels * 16;
+      if (direct) t.out = part.out + op * part.out_stride + (g.index + p) * 16, t.out_stride = part.out_stride;
       t.ahead = j.few && op == first * terms ? ahead(a, g.type, end - op) : 0;
       (expanded ? expanded_tile(g.type, s) : form == kInt8 ? direct_tile(g.type, s.rows) : float_tile(g.type, s))(t);
       for (int i = 0; i < s.panels; ++i) y[p + i] = {sums[p] + i * 16, t.out_stride};
+    }
+    if (direct) {
+      op += s.rows, ++tile;
+      continue;
     }
     if (terms == 2)
       for (int p = 0; p < g.size; ++p) {
@@ -268,8 +282,9 @@ void run_few(const Job& j, int64_t n, int worker, int workers) {
 void prepare(const LinearArgs& a, int worker, int workers) {
   PreparedLayout layout = prepared_layout(a);
   if (a.transposed) {
-    Share s = share(panels(a.rows), worker, workers);
-    for (int64_t p = s.first; p < s.last; ++p) prepare_columns(a, layout, p * 16, a.prepared);
+    Share s = share((a.rows + kAcross - 1) / kAcross, worker, workers);
+    for (int64_t r = s.first * kAcross; r < s.last * kAcross && r < a.rows; r += kAcross)
+      prepare_columns(a, layout, r, r + kAcross < a.rows ? r + kAcross : a.rows, a.prepared);
     return;
   }
   Share s = share(a.rows, worker, workers);
@@ -307,7 +322,7 @@ void linear(const LinearArgs& a, int worker, int workers) {
   for (int f = 0; f < kForms; ++f) row_bytes += j.layout.offset[f] < 0 ? 0 : j.layout.stride[f] * a.terms;
   int64_t most = kBlockBytes / row_bytes > kLeastRows ? kBlockBytes / row_bytes : kLeastRows;
   int64_t step = a.gated ? 1 : 2, groups = (n + step - 1) / step, blocks = (a.rows + most - 1) / most;
-  if (groups < 4 * workers && blocks < workers && a.rows >= workers * kOwnRows) blocks = workers;
+  if (groups < 4 * a.workers && blocks < a.workers && a.rows >= a.workers * kOwnRows) blocks = a.workers;
   int64_t rows = ((a.rows + blocks - 1) / blocks + kMaxRows - 1) / kMaxRows * kMaxRows;
   Share s = share(groups * blocks, worker, workers);
   for (int64_t t = s.first; t < s.last; ++t) {

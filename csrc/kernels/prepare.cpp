@@ -1,5 +1,7 @@
 #include "kernels/prepare.h"
 
+#include "kernels/lanes.h"
+
 namespace pyllm::PYLLM_ISA {
 
 // Rows are an odd number of lines apart: 4 KiB apart, those of a tile would share a cache set.
@@ -22,24 +24,21 @@ void normalise(const float* x, const float* weight, const float* bias, float eps
   float mean = 0;
   if (norm == Norm::Layer) {
     f32v s = set1(0);
-    for (int64_t i = 0; i < k; i += 16) s = add(s, load_n(x + i, k - i < 16 ? (int)(k - i) : 16));
+    vectors(0, k, [&](int64_t i, auto at) { s = add(s, at.get(x + i)); });
     mean = sum(s) / (float)k;
   }
   f32v m = set1(mean), squares = set1(0);
-  for (int64_t i = 0; i < k; i += 16) {
-    int n = k - i < 16 ? (int)(k - i) : 16;
-    f32v d = below(n, sub(load_n(x + i, n), m), set1(0));
+  vectors(0, k, [&](int64_t i, auto at) {
+    const f32v d = at.or_else(sub(at.get(x + i), m), 0);
     squares = fma(d, d, squares);
-  }
-  f32v r = set1(1.0f / sqrtf(sum(squares) / (float)k + eps));
-  for (int64_t i = 0; i < k; i += 16) {
-    int n = k - i < 16 ? (int)(k - i) : 16;
-    f32v v = mul(sub(load_n(x + i, n), m), r);
-    if (weight) v = mul(v, load_n(weight + i, n));
-    if (bias) v = add(v, load_n(bias + i, n));
-    if (accumulate) v = add(load_n(y + i, n), v);
-    store_n(y + i, v, n);
-  }
+  });
+  const f32v r = set1(1.0f / sqrtf(sum(squares) / (float)k + eps));
+  vectors(0, k, [&](int64_t i, auto at) {
+    f32v v = mul(sub(at.get(x + i), m), r);
+    if (weight) v = mul(v, at.get(weight + i));
+    if (bias) v = add(v, at.get(bias + i));
+    at.put(y + i, accumulate ? add(at.get(y + i), v) : v);
+  });
 }
 
 namespace {
@@ -82,47 +81,55 @@ void quantise_row(float* x, int64_t k, bool remainder, Int8Block* out) {
 }
 
 void to_bf16(const float* x, int64_t k, uint16_t* out) {
-  for (int64_t i = 0; i < k; i += 16) {
-    alignas(64) uint16_t half[16];
-    int n = k - i < 16 ? (int)(k - i) : 16;
-    store_bf16(half, load_n(x + i, n));
-    memcpy(out + i, half, (size_t)(n + (n & 1)) * 2);  // an odd k has its pair filled with zero
-  }
+  int64_t i = 0;
+  for (; i + 16 <= k; i += 16) store_bf16(out + i, load(x + i));
+  if (i == k) return;
+  alignas(64) uint16_t half[16];
+  const int n = (int)(k - i);
+  store_bf16(half, load_n(x + i, n));
+  memcpy(out + i, half, (size_t)(n + (n & 1)) * 2);  // an odd k has its pair filled with zero
 }
 
 }  // namespace
 
 void prepare_row(const LinearArgs& a, const PreparedLayout& l, int64_t row, float* normed, uint8_t* prepared) {
   const float* x = a.x + (a.gather ? a.gather[row] : row) * a.x_stride;
-  if (a.norm == Norm::None) memcpy(normed, x, (size_t)a.k * 4);
-  else normalise(x, a.norm_weight, a.norm_bias, a.eps, a.norm, a.k, normed);
+  if (a.norm != Norm::None) {
+    normalise(x, a.norm_weight, a.norm_bias, a.eps, a.norm, a.k, normed);
+    x = normed;
+  }
   uint8_t* at[kForms];
   for (int f = 0; f < kForms; ++f) at[f] = prepared + l.offset[f] + row * l.stride[f];
-  if (l.offset[kBF16] >= 0) to_bf16(normed, a.k, (uint16_t*)at[kBF16]);
-  if (l.offset[kF32] >= 0) memcpy(at[kF32], normed, (size_t)a.k * 4);
+  if (l.offset[kBF16] >= 0) to_bf16(x, a.k, (uint16_t*)at[kBF16]);
+  if (l.offset[kF32] >= 0) memcpy(at[kF32], x, (size_t)a.k * 4);
   if (l.offset[kInt8] < 0) return;
+  if (x != normed) memcpy(normed, x, (size_t)a.k * 4);
   for (int64_t i = a.k; i % 32; ++i) normed[i] = 0;
   for (int t = 0; t < a.terms; ++t)
     quantise_row(normed, a.k, t + 1 < a.terms,
                  (Int8Block*)(prepared + l.offset[kInt8] + (row * a.terms + t) * l.stride[kInt8]));
 }
 
-// 16 rows by 16 inputs at a time, so that whole lines are read and written. Floats and bf16 only: a gradient of weights
-// sums over tokens, and neither operand is quantised.
-void prepare_columns(const LinearArgs& a, const PreparedLayout& l, int64_t first, uint8_t* prepared) {
-  const int rows = a.rows - first < 16 ? (int)(a.rows - first) : 16;
+// 16 inputs at a time of all the rows given, so that whole lines are read and written; what comes next is fetched while
+// these are turned. Floats and bf16 only: a gradient of weights sums over tokens, and neither operand is quantised.
+void prepare_columns(const LinearArgs& a, const PreparedLayout& l, int64_t first, int64_t last, uint8_t* prepared) {
   alignas(64) float block[16][16];
   for (int64_t i = 0; i < a.k; i += 16) {
     const int n = a.k - i < 16 ? (int)(a.k - i) : 16;
-    transpose(a.x + i * a.x_stride + first, a.x_stride, n, rows, block);
-    for (int r = 0; r < rows; ++r) {
-      if (l.offset[kF32] >= 0)
-        store_n((float*)(prepared + l.offset[kF32] + (first + r) * l.stride[kF32]) + i, load(block[r]), n);
-      if (l.offset[kBF16] < 0) continue;
-      uint16_t* out = (uint16_t*)(prepared + l.offset[kBF16] + (first + r) * l.stride[kBF16]) + i;
-      alignas(64) uint16_t half[16];
-      store_bf16(half, load(block[r]));
-      memcpy(out, half, (size_t)(n + (n & 1)) * 2);
+    for (int64_t row = first; row < last; row += 16) {
+      const int rows = last - row < 16 ? (int)(last - row) : 16;
+      const float* x = a.x + i * a.x_stride + row;
+      for (int64_t j = 16; j < 32 && i + j < a.k; ++j) prefetch(x + j * a.x_stride);
+      transpose(x, a.x_stride, n, rows, block);
+      for (int r = 0; r < rows; ++r) {
+        if (l.offset[kF32] >= 0)
+          store_n((float*)(prepared + l.offset[kF32] + (row + r) * l.stride[kF32]) + i, load(block[r]), n);
+        if (l.offset[kBF16] < 0) continue;
+        uint16_t* out = (uint16_t*)(prepared + l.offset[kBF16] + (row + r) * l.stride[kBF16]) + i;
+        alignas(64) uint16_t half[16];
+        store_bf16(half, load(block[r]));
+        memcpy(out, half, (size_t)(n + (n & 1)) * 2);
+      }
     }
   }
 }

@@ -17,8 +17,8 @@ PreparedLayout prepared_layout(const LinearArgs& a);
 
 // normed: k floats (rounded up to 32) of scratch.
 void prepare_row(const LinearArgs& a, const PreparedLayout& layout, int64_t row, float* normed, uint8_t* prepared);
-// Rows [first, first + 16), as far as there are, of an x that is (k, rows).
-void prepare_columns(const LinearArgs& a, const PreparedLayout& layout, int64_t first, uint8_t* prepared);
+// Rows [first, last) of an x that is (k, rows).
+void prepare_columns(const LinearArgs& a, const PreparedLayout& layout, int64_t first, int64_t last, uint8_t* prepared);
 // x and y may be the same row; accumulate: y += norm(x).
 void normalise(const float* x, const float* weight, const float* bias, float eps, Norm norm, int64_t k, float* y,
                bool accumulate = false);

@@ -62,11 +62,14 @@ struct Blocks {
   int64_t block;
   int blocks;
 };
-template <class F> void each_blocks(const RecurrentShape& s, int worker, int workers, F f) {
-  const Share own = share(panels(s.units), worker, workers);
-  for (int64_t b = own.first; b < own.last; b += kBlocks) {
-    const int n = own.last - b < kBlocks ? 1 : kBlocks;
-    f(Blocks{b, n}, b + n < own.last ? b + n : own.first);
+template <class F> void each_blocks(const RecurrentShape& s, int mine, int shares, F f) {
+  const int64_t all = panels(s.units);
+  const int together = all >= 8 * shares ? kBlocks : 1;  // of many, shares are whole pairs
+  const Share own = share((all + together - 1) / together, mine, shares);
+  const int64_t last = own.last * together < all ? own.last * together : all;
+  for (int64_t b = own.first * together; b < last; b += kBlocks) {
+    const int n = last - b < kBlocks ? 1 : kBlocks;
+    f(Blocks{b, n}, b + n < all ? b + n : 0);
   }
 }
 
@@ -127,8 +130,8 @@ void put_operand(const RecurrentShape& s, uint8_t* operand, int64_t sequence, in
 }
 
 // Both operands at first: zeros, or a state.
-void begin(const RecurrentShape& s, const float* first, int worker, int workers) {
-  const Share own = share(s.sequences, worker, workers);
+void begin(const RecurrentShape& s, const float* first, int mine, int shares) {
+  const Share own = share(s.sequences, mine, shares);
   for (int i = 0; i < 2; ++i)
     for (int64_t r = own.first; r < own.last; ++r) {
       memset(s.operand[i] + r * s.operand_stride, 0, (size_t)s.operand_stride);
@@ -223,13 +226,13 @@ struct Gated {
   }
 };
 
-template <class Cell> void forward(const RecurrentArgs& a, int worker, int workers) {
+template <class Cell> void forward(const RecurrentArgs& a, int share, int shares) {
   const RecurrentShape& s = a.shape;
   const int64_t rows = s.count(a.step);
   // Without a first state only what the step before has computed goes on.
   const int64_t known = a.first || s.count(a.before) > rows ? rows : s.count(a.before);
   alignas(64) RowSums sums[kBlockRows];
-  each_blocks(s, worker, workers, [&](Blocks b, int64_t next) {
+  each_blocks(s, share, shares, [&](Blocks b, int64_t next) {
     for (int64_t first = 0; first < rows; first += kBlockRows) {
       const int64_t last = first + kBlockRows < rows ? first + kBlockRows : rows, end = known < last ? known : last;
       if (end > first) gate_products(s, b, next, first, end - first, sums);
@@ -243,11 +246,11 @@ template <class Cell> void forward(const RecurrentArgs& a, int worker, int worke
   });
 }
 
-template <class Cell> void backward(const RecurrentBackwardArgs& a, int worker, int workers) {
+template <class Cell> void backward(const RecurrentBackwardArgs& a, int share, int shares) {
   const RecurrentShape& s = a.shape;
   const int64_t rows = s.count(a.step), known = s.count(a.after), all = known > rows ? known : rows;
   alignas(64) RowSums sums[kBlockRows];
-  each_blocks(s, worker, workers, [&](Blocks b, int64_t next) {
+  each_blocks(s, share, shares, [&](Blocks b, int64_t next) {
     for (int64_t first = 0; first < all; first += kBlockRows) {
       const int64_t last = first + kBlockRows < all ? first + kBlockRows : all, end = known < last ? known : last,
                     middle = rows < first  ? first
@@ -271,23 +274,23 @@ template <class Cell> void backward(const RecurrentBackwardArgs& a, int worker, 
 
 }  // namespace
 
-void recurrent(const RecurrentArgs& a, int worker, int workers) {
-  if (a.shape.turn < 0) return begin(a.shape, a.first, worker, workers);
+void recurrent(const RecurrentArgs& a, int share, int shares) {
+  if (a.shape.turn < 0) return begin(a.shape, a.first, share, shares);
   switch (a.shape.cell) {
-    case Cell::Tanh: return forward<Simple<true>>(a, worker, workers);
-    case Cell::ReLU: return forward<Simple<false>>(a, worker, workers);
-    case Cell::LSTM: return forward<Long>(a, worker, workers);
-    case Cell::GRU: return forward<Gated>(a, worker, workers);
+    case Cell::Tanh: return forward<Simple<true>>(a, share, shares);
+    case Cell::ReLU: return forward<Simple<false>>(a, share, shares);
+    case Cell::LSTM: return forward<Long>(a, share, shares);
+    case Cell::GRU: return forward<Gated>(a, share, shares);
   }
 }
 
-void recurrent_backward(const RecurrentBackwardArgs& a, int worker, int workers) {
-  if (a.shape.turn < 0) return begin(a.shape, nullptr, worker, workers);
+void recurrent_backward(const RecurrentBackwardArgs& a, int share, int shares) {
+  if (a.shape.turn < 0) return begin(a.shape, nullptr, share, shares);
   switch (a.shape.cell) {
-    case Cell::Tanh: return backward<Simple<true>>(a, worker, workers);
-    case Cell::ReLU: return backward<Simple<false>>(a, worker, workers);
-    case Cell::LSTM: return backward<Long>(a, worker, workers);
-    case Cell::GRU: return backward<Gated>(a, worker, workers);
+    case Cell::Tanh: return backward<Simple<true>>(a, share, shares);
+    case Cell::ReLU: return backward<Simple<false>>(a, share, shares);
+    case Cell::LSTM: return backward<Long>(a, share, shares);
+    case Cell::GRU: return backward<Gated>(a, share, shares);
   }
 }
 

@@ -3,7 +3,7 @@
 
 namespace pyllm::PYLLM_ISA {
 
-void recurrent(const RecurrentArgs& a, int worker, int workers);
-void recurrent_backward(const RecurrentBackwardArgs& a, int worker, int workers);
+void recurrent(const RecurrentArgs& a, int share, int shares);
+void recurrent_backward(const RecurrentBackwardArgs& a, int share, int shares);
 
 }  // namespace pyllm::PYLLM_ISA

@@ -29,23 +29,15 @@ void softmax(const SoftmaxArgs& a, int worker, int workers) {
     const float* x = a.x + r * a.k;
     float* y = a.out + r * a.k;
     f32v top = set1(-INFINITY), total = set1(0);
-    for (int64_t i = 0; i < a.k; i += 16) {
-      int n = a.k - i < 16 ? (int)(a.k - i) : 16;
-      top = max(top, below(n, load_n(x + i, n), set1(-INFINITY)));
-    }
-    float m = max_of(top);
-    for (int64_t i = 0; i < a.k; i += 16) {
-      int n = a.k - i < 16 ? (int)(a.k - i) : 16;
-      f32v d = sub(load_n(x + i, n), set1(m));
-      f32v e = below(n, exp(d), set1(0));
-      store_n(y + i, e, n);
+    vectors(0, a.k, [&](int64_t i, auto at) { top = max(top, at.or_else(at.get(x + i), -INFINITY)); });
+    const f32v m = set1(max_of(top));
+    vectors(0, a.k, [&](int64_t i, auto at) {
+      const f32v e = at.or_else(exp(sub(at.get(x + i), m)), 0);
+      at.put(y + i, e);
       total = add(total, e);
-    }
-    f32v l = set1(sum(total));
-    for (int64_t i = 0; i < a.k; i += 16) {
-      int n = a.k - i < 16 ? (int)(a.k - i) : 16;
-      store_n(y + i, div(load_n(y + i, n), l), n);
-    }
+    });
+    const f32v l = set1(sum(total));
+    vectors(0, a.k, [&](int64_t i, auto at) { at.put(y + i, div(at.get(y + i), l)); });
   }
 }
 
@@ -53,11 +45,10 @@ namespace {
 
 // y[2i] = x[2i] cos - x[2i+1] sin, y[2i+1] = x[2i+1] cos + x[2i] sin; the table holds -sin at even places.
 void turn(const float* x, const float* table, int64_t dim, float* y) {
-  for (int64_t d = 0; d < dim; d += 16) {
-    int n = dim - d < 16 ? (int)(dim - d) : 16;
-    f32v v = load_n(x + d, n);
-    store_n(y + d, fma(swap_pairs(v), load_n(table + dim + d, n), mul(v, load_n(table + d, n))), n);
-  }
+  vectors(0, dim, [&](int64_t d, auto at) {
+    const f32v v = at.get(x + d);
+    at.put(y + d, fma(swap_pairs(v), at.get(table + dim + d), mul(v, at.get(table + d))));
+  });
 }
 
 }  // namespace

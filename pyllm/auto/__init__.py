@@ -23,14 +23,14 @@ _IGNORED = {
 }
 
 
-def _open(path: str | os.PathLike[str], gguf_file: str | None = None) -> Any:
+def opened(path: str | os.PathLike[str], gguf_file: str | None = None) -> Any:
     """The model file or folder behind a path or a name; of an adapter, the model that it changes."""
     place = download.resolve(path)
     place = base_of(place) or place
     return open_model(os.path.join(place, gguf_file) if gguf_file else place)
 
 
-def _config(source: Any, context_length: int | None = None) -> tuple[Any, dict[str, Any]]:
+def config_of(source: Any, context_length: int | None = None) -> tuple[Any, dict[str, Any]]:
     """(the family's Config, all normalised fields)."""
     values = read_config(source)
     if context_length is not None:
@@ -58,8 +58,8 @@ class AutoConfig:
     @staticmethod
     def from_pretrained(path: str | os.PathLike[str], *, gguf_file: str | None = None) -> Any:
         """The checked configuration of a model, a frozen dataclass. Raises ModelFileError."""
-        with _open(path, gguf_file) as source:
-            return _config(source)[0]
+        with opened(path, gguf_file) as source:
+            return config_of(source)[0]
 
 
 class AutoTokenizer:
@@ -74,7 +74,7 @@ class AutoTokenizer:
         if base_of(place) is not None and os.path.exists(os.path.join(place, "tokenizer.json")):
             with open_model(place) as source:
                 return text.from_folder(source)
-        with _open(place, gguf_file) as source:
+        with opened(place, gguf_file) as source:
             return text.from_gguf(source) if hasattr(source, "metadata") else text.from_folder(source)
 
 
@@ -119,8 +119,8 @@ class AutoModelForCausalLM:
             _core.set_threads(threads)
         place = download.resolve(path)
         base = base_of(place)
-        with _open(place if base is None else base, gguf_file) as source:
-            config, values = _config(source, context_length)
+        with opened(place if base is None else base, gguf_file) as source:
+            config, values = config_of(source, context_length)
             family = import_module(f"pyllm.models.{values['model_type']}")
             model: CausalLM = family.Model(config)
             model.precision = precision

@@ -76,9 +76,9 @@ def _convert_merged(
 
 def opened_model(source: Any) -> Any:
     """The model of an open file, its matrices still in there."""
-    from pyllm.auto import _config
+    from pyllm.auto import config_of
 
-    config, values = _config(source)
+    config, values = config_of(source)
     family = import_module(f"pyllm.models.{values['model_type']}")
     model = family.Model(config)
     model.generation_config = getattr(source, "generation_config", None) or None

@@ -16,16 +16,17 @@ _LLAMA |= {"vocab_size": 32000, "tie_word_embeddings": True, "hidden_act": "silu
 _RECURRENT: dict[str, Any] = {"model_type": "rnn", "embedding_size": 256, "hidden_size": 512, "num_hidden_layers": 2}
 _RECURRENT |= {"max_position_embeddings": 256, "vocab_size": 10_000}
 USUAL: dict[str, dict[str, Any]] = {
-    "rnn": _RECURRENT | {"cell": "tanh"},
-    "lstm": _RECURRENT | {"cell": "lstm"},
-    "gru": _RECURRENT | {"cell": "gru"},
     "gpt2": {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257},
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
+    "rnn": _RECURRENT | {"cell": "tanh"},
+    "lstm": _RECURRENT | {"cell": "lstm"},
+    "gru": _RECURRENT | {"cell": "gru"},
 }
-_GIVEN = ("gpt2", "rnn", "lstm", "gru")  # families of which no size follows from another
+RECURRENT = ("rnn", "lstm", "gru")  # neither transformers nor llama.cpp know them
+_GIVEN = ("gpt2", *RECURRENT)  # families of which no size follows from another
 
 
 def new_config(family: str, **sizes: Any) -> Any:

@@ -22,6 +22,7 @@ from pyllm.formats.gguf_writer import FILE_TYPES, write_gguf
 from pyllm.formats.safetensors_writer import size_limit, write_weights
 from pyllm.formats.writing import NewTensor, Report, Staging, make_folder
 from pyllm.nn.position import rotary_frequencies
+from pyllm.tensor import Tensor
 
 _DTYPES = {name: kind for kind, name in DTYPES.items()}
 
@@ -51,9 +52,9 @@ def save_folder(
     """
     limit = size_limit(max_shard_size)
     kind = storage_type(dtype, _DTYPES) or exact_type(model)
-    name, family = _family(model)
+    name, family = family_of(model)
     folder = os.fspath(path)
-    tensors = _tensors(model, family, FOLDER, lambda each, shape: kind, folder)
+    tensors = tensors_of(model, family, FOLDER, lambda each, shape: kind, folder)
     config = folder_config(name, asdict(model.config), kind)
     generation = model.generation_config or {
         key: config[key] for key in ("bos_token_id", "eos_token_id") if config.get(key) is not None
@@ -80,13 +81,13 @@ def save_gguf(
 
     Raises ModelFileError for whatever the disk refuses and for numbers that a type cannot hold; ValueError.
     """
-    name, family = _family(model)
+    name, family = family_of(model)
     wanted = exact_type(model) if dtype == "auto" else dtype
     if wanted not in FILE_TYPES:
         raise ValueError(f"save_gguf: type is {wanted!r}, allowed are auto, {', '.join(FILE_TYPES)}")
     path = os.fspath(path)
     head = head_of({place.name for _, place, _ in places(model, family, GGUF_FILE)})
-    tensors = _tensors(model, family, GGUF_FILE, lambda each, shape: stored_type(each, shape, wanted, head), path)
+    tensors = tensors_of(model, family, GGUF_FILE, lambda each, shape: stored_type(each, shape, wanted, head), path)
     tensors += _frequencies(model.config)
     values = asdict(model.config)
     scaling = values.get("rope_scaling")
@@ -105,10 +106,10 @@ def save_gguf(
 
 def exact_type(model: Any) -> str:
     """The float type that all matrices are stored in, if it holds the vectors too, as a folder has them; else F32."""
-    found = places(model, _family(model)[1], FOLDER, getattr(model.config, "head_dim", 0))
-    kinds = {each.value.dtype for _, _, each in found if each.packed}
+    found = places(model, family_of(model)[1], FOLDER, getattr(model.config, "head_dim", 0))
+    kinds = {"F32" if isinstance(each.value, Tensor) else each.value.dtype for _, _, each in found if each.packed}
     kind = kinds.pop() if len(kinds) == 1 else "F32"
-    if kind not in PLAIN:
+    if kind not in PLAIN or kind == "F32":
         return "F32"
     for vector, offset in ((each.value.reshape(1, -1), place.offset) for _, place, each in found if not each.packed):
         try:
@@ -121,7 +122,7 @@ def exact_type(model: Any) -> str:
     return kind
 
 
-def _family(model: Any) -> tuple[str, Any]:
+def family_of(model: Any) -> tuple[str, Any]:
     """(name, module) of the model's family. Raises ValueError where an adapter would be lost."""
     if getattr(model, "active_adapter", None) is not None:
         raise ValueError(f"save: the adapter {model.active_adapter!r} is not in the weights; merge_and_unload() first")
@@ -133,9 +134,9 @@ def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def _tensors(model: Any, family: Any, column: int, kind: Any, path: str) -> list[NewTensor]:
+def tensors_of(model: Any, family: Any, column: int, kind: Any, path: str) -> list[NewTensor]:
     """Every tensor of the new file, in the order of the parameters; parts of one tensor come together."""
-    halves = column == FOLDER or _family(model)[0] not in IN_PAIRS
+    halves = column == FOLDER or family_of(model)[0] not in IN_PAIRS
     grouped: dict[str, list[Part]] = {}
     dim = getattr(model.config, "head_dim", 0)
     turned = Turned(dim, getattr(model.config, "rotary_dim", dim))
@@ -168,6 +169,7 @@ def _tensor(name: str, parts: list[Part], kind: Any, path: str) -> NewTensor:
 def _rows(part: Part) -> Iterator[NDArray[np.float32]]:
     """A parameter's numbers slice by slice, (rows, k) float32; a vector is one row of the file."""
     value = part.parameter.value
+    value = value.data if isinstance(value, Tensor) else value
     if len(part.parameter.shape) == 1:
         yield _as_stored(value, part).reshape(1, -1)
         return

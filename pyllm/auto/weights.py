@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,7 +89,7 @@ class StoredRows:
         n, k = self.shape
         if not (self.place.transposed or self.place.within or self.rotated):
             return decode(self.dtype, self.source.read(info, self.place.part * n + row, rows), rows, k)
-        whole = _rearranged(info, self.source, self.place, n, self.rotated) if self._whole is None else self._whole
+        whole = rearranged(info, self.source, self.place, n, self.rotated) if self._whole is None else self._whole
         self._whole = None if row + rows == n else whole
         return decode(self.dtype, whole.reshape(n, -1)[row : row + rows], rows, k)
 
@@ -97,8 +98,20 @@ def load_weights(model: Module, family: Any, source: Any, config: dict[str, Any]
     """Every parameter of the model from the open file. Raises ModelFileError for missing or misshaped tensors."""
     wanted = storage_type(dtype, _DTYPES)
     found = _found(model, family, source, config)
-    check_fits(source.path, _bytes_needed([source.tensors[name] for name in {each[1].name for each in found}], wanted))
+    check_fits(source.path, _bytes_needed(_infos(found, source), wanted))
     each(lambda one: _fill(one[0], one[1], one[2], source, wanted), found, min(THREADS, _core.threads()))
+
+
+def bytes_loaded(model: Module, family: Any, source: Any, config: dict[str, Any]) -> tuple[int, bool]:
+    """(what weights take, kept as they are stored, whether all matrices are float32). Raises as load_weights does."""
+    found = _found(model, family, source, config)
+    kinds = {source.tensors[place.name].dtype for parameter, place, _ in found if parameter.packed}
+    return _bytes_needed(_infos(found, source), None), kinds == {"F32"}
+
+
+def _infos(found: list[tuple[Parameter, Place, Turned]], source: Any) -> list[TensorInfo]:
+    """The tensors of a file that a model reads, each once."""
+    return [source.tensors[name] for name in {each[1].name for each in found}]
 
 
 def open_weights(model: Module, family: Any, source: Any, config: dict[str, Any]) -> None:
@@ -112,17 +125,28 @@ def open_weights(model: Module, family: Any, source: Any, config: dict[str, Any]
 
 def _found(model: Module, family: Any, source: Any, config: dict[str, Any]) -> list[tuple[Parameter, Place, Turned]]:
     """(parameter, its place in the file, how its rows must be brought into pairs); all checked."""
-    found = places(model, family, GGUF_FILE if hasattr(source, "metadata") else FOLDER, config.get("head_dim", 0))
-    old, new = _renaming(found[0][1].name, source.tensors)
+    column = GGUF_FILE if hasattr(source, "metadata") else FOLDER
+    found, expected, ignored = placed(model, family, source.tensors, config, column)
+    check_weights(source.path, expected, source.tensors, ignored)
+    return found
+
+
+def placed(
+    model: Module, family: Any, tensors: Mapping[str, Any], config: Mapping[str, Any], column: int
+) -> tuple[list[tuple[Parameter, Place, Turned]], dict[str, tuple[int, ...]], list[str]]:
+    """(parameter, its place, how its rows are brought into pairs) by the names that these tensors have; the shape
+    that each name must have; names that may be there or not."""
+    found = places(model, family, column, config.get("head_dim", 0))
+    old, new = _renaming(found[0][1].name, tensors)
     found = [(path, place._replace(name=_renamed(place.name, old, new)), each) for path, place, each in found]
     expected = {place.name: place.stored_shape(parameter.shape) for _, place, parameter in found}
-    ignored = [name for name in source.tensors if any(re.fullmatch(each, name) for each in family.IGNORED)]
+    ignored = [name for name in tensors if any(re.fullmatch(each, name) for each in family.IGNORED)]
     if config.get("tie_word_embeddings"):
         ignored += [name for name in _HEADS if name not in expected]
-    check_weights(source.path, expected, source.tensors, ignored)
     dim = 0 if config.get("rope_interleaved") else config.get("head_dim", 0)
     turned = Turned(dim, config.get("rotary_dim", dim) if dim else 0)
-    return [(each, place, turned if is_rotated(path, family) else Turned()) for path, place, each in found]
+    rows = [(each, place, turned if is_rotated(path, family) else Turned()) for path, place, each in found]
+    return rows, expected, ignored
 
 
 def _renaming(first: str, tensors: Any) -> tuple[str, str]:
@@ -190,7 +214,7 @@ def _fill(parameter: Parameter, place: Place, rotated: Turned, source: Any, want
     n, k = (1, *parameter.shape)[-2:]
     if place.transposed or place.within or rotated or len(parameter.shape) == 1:
         weight = _core.Weight(info.dtype, n, k)
-        weight.fill(0, n, _rearranged(info, source, place, n, rotated))
+        weight.fill(0, n, rearranged(info, source, place, n, rotated))
     else:
         weight = _packed(info, source, place.part * n, n, k)
     if not parameter.packed:
@@ -218,7 +242,7 @@ def _packed(info: TensorInfo, source: Any, first: int, n: int, k: int) -> _core.
     return weight
 
 
-def _rearranged(info: TensorInfo, source: Any, place: Place, n: int, rotated: Turned) -> NDArray[np.uint8]:
+def rearranged(info: TensorInfo, source: Any, place: Place, n: int, rotated: Turned) -> NDArray[np.uint8]:
     """Bytes of n rows in the order that panels want them."""
     raw = source.read(info, 0, info.rows)
     if len(info.shape) == 1:  # a vector is one row; its numbers are the outputs

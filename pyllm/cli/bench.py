@@ -18,8 +18,8 @@ _RECURRENT = ("rnn", "lstm", "gru")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`pyllm bench llm MODEL [--prompt N] [--new N] [--parallel N,N] [--runs N] [--threads N] [--json]`,
-    `pyllm bench train --model gpt2 [--config FIELDS] [--batch N] [--context N] [--dtype fp32|bf16]`, where --emb,
-    --hidden, --layers and --vocab are fields of a recurrent model."""
+    `pyllm bench train --model gpt2 [--config FIELDS] [--batch N] [--context N] [--dtype fp32|bf16]
+    [--gradient-checkpointing]`, where --emb, --hidden, --layers and --vocab are fields of a recurrent model."""
     parser.add_argument("what", choices=("llm", "train", "limits"), help="what to measure")
     parser.add_argument("name", nargs="?", metavar="MODEL", default=options.DEFAULT_MODEL, help="name, file or folder")
     add = parser.add_argument
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch", type=options.whole(1), default=4, metavar="N", help="sequences in a step (4)")
     add("--context", type=options.whole(1), default=256, metavar="N", help="tokens of each (256)")
     add("--dtype", choices=("fp32", "bf16"), default="fp32", help="of products (fp32)")
+    options.add_checkpointing(more)
     options.add_threads(parser)
     options.add_json(parser)
 
@@ -107,7 +108,8 @@ def train(args: argparse.Namespace) -> int:
     if sizes and args.model not in _RECURRENT:
         raise options.UsageError(f"--{next(iter(_SIZES))} and its like are for {', '.join(_RECURRENT)}; use --config")
     fields, peak = training.fields(args.config) | sizes, found[f"{args.dtype}_GFLOPs"] * 1e9
-    data = measure(args.model, fields, args.batch, args.context, args.dtype, args.runs, peak)
+    again = args.gradient_checkpointing
+    data = measure(args.model, fields, args.batch, args.context, args.dtype, args.runs, peak, again)
     line = (
         f"{data['tok_s']:,.0f} tokens/s, {data['seconds'] * 1e3:,.1f} ms per step, {data['share_of_peak']:.0%} of "
         f"{args.dtype}'s peak"

@@ -108,6 +108,8 @@ def failed(error: Exception) -> int:
 
         traceback.print_exception(error)
     text = printable(" ".join(str(error).split()).removeprefix("pyllm: "), 8000) or type(error).__name__
+    for line in getattr(error, "table", "").splitlines():  # of what does not fit
+        print(printable(line, 8000), file=sys.stderr)
     expected = isinstance(error, (ValueError, OSError, ImportError, MemoryError))
     where = "" if expected else f"{type(error).__name__}: "
     print(f"pyllm: {where}{text}", file=sys.stderr)

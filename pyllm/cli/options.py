@@ -86,6 +86,12 @@ def convert(action: argparse.Action, text: str) -> object:
     return value
 
 
+def add_checkpointing(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """`--gradient-checkpointing`."""
+    text = "keep the inputs of layers alone and run each again on the way back: less memory, more time, the same result"
+    parser.add_argument("--gradient-checkpointing", action="store_true", help=text)
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """--json."""
     parser.add_argument("--json", action="store_true", help="print the facts as one JSON object")
@@ -115,6 +121,9 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     add_context(parser)
     parser.add_argument(
         "-b", "--batch-size", type=whole(1, 512), default=512, metavar="N", help="tokens of a prompt at a time (512)"
+    )
+    parser.add_argument(
+        "--cache-type", choices=("f32", "bf16", "q8_0"), help="of keys and values (bf16, or f32 where the weights are)"
     )
     add_arithmetic(parser)
 

@@ -46,7 +46,8 @@ def amount(text: str) -> float:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`pyllm plan MODEL [SIZE ...] [--data 50TB | --tokens N] [--batch B] [--context T] [--dtype T] [--lora R]`."""
+    """`pyllm plan MODEL [SIZE ...] [--data 50TB | --tokens N] [--batch B] [--context T] [--dtype T] [--lora R]
+    [--gradient-checkpointing]`."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="a size of `pyllm params`, mlp, a family with --config, a file or folder")
     add("sizes", nargs="*", type=options.whole(1, params.LARGEST_SIZE), help="layer sizes of an mlp")
@@ -60,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=tuple(planning.DTYPES), default="fp32", help="arithmetic of training (fp32)")
     add("--lora", type=options.whole(1, 65536), default=fitting.LORA, metavar="R", help="rank of adapters (8)")
     add("--share", type=options.real(1e-3, 1.0), default=SHARE, metavar="X", help="of the measured peak (0.5)")
+    options.add_checkpointing(parser)
     options.add_threads(parser)
     options.add_json(parser)
 
@@ -74,6 +76,8 @@ def known(args: argparse.Namespace) -> Known:
             raise options.UsageError(
                 "mlp: it reads examples, not text: --tokens says how many, --batch how many at once"
             )
+        if args.gradient_checkpointing:
+            raise options.UsageError("mlp: --gradient-checkpointing is for models of larger layers")
         return Known(planning.sizes(args.sizes), 1)
     if args.sizes:
         raise options.UsageError(f"{printable(name)}: sizes are for mlp only")
@@ -130,6 +134,7 @@ def run(args: argparse.Namespace) -> int:
     if args.context and model.positions is not None and context > model.positions:
         raise options.UsageError(f"--context {context}: {printable(args.model)} knows {model.positions:,} positions")
     plan = Plan(printable(args.model, 80), model.sizes, args.batch, context, args.dtype)
+    plan = plan._replace(checkpointing=args.gradient_checkpointing)
     data = facts(args, plan, model)
     return output.facts(args, data, "\n".join(plan_text.lines(plan, data, counted(args, data["tokens"]))))
 
@@ -173,6 +178,7 @@ def facts(args: argparse.Namespace, plan: Plan, model: Known) -> dict[str, Any]:
         "batch": plan.batch,
         "context": plan.context,
         "dtype": plan.dtype,
+        "gradient_checkpointing": plan.checkpointing,
         "lora_rank": args.lora,
         "tokens": count,
         "flop_per_token": sum_facts(planning.work(plan)) | {"sides": plan.sizes.sides},

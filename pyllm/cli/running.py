@@ -11,18 +11,26 @@ from pyllm.cli import output
 
 
 def load(name: str, args: argparse.Namespace) -> tuple[Any, Any]:
-    """The model and its tokenizer; typed errors of the loaders pass through."""
+    """The model and its tokenizer. Raises DoesNotFitError before it loads what memory cannot hold; typed errors of the
+    loaders pass through.
+    """
     import pyllm
     import pyllm._core  # before numpy: on a processor that is too old its sentence is the clearest
+    from pyllm.auto.fits import refuse_unless_runs
     from pyllm.formats import download
+    from pyllm.models.causal import CausalLM
 
     path = download.resolve(name)
+    settings = {
+        "context_length": getattr(args, "ctx_size", None),
+        "precision": getattr(args, "precision", "default"),
+        "cache_type": getattr(args, "cache_type", None),
+    }
+    rows = getattr(args, "batch_size", CausalLM.batch_rows)
+    refuse_unless_runs(path, **settings, rows=rows)
     tokenizer = pyllm.AutoTokenizer.from_pretrained(path)
-    model = pyllm.AutoModelForCausalLM.from_pretrained(
-        path, precision=getattr(args, "precision", "default"), threads=args.threads,
-        context_length=getattr(args, "ctx_size", None),
-    )  # fmt: skip
-    model.batch_rows = getattr(args, "batch_size", model.batch_rows)
+    model = pyllm.AutoModelForCausalLM.from_pretrained(path, threads=args.threads, **settings)
+    model.batch_rows = rows
     return model, tokenizer
 
 

@@ -28,6 +28,7 @@ def add_training(parser: argparse.ArgumentParser, rate: float, batch: int, conte
     add("--weight-decay", type=options.real(0.0), default=0.1, metavar="X", help="of matrices (0.1)")
     add("--clip", type=options.real(0.0), default=1.0, metavar="X", help="largest norm of the gradient (1; 0: any)")
     add("--dtype", choices=("fp32", "bf16"), default="bf16", help="of products; weights and sums are fp32 (bf16)")
+    options.add_checkpointing(parser)
     add("--save-every", type=options.whole(0), default=500, metavar="N", help="steps between checkpoints (500)")
     add("--eval-every", type=options.whole(0), default=0, metavar="N", help="steps between evaluations (0: at the end)")
     add("-s", "--seed", type=options.whole(0), default=0, metavar="N", help="of weights and order (0)")
@@ -55,6 +56,7 @@ def arguments(args: argparse.Namespace) -> Any:
         weight_decay=args.weight_decay,
         max_grad_norm=args.clip,
         bf16=args.dtype == "bf16",
+        gradient_checkpointing=args.gradient_checkpointing,
         save_steps=args.save_every,
         eval_steps=args.eval_every,
         seed=args.seed,

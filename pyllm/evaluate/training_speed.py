@@ -15,7 +15,14 @@ from pyllm.optim import AdamW
 
 
 def measure(
-    family: str, fields: dict[str, Any], batch: int, context: int, dtype: str, runs: int, peak: float
+    family: str,
+    fields: dict[str, Any],
+    batch: int,
+    context: int,
+    dtype: str,
+    runs: int,
+    peak: float,
+    checkpointing: bool = False,
 ) -> dict[str, Any]:
     """Median of `runs` steps of AdamW with a clipped gradient, after two to warm up, on random weights and tokens.
 
@@ -25,6 +32,8 @@ def measure(
     _core.keep_freed()
     config = new_config(family, **fields)
     model = new_model(config)
+    if checkpointing:
+        model.gradient_checkpointing_enable()
     optimizer = AdamW(model.parameters(), lr=1e-4)
     random = np.random.default_rng(0)
     ids, targets = random.integers(0, config.vocab_size, (2, batch, context))
@@ -49,6 +58,7 @@ def measure(
         "batch": batch,
         "context": context,
         "dtype": dtype,
+        "gradient_checkpointing": checkpointing,
         "threads": _core.threads(),
         "isa": _core.isa(),
         "tok_s": batch * context / took,

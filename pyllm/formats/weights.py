@@ -20,6 +20,16 @@ def check_weights(
 
     Raises one ModelFileError that lists up to ten names; `ignored` names may be there or not.
     """
+    wrong = differences(expected, tensors, ignored)
+    if wrong:
+        more = f"; and {len(wrong) - MOST_NAMED:,} more" if len(wrong) > MOST_NAMED else ""
+        raise ModelFileError(file, "weights", None, "; ".join(wrong[:MOST_NAMED]) + more)
+
+
+def differences(
+    expected: Mapping[str, tuple[int, ...]], tensors: Mapping[str, TensorInfo], ignored: Collection[str] = ()
+) -> list[str]:
+    """What check_weights refuses, a phrase for each tensor."""
     wrong: list[str] = []
     for name, shape in expected.items():
         info = tensors.get(name)
@@ -30,6 +40,4 @@ def check_weights(
         elif info.dtype not in READABLE:
             wrong.append(f"'{printable(name)}' is stored as {info.dtype}, which pyllm does not compute with")
     wrong += [f"'{printable(name)}' is unexpected" for name in tensors if name not in expected and name not in ignored]
-    if wrong:
-        more = f"; and {len(wrong) - MOST_NAMED:,} more" if len(wrong) > MOST_NAMED else ""
-        raise ModelFileError(file, "weights", None, "; ".join(wrong[:MOST_NAMED]) + more)
+    return wrong

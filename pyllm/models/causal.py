@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from threading import Lock
 from typing import Any, NamedTuple
@@ -41,6 +41,7 @@ class CausalLM(Adaptable, ABC):
     generation_config: dict[str, Any] | None = None  # what the model's folder says; generate() starts from it
     open_tokenizer: Callable[[], Any] | None = None  # of the file that the model came from
     name_or_path: str | None = None  # of that file
+    is_gradient_checkpointing = False
     batch_rows = 512  # rows of one replay at most; answers do not depend on it
     _cache_type: str | None = None
     _context_length: int | None = None
@@ -100,6 +101,17 @@ class CausalLM(Adaptable, ABC):
     @abstractmethod
     def loss(self, tokens: Any, targets: Any) -> Any:
         """Mean cross-entropy of targets (..., length) after tokens (..., length): a tensor, whose backward learns."""
+
+    def gradient_checkpointing_enable(self) -> None:
+        """From now on learning keeps the inputs of layers alone, and runs each layer again on the way back.
+
+        The same bits with less memory, for the time of another pass forward. Hugging Face's name.
+        """
+        self.is_gradient_checkpointing = True
+
+    def gradient_checkpointing_disable(self) -> None:
+        """Keep what the way back needs, as at first."""
+        self.is_gradient_checkpointing = False
 
     def train(self) -> Any:
         """Ready to learn; what was recorded of the old weights is forgotten."""
@@ -258,6 +270,29 @@ class CausalLM(Adaptable, ABC):
             save_adapter(self, save_directory, **options)
         else:
             save_folder(self, save_directory, **options)
+
+    def state_dict(self) -> dict[str, NDArray[np.float32]]:
+        """Name -> float32 array, copied, by the names of transformers' model of this family; pyllm.auto.state.
+
+        With adapters: of the one in use, by path.
+        """
+        from pyllm.auto.state import state_of
+
+        return super().state_dict() if self.adapters else state_of(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+        """Take all numbers from the state_dict() of transformers' model of this family and configuration, or from this
+        model's own; gives the model, ready to learn. Optimizers that hold its tensors go on with them.
+
+        Raises ValueError that names every tensor that is missing, unexpected or of another shape, and for a file.
+        """
+        from pyllm.auto.state import load_state
+
+        if self.adapters:
+            super().load_state_dict(state)
+        else:
+            load_state(self, state)
+        return self.train()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.num_parameters():,} parameters, {self.config})"

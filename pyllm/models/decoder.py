@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pyllm import nn, ops
+from pyllm.autograd import checkpoint
 from pyllm.models.causal import CausalLM
 from pyllm.tensor import Array
 
@@ -40,7 +41,7 @@ class Decoder(CausalLM):
         """(..., length) ids to (..., length, width): all but the last norm and the head."""
         x = self.embedding(tokens)
         for layer in self.layers:
-            x = layer(x)
+            x = checkpoint(layer, x) if self.is_gradient_checkpointing else layer(x)
         return x
 
     def forward(self, tokens: Any) -> Any:

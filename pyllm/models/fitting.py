@@ -41,21 +41,42 @@ def largest(good: Callable[[int], bool], high: int) -> int:
 
 
 def advice(plan: Plan, free: int) -> list[str]:
-    """What would fit into `free` bytes instead, a line each: a smaller batch, a shorter context, other weights, a
-    smaller model."""
-    found = []
+    """What would fit into `free` bytes instead, a line each: layers run again, a smaller batch, a shorter context,
+    other weights, a smaller model."""
     batch = largest(lambda n: memory(plan._replace(batch=n)).total <= free, plan.batch - 1)
+    found = _run_again(plan, free, batch)
     if batch:
         found.append(f"a batch of {batch:,}")
     alone = plan._replace(batch=1)
     context = largest(lambda n: memory(alone._replace(context=n)).total <= free, plan.context - 1)
     if context and not batch:
-        found.append(f"a context of {context:,} tokens with a batch of 1")
+        found.append(f"a context of {context:,} tokens" + (" with a batch of 1" if plan.batch > 1 else ""))
+    if _other_cache(plan, free):
+        found.append("keys and values of type q8_0")
     found += _other_weights(plan, free)
     name = smaller(plan, free)
     if name is not None:
-        found.append(f"{name} with the same batch and context")
+        found.append(f"{name}{f' as {plan.dtype}' if plan.running else ''} with the same batch and context")
     return found
+
+
+def _run_again(plan: Plan, free: int, batch: int) -> list[str]:
+    """Gradient checkpointing, if the plan fits with it, or a larger batch than without."""
+    if plan.running or plan.checkpointing or not plan.sizes.layers:
+        return []
+    again = plan._replace(checkpointing=True)
+    more = largest(lambda n: memory(again._replace(batch=n)).total <= free, plan.batch)
+    if more == plan.batch:
+        return ["gradient checkpointing with the same batch and context"]
+    return [f"gradient checkpointing with a batch of {more:,}"] if more > batch else []
+
+
+def _other_cache(plan: Plan, free: int) -> bool:
+    """Whether a model to be run would fit if its keys and values took the fewest bytes that there are for them."""
+    cache = plan.sizes.counted.cache
+    if not plan.running or cache is None or cache.size % 16 or plan.cache == "Q8_0":
+        return False
+    return memory(plan._replace(cache="Q8_0")).total <= free
 
 
 def _other_weights(plan: Plan, free: int) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from pyllm import nn, ops
+from pyllm.nn.module import check_state
 from pyllm.tensor import Array
 
 
@@ -30,6 +32,13 @@ class MLP(nn.Module):
         bound = self.sizes[int(name.split(".")[1])] ** -0.5
         return random.uniform(-bound, bound, parameter.shape).astype(np.float32)
 
+    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+        """As every part's; also under the names in a torch.nn.Sequential, `0.weight`, `0.bias`, `2.weight`, ...: the
+        numbers, of which those of activations are left out, stand for the layers in their order.
+        """
+        check_state(state)
+        return super().load_state_dict(_layers_of(state))
+
     def __call__(self, x: Any) -> Any:
         """(..., inputs) to (..., outputs)."""
         for layer in self.layers[:-1]:
@@ -38,6 +47,15 @@ class MLP(nn.Module):
 
     def __repr__(self) -> str:
         return f"MLP({', '.join(map(str, self.sizes))}, act={self.act!r}): {self.num_parameters():,} parameters"
+
+
+def _layers_of(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state with names of torch.nn.Sequential as paths."""
+    parts = [name.split(".") for name in state]
+    if not all(len(part) == 2 and part[0].isdecimal() for part in parts):
+        return state
+    layers = {number: i for i, number in enumerate(sorted({int(number) for number, _ in parts}))}
+    return {f"layers.{layers[int(n)]}.{kind}": state[f"{n}.{kind}"] for n, kind in parts}
 
 
 Model = MLP

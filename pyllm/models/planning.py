@@ -8,20 +8,23 @@ The rules, each written out in the rows that the functions give:
 a number of a weight costs 2 operations forward, 2 for the gradient of the inputs and 2 for its own; attention costs
 4 x width x positions seen forward and twice that backward; windows of attention are not deducted. Training keeps what
 every matrix reads and what it gives: an input that several matrices read is counted for each, which stands for the
-inputs of norms and activations. Optimizers other than AdamW need less.
+inputs of norms and activations; with gradient checkpointing it keeps what every layer reads, and one layer's of these,
+for another pass forward through the layers. Optimizers other than AdamW need less.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
-from pyllm.models.counting import FORMATS, Count, Part, bytes_in, count_preset, mlp
+from pyllm.models.counting import FORMATS, Count, Group, Part, bytes_in, count_preset, mlp
 from pyllm.models.presets import Preset
 
 BYTES_PER_TOKEN = 4.5  # of text; 50 TB are 1.1e13 tokens
 TOKENS_PER_PARAMETER = 20  # where no amount of data is given: Hoffmann et al. 2022, arXiv:2203.15556
-CACHE_BYTES = 2  # keys and values are kept as bf16
+CACHES = {"F32": 4.0, "BF16": 2.0, "Q8_0": 1.125}  # type of cached keys and values -> bytes of a number
+PROCESS = 64 << 20  # Python's modules, a tokenizer
 DTYPES = {"fp32": 4, "bf16": 2}  # of the arithmetic in training -> bytes of an activation
 _TABLES = {"positions", "segments", "relative positions"}  # a token reads one row of them
 _EMBEDDINGS = {"embedding", "tokens"}  # so too, unless they are the output matrix
@@ -76,18 +79,33 @@ class Sizes(NamedTuple):
     def _table(self, part: Part) -> bool:
         return part.name in _TABLES or (part.name in _EMBEDDINGS and self._untied)
 
+    @property
+    def layers(self) -> tuple[Group, ...]:
+        """Layers that are run again with gradient checkpointing, by kind; an MLP has none."""
+        return tuple(group for group in self.counted.groups if group.name.endswith("layers"))
+
+    @property
+    def width(self) -> int:
+        """Per position: what one layer reads."""
+        return self.counted.groups[0].parts[0].shape[1]
+
     def inputs_and_outputs(self) -> int:
         """Per position: what all matrices but the output matrix read and give, added up."""
-        return self._matrices(lambda out, into: out + into)
+        return self._matrices(self.counted.groups)
+
+    def of_one_layer(self) -> int:
+        """The same with the largest layer alone, and what is in no layer."""
+        largest = max(self._matrices([group._replace(repeat=1)]) for group in self.layers)
+        return self.inputs_and_outputs() - self._matrices(self.layers) + largest
 
     def adapters(self, rank: int) -> int:
         """Numbers that LoRA of a rank adds to all matrices but embedding and output: rank x (inputs + outputs)."""
         return rank * self.inputs_and_outputs()
 
-    def _matrices(self, each: Any) -> int:
+    def _matrices(self, groups: Iterable[Group]) -> int:
         return sum(
-            group.repeat * part.times * each(*part.shape)
-            for group in self.counted.groups
+            group.repeat * part.times * sum(part.shape)
+            for group in groups
             for part in group.parts
             if len(part.shape) == 2 and part.kind == "weights" and not (self._table(part) or self._output(part))
         )
@@ -98,7 +116,9 @@ class Plan(NamedTuple):
 
     dtype: of training, fp32 or bf16; of running, one of counting.FORMATS. lora: the rank, 0 for none. trainable: the
     share of the parameters that are trained. weights: bytes of the weights as a file stores them, for running
-    and LoRA.
+    and LoRA. checkpointing: layers are run again on the way back, and keep what they read alone. cache: type of keys
+    and values, one of CACHES. rows: of a prompt that run at a time, 0 where what that takes beside weights and cache
+    does not matter.
     """
 
     name: str
@@ -110,6 +130,9 @@ class Plan(NamedTuple):
     trainable: float = 1.0
     running: bool = False
     weights: int | None = None
+    checkpointing: bool = False
+    cache: str = "BF16"
+    rows: int = 0
 
 
 class Row(NamedTuple):
@@ -157,6 +180,8 @@ def check(plan: Plan) -> None:
             raise ValueError(f"plan: {name} is {getattr(plan, name)}, at least 1 is needed")
     if plan.lora < 0 or not 0 <= plan.trainable <= 1:
         raise ValueError(f"plan: lora {plan.lora} and trainable {plan.trainable}; a rank from 0, a share from 0 to 1")
+    if plan.checkpointing and not plan.sizes.layers:
+        raise ValueError(f"plan: gradient checkpointing of {plan.name}, which has no layers to run again")
 
 
 def tokens_in(nbytes: float, ratio: float = BYTES_PER_TOKEN) -> int:
@@ -179,10 +204,14 @@ def work(plan: Plan) -> Sum:
         rows = [Row("weights", f"4 x N + 2 x trained = 4 x {n:,} + 2 x {trained:,}", 4 * n + 2 * trained)]
     else:
         rows = [Row("weights", f"6 x N = 6 x {n:,}", 6 * n)]
+    if plan.checkpointing:
+        again = sum(group.size for group in plan.sizes.layers)
+        rows.append(Row("layers again", f"2 x {again:,}", 2 * again))
+    each_seen = 16 if plan.checkpointing else 12
     for each in plan.sizes.attention:
         seen = plan.context * each.seen
-        how = f"12 x {each.layers} layers x {each.width:,} x {seen:,.10g} positions seen"
-        rows.append(Row(each.name, how, round(12 * each.layers * each.width * seen)))
+        how = f"{each_seen} x {each.layers} layers x {each.width:,} x {seen:,.10g} positions seen"
+        rows.append(Row(each.name, how, round(each_seen * each.layers * each.width * seen)))
     return Sum(tuple(rows))
 
 
@@ -217,9 +246,14 @@ def _training(plan: Plan) -> Sum:
             Row("gradients", f"{trained:,} x 4 bytes", 4 * trained),
             Row("moments", f"{trained:,} x 2 x 4 bytes", 8 * trained),
         ]
-    places, each = plan.batch * plan.context, size.inputs_and_outputs()
-    written = f"{plan.batch:,} x {plan.context:,}"
-    rows.append(Row("activations", f"{written} x {each:,} inputs and outputs x {found} bytes", places * each * found))
+    places, written = plan.batch * plan.context, f"{plan.batch:,} x {plan.context:,}"
+    each, what = size.inputs_and_outputs(), "inputs and outputs"
+    if plan.checkpointing:
+        layers = sum(group.repeat for group in size.layers)
+        how = f"{written} x {layers} layers x {size.width:,} x 4 bytes"
+        rows.append(Row("layer inputs", how, 4 * places * layers * size.width))
+        each, what = size.of_one_layer(), "inputs and outputs of one layer"
+    rows.append(Row("activations", f"{written} x {each:,} {what} x {found} bytes", places * each * found))
     if size.vocabulary:
         words = size.vocabulary
         rows.append(Row("logits", f"{written} x {words:,} x 2, with gradients, x 4 bytes", 8 * places * words))
@@ -227,7 +261,7 @@ def _training(plan: Plan) -> Sum:
 
 
 def _running(plan: Plan) -> Sum:
-    """Weights and cache."""
+    """Weights, cache, and what is computed with."""
     stored = bytes_in(plan.sizes.counted, plan.dtype) if plan.weights is None else plan.weights
     how = f"{plan.sizes.parameters:,} as {'stored' if plan.weights is not None else plan.dtype}"
     rows = [Row("weights", how, stored)]
@@ -235,9 +269,13 @@ def _running(plan: Plan) -> Sum:
     if cache is not None:
         how = (
             f"{plan.batch:,} x {plan.context:,} x 2 x {cache.layers} layers x {cache.heads * cache.size:,} "
-            f"x {CACHE_BYTES} bytes"
+            f"x {CACHES[plan.cache]:g} bytes"
         )
-        rows.append(Row("cache", how, plan.batch * plan.context * cache.per_token * CACHE_BYTES))
+        rows.append(Row("cache", how, round(plan.batch * plan.context * cache.per_token * CACHES[plan.cache])))
+        if plan.rows:  # layers share buffers, of which half are in use at a time
+            width = plan.sizes.inputs_and_outputs() // cache.layers
+            how = f"{PROCESS:,} + {plan.rows:,} rows x {width:,} inputs and outputs of a layer x 4 / 2 bytes"
+            rows.append(Row("at work", how, PROCESS + 2 * plan.rows * width))
     return Sum(tuple(rows))
 
 

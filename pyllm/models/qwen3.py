@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from pyllm import nn
-from pyllm.models import llama
-from pyllm.models.qwen2 import Config
+from pyllm.models import llama, qwen2
 
 __all__ = ["IGNORED", "NAMES", "ROTATED", "Config", "Model", "Qwen3"]
 
@@ -16,6 +16,11 @@ NAMES = llama.NAMES | {
 }
 ROTATED = llama.ROTATED  # the norms' weights with the rows that they scale
 IGNORED = llama.IGNORED
+
+
+@dataclass(frozen=True)
+class Config(qwen2.Config):
+    """Qwen2's fields. A class of its own: a new model is of the family whose module its Config stands in."""
 
 
 class Qwen3(llama.LLaMA):

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from html import escape
 from math import prod
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,15 @@ class Parameter:
         elif not isinstance(self.value, Tensor):
             self.value = Tensor(self.array(), requires_grad=True)
 
+    def take(self, array: Array) -> None:
+        """Let the value be a tensor of these numbers, copied. One that learned before is kept: optimizers hold it."""
+        held = self._learned if self._learned is not None else self.value
+        if isinstance(held, Tensor):
+            held.data[...] = array
+            self.value, self._learned = held, None
+        else:
+            self.learn(array.copy())
+
     def run(self) -> None:
         """Let the value be packed, or a plain vector; the tensor stays for learning to go on."""
         if not isinstance(self.value, Tensor):
@@ -71,6 +81,17 @@ class Parameter:
 
     def __repr__(self) -> str:
         return f"Parameter{self.shape}"
+
+
+def check_state(state: Any) -> None:
+    """Raise ValueError for what is no mapping of names to arrays: above all a file, which may be pickled."""
+    if isinstance(state, Mapping):
+        return
+    name = f"{str(state)!r}" if isinstance(state, (str, PathLike)) else f"{type(state).__name__}"
+    raise ValueError(
+        f"load_state_dict: {name} is no mapping of names to arrays; pickled files (.pt, .pth, .bin) can run code and "
+        "are never read: write safetensors, and give what safetensors.torch.load_file reads"
+    )
 
 
 class Module:
@@ -161,15 +182,21 @@ class Module:
         for tensor in self.parameters():
             tensor.zero_grad()
 
-    def state_dict(self) -> dict[str, NDArray[np.float32]]:
+    def learned_arrays(self) -> dict[str, NDArray[np.float32]]:
         """Path -> float32 array of every parameter that learns, each once."""
         return {name: parameter.array() for name, parameter in self.learned().items()}
+
+    def state_dict(self) -> dict[str, NDArray[np.float32]]:
+        """Name -> float32 array of every parameter that learns: the path, which for parts is PyTorch's name too."""
+        return self.learned_arrays()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Any:
         """Take the values of all parameters, arrays or tensors of any kind; gives the module, ready to learn.
 
-        Raises ValueError that names what is missing, what is not known, and what has another shape.
+        Raises ValueError that names what is missing, what is not known, and what has another shape; for a file, too:
+        pickled ones are never read.
         """
+        check_state(state)
         mine = self.learned()
         wrong = [f"missing {name}" for name in mine if name not in state]
         wrong += [f"unknown {name}" for name in state if name not in mine]
@@ -182,7 +209,7 @@ class Module:
         if wrong:
             raise ValueError(f"load_state_dict: {'; '.join(wrong)}")
         for name, parameter in mine.items():
-            parameter.learn(arrays[name].copy())
+            parameter.take(arrays[name])
         return self
 
     def _repr_html_(self) -> str:

@@ -9,9 +9,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from pyllm.autograd import record
 from pyllm.ops import Watch, unwatched
 from pyllm.tensor import Array, Tensor
 
-_local = threading.local()
+_traces: ContextVar[tuple[Trace, ...]] = ContextVar("traces", default=())
 
 
 class Trace:
@@ -91,18 +91,18 @@ def trace(model: Any) -> Iterator[Trace]:
     They are computed unfused, one operation after the other: the same numbers but for rounding. Of this thread.
     Steps of a recorded model (`model(ids)`, `generate`) leave nothing.
     """
-    before: tuple[Trace, ...] = getattr(_local, "traces", ())
+    before = _traces.get()
     found = Trace(model)
-    _local.traces = (found, *before)
+    _traces.set((found, *before))
     try:
         yield found
     finally:
-        _local.traces = before
+        _traces.set(before)
 
 
 def watcher(part: Any) -> Watch:
     """Who watches this part: the innermost trace of a model that has it, or nobody."""
-    for each in getattr(_local, "traces", ()):
+    for each in _traces.get():
         if each.knows(part):
             return partial(each.keep, part)
     return unwatched

@@ -23,7 +23,7 @@ from pyllm.ops.attention import attention, rotary, rotary_table, row_attention, 
 from pyllm.ops.attention_weights import attended, attention_weights
 from pyllm.ops.dropout import dropout, mask, noise
 from pyllm.ops.embedding import embedding
-from pyllm.ops.linear import gated_linear, linear, linear_add, logits, matmul, norm_linear
+from pyllm.ops.linear import gated_linear, linear, linear_add, linears, logits, matmul, norm_linear
 from pyllm.ops.loss import cross_entropy, linear_cross_entropy, mse
 from pyllm.ops.norm import Norm, add_norm, layer_norm, normalise, rms_norm, softmax
 from pyllm.ops.panels import forget_panels
@@ -66,6 +66,7 @@ __all__ = [
     "linear",
     "linear_add",
     "linear_cross_entropy",
+    "linears",
     "log",
     "logits",
     "mask",

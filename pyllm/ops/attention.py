@@ -12,7 +12,7 @@ from pyllm.autograd import record
 from pyllm.ops.arithmetic import reshape, transpose
 from pyllm.ops.arrays import Array, float32
 from pyllm.ops.attention_weights import watched_attention
-from pyllm.ops.linear import linear
+from pyllm.ops.linear import linears
 from pyllm.ops.norm import Norm, normalise
 from pyllm.ops.precision import product_type
 from pyllm.ops.record import Symbol
@@ -153,7 +153,7 @@ def self_attention(
         return queries.attention(layer, heads, scale, window, softcap)
     starts = starts_of(x.shape[:-1])
     x = watch("normalised", normalise(x, norm))
-    q, k, v = (linear(x, *part) for part in parts)
+    q, k, v = linears(x, parts)
     if head_norms is not None:
         q, k = _by_head(q, heads, head_norms[0]), _by_head(k, groups, head_norms[1])
     if rotation is not None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from pyllm import _core
@@ -12,7 +12,7 @@ from pyllm.autograd import record
 from pyllm.ops.arrays import Array, float32
 
 _BATCH = 32  # bits for the places within a batch
-_local = threading.local()
+_noise: ContextVar[tuple[int, int] | None] = ContextVar("noise", default=None)
 
 
 @contextmanager
@@ -21,17 +21,17 @@ def noise(seed: int, batch: int) -> Iterator[None]:
 
     Of this thread alone.
     """
-    before = getattr(_local, "noise", None)
-    _local.noise = (seed, batch << _BATCH)
+    before = _noise.get()
+    _noise.set((seed, batch << _BATCH))
     try:
         yield
     finally:
-        _local.noise = before
+        _noise.set(before)
 
 
 def noise_now() -> tuple[int, int] | None:
     """(seed, offset of this batch's places), None where nothing is to be dropped."""
-    return getattr(_local, "noise", None)
+    return _noise.get()
 
 
 def dropout(x: Any, p: float, seed: int, stream: int, offset: int = 0) -> Any:

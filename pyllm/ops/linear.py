@@ -5,18 +5,20 @@ A weight is (out, in): an array, a packed `_core.Weight`, or one of these `Adapt
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
 from pyllm import _core
-from pyllm.autograd import kept, record
+from pyllm.autograd import kept, record, wants
 from pyllm.ops.activation import activate
 from pyllm.ops.activation import softcap as capped
 from pyllm.ops.adapted import Adapted, Change
 from pyllm.ops.arrays import Array, float32, vector
 from pyllm.ops.norm import Norm, normalise
-from pyllm.ops.panels import panels, sums
+from pyllm.ops.panels import Columns, panels, sums
 from pyllm.ops.precision import product_type
 from pyllm.ops.record import Symbol
 from pyllm.ops.watch import Watch, unwatched
@@ -92,6 +94,32 @@ def _linear(x: Any, weight: Any, bias: Any, residual: Any, precision: str = "def
         return dy, dx, *own, da, db
 
     return record(y, inputs, derivative)
+
+
+def linears(x: Any, parts: Sequence[tuple[Any, Any]]) -> list[Any]:
+    """[x W^T + bias for each (W, bias) of parts]: weights that share x, which is made ready for all of them at once."""
+    weights = [weight for weight, _ in parts]
+    if len(parts) > 3 or any(isinstance(w, (Adapted, _core.Weight)) for w in weights):
+        return [linear(x, *part) for part in parts]
+    a = float32(x, "linear")
+    ws = [float32(w, "linear", "weight") for w in weights]
+    if not a.size or any(w.ndim != 2 or w.shape[1:] != a.shape[-1:] for w in ws):
+        return [linear(x, *part) for part in parts]  # which says what is wrong
+    biases = [None if b is None else vector(b, len(w), "linear", "bias") for w, (_, b) in zip(ws, parts, strict=True)]
+    rows, kind = a.reshape(-1, a.shape[-1]), product_type()
+    with ExitStack() as lent:
+        ys = _core.linears(rows, [lent.enter_context(panels(w, kind)) for w in ws], biases)
+    columns = Columns(kept(x, rows), kind, sum(wants(w) for w in weights))
+
+    def one(y: Array, w: Array, weight: Any, bias: Any) -> Any:
+        def derivative(dy: Array) -> tuple[Any, ...]:
+            dy = dy.reshape(-1, len(w))
+            dx = times(dy, w, kind, transposed=True)
+            return dx, columns.sums(dy), _core.column_sums(dy) if isinstance(bias, Tensor) else None
+
+        return record(y.reshape(*a.shape[:-1], len(w)), (x, weight, bias), derivative)
+
+    return [one(y, w, *part) for y, w, part in zip(ys, ws, parts, strict=True)]
 
 
 def _nothing() -> Array:
@@ -170,7 +198,8 @@ def gated_linear(
         g, u = x.linear(norm, [(gate, gate_bias, "store"), (up, up_bias, "store")])
         return g.map(act, u)
     x = watch("normalised", normalise(x, norm))
-    return activate(watch("gate", linear(x, gate, gate_bias)), act, watch("up", linear(x, up, up_bias)))
+    g, u = linears(x, [(gate, gate_bias), (up, up_bias)])
+    return activate(watch("gate", g), act, watch("up", u))
 
 
 def logits(

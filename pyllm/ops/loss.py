@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
@@ -66,21 +67,22 @@ def linear_cross_entropy(x: Any, weight: Any, targets: Any, bias: Any = None, la
     ends = [len(rows) * i // pieces for i in range(pieces + 1)]
     kind = product_type()
     logits = np.empty((-(-len(rows) // pieces), len(w)), np.float32)
-    for first, last in pairwise(ends):
-        part, these = rows[first:last], logits[: last - first]
-        with panels(w, kind) as packed:
-            _core.linear(part, packed, b, into=these)
-        if dx is None:
-            losses[first:last] = _core.cross_entropy_losses(these, wanted[first:last], label_smoothing)
-            continue
-        losses[first:last] = _core.cross_entropy(these, wanted[first:last], None, label_smoothing, 1 / count)
-        with panels(w, kind, transposed=True) as packed:
-            _core.linear(these, packed, into=dx[first:last])
-        if dw is not None:
-            with panels(part, kind, transposed=True) as packed:
-                _core.linear(these, packed, into=dw, add=first > 0, transposed=True)
-        if db is not None:
-            db += _core.column_sums(these)
+    with ExitStack() as lent:
+        forward = lent.enter_context(panels(w, kind))
+        back = lent.enter_context(panels(w, kind, transposed=True)) if learning else forward
+        for first, last in pairwise(ends):
+            part, these = rows[first:last], logits[: last - first]
+            _core.linear(part, forward, b, into=these)
+            if dx is None:
+                losses[first:last] = _core.cross_entropy_losses(these, wanted[first:last], label_smoothing)
+                continue
+            losses[first:last] = _core.cross_entropy(these, wanted[first:last], None, label_smoothing, 1 / count)
+            _core.linear(these, back, into=dx[first:last])
+            if dw is not None:
+                with panels(part, kind, transposed=True) as packed:
+                    _core.linear(these, packed, into=dw, add=first > 0, transposed=True)
+            if db is not None:
+                db += _core.column_sums(these)
 
     def derivative(dy: Array) -> tuple[Any, Any, Any]:
         assert dx is not None

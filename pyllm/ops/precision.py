@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 _NAMES = {"fp32": "F32", "float32": "F32", "bf16": "BF16", "bfloat16": "BF16"}
-_local = threading.local()
+_type = ContextVar("type", default="F32")
 
 
 def product_type() -> str:
     """"F32" or "BF16": of the operands of products. Sums are float32 either way."""
-    return getattr(_local, "type", "F32")
+    return _type.get()
 
 
 @contextmanager
@@ -24,8 +24,8 @@ def autocast(dtype: str = "bf16") -> Iterator[None]:
     if dtype not in _NAMES:
         raise ValueError(f"autocast: {dtype!r}, allowed are {', '.join(_NAMES)}")
     before = product_type()
-    _local.type = _NAMES[dtype]
+    _type.set(_NAMES[dtype])
     try:
         yield
     finally:
-        _local.type = before
+        _type.set(before)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyllm.autograd import record
 from pyllm.ops.arrays import Array, float32
 
-_local = threading.local()
+_starts: ContextVar[NDArray[np.int32] | None] = ContextVar("starts", default=None)
 
 
 @contextmanager
@@ -22,12 +22,12 @@ def documents(starts: Any) -> Iterator[None]:
 
     Without it the last dimension of token ids is one sequence. Of this thread.
     """
-    before = getattr(_local, "starts", None)
-    _local.starts = None if starts is None else np.ascontiguousarray(starts, np.int32)
+    before = _starts.get()
+    _starts.set(None if starts is None else np.ascontiguousarray(starts, np.int32))
     try:
         yield
     finally:
-        _local.starts = before
+        _starts.set(before)
 
 
 def starts_of(shape: tuple[int, ...]) -> NDArray[np.int32]:
@@ -37,7 +37,7 @@ def starts_of(shape: tuple[int, ...]) -> NDArray[np.int32]:
     """
     length = shape[-1] if shape else 1
     rows = int(np.prod(shape, dtype=np.int64))
-    starts = getattr(_local, "starts", None)
+    starts = _starts.get()
     if starts is None:
         return np.arange(0, rows + 1, max(length, 1), dtype=np.int32)
     if starts.ndim != 1 or len(starts) < 2 or starts[0] != 0 or starts[-1] != rows or (np.diff(starts) < 1).any():

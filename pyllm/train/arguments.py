@@ -7,7 +7,14 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 # Fields that do not change what is computed: a run may go on with other values of these.
-FREE = ("output_dir", "save_steps", "save_total_limit", "eval_steps", "per_device_eval_batch_size")
+FREE = (
+    "output_dir",
+    "save_steps",
+    "save_total_limit",
+    "eval_steps",
+    "per_device_eval_batch_size",
+    "gradient_checkpointing",
+)
 
 _KINDS: dict[str, Any] = {"str": (str, os.PathLike), "bool": bool, "int": int, "float": (int, float)}
 _NAMES = {"str": "text", "bool": "True or False", "int": "a whole number", "float": "a number"}
@@ -20,7 +27,9 @@ class TrainingArguments:
     max_steps: how many steps, or 0 for num_train_epochs over the data. learning_rate is the peak, lr_scheduler_type
     "constant", "linear", "cosine", "one_cycle" or "inverse_sqrt" after warmup_steps (or warmup_ratio of all steps).
     max_grad_norm: gradients are scaled down to it, 0 for never. bf16: products of numbers rounded to bfloat16, weights
-    and sums in float32. save_steps, eval_steps: how often, 0 for at the end alone.
+    and sums in float32. gradient_checkpointing: keep the inputs of layers alone and run each layer again on the way
+    back, which takes less memory and more time for the same bits; a model that does so keeps on where it is False.
+    save_steps, eval_steps: how often, 0 for at the end alone.
     A run goes on with the same values alone (max_steps and num_train_epochs, too: the schedule depends on them); FREE
     are the exceptions. Raises ValueError.
     """
@@ -41,6 +50,7 @@ class TrainingArguments:
     adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     bf16: bool = False
+    gradient_checkpointing: bool = False
     save_steps: int = 500
     save_total_limit: int = 2
     eval_steps: int = 0

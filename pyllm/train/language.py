@@ -108,7 +108,7 @@ def _refuse(name: str, config: Any, a: TrainingArguments, length: int, frozen: t
     dtype = "bf16" if a.bf16 else "fp32"
     rank, weights = frozen or (0, None)
     plan = Plan(name, sizes(from_config(values)), a.per_device_train_batch_size, length, dtype, rank, weights=weights)
-    refuse_unless_fits(plan, available())
+    refuse_unless_fits(plan._replace(checkpointing=a.gradient_checkpointing), available())
 
 
 def _run(

@@ -49,6 +49,7 @@ class Trainer:
 
     batch gives (ids (rows,), targets (rows,), starts (sequences + 1,)): sequences end to end. facts: what must not
     change while a run goes on ("config", "data", "tokenizer"), refused by name when it has. callbacks see every step.
+    Raises ValueError for gradient_checkpointing of a model that has no gradient_checkpointing_enable().
     """
 
     def __init__(
@@ -70,6 +71,11 @@ class Trainer:
         self._stopped = False
         self._whole = True  # weights, optimizer, counters and log belong to self.step
         model.train()
+        if arguments.gradient_checkpointing:
+            if not hasattr(model, "gradient_checkpointing_enable"):
+                found = f"{type(model).__name__} has no gradient_checkpointing_enable()"
+                raise ValueError(f"train: gradient_checkpointing: {found}, allowed are models of layers")
+            model.gradient_checkpointing_enable()
         self.optimizer = AdamW(_groups(model, arguments.weight_decay), **_adam(arguments))
         self._rate = schedule(arguments.lr_scheduler_type, self.total, arguments.warmup(self.total))
         self._flops = model.training_flops()
@@ -206,7 +212,7 @@ class Trainer:
         if not all(math.isfinite(_core.sum_of_squares(array)) for array in flat):
             raise TrainingError(f"train: after step {self.step}: {self._not_finite(self.loss)}; nothing is saved")
         log.sync()
-        tensors = {f"model.{name}": array for name, array in self.model.state_dict().items()}
+        tensors = {f"model.{name}": array for name, array in self.model.learned_arrays().items()}
         tensors |= {f"optimizer.{name}": array for name, array in self.optimizer.state_dict().items()}
         counters = {"position": self.position, "tokens": self.tokens}
         checkpoints.save(self.step, tensors, self.facts | {"counters": counters})
@@ -227,7 +233,7 @@ class Trainer:
 
     def _check_tensors(self, step: int, tensors: dict[str, Array]) -> None:
         """Raises TrainingError naming the first tensor that is missing, not known, or of another shape."""
-        mine = {f"model.{name}": array.shape for name, array in self.model.state_dict().items()}
+        mine = {f"model.{name}": array.shape for name, array in self.model.learned_arrays().items()}
         mine |= {f"optimizer.{name}": array.shape for name, array in self.optimizer.state_dict().items()}
         for name in [*mine, *tensors]:
             found, allowed = tensors[name].shape if name in tensors else "missing", mine.get(name, "no such tensor")

@@ -1,0 +1,90 @@
+"""The team of workers: the same bits whoever does which share, in children of a fork, with callers who queue."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from pyllm import _core, ops
+
+RANDOM = np.random.default_rng(0)
+A, B = (RANDOM.standard_normal((300, 300), dtype=np.float32) for _ in range(2))
+
+
+@pytest.fixture(autouse=True)
+def as_before():
+    """The number of threads is the process's."""
+    before = _core.threads()
+    yield
+    _core.set_threads(before)
+
+
+def product() -> bytes:
+    return ops.matmul(A, B).tobytes()
+
+
+def succeeds_in_child(check) -> bool:
+    """Whether check() is true in a fork; a child that hangs is killed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if check() else 1)
+        finally:
+            os._exit(2)
+    alarm = threading.Timer(60, os.kill, (child, 9))
+    alarm.start()
+    status = os.waitpid(child, 0)[1]
+    alarm.cancel()
+    return status == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 7])
+def test_any_number_of_workers_gives_the_same_bits(workers):
+    _core.set_threads(1)
+    alone = product()
+    _core.set_threads(workers)
+    assert all(product() == alone for _ in range(20))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_and_its_fork_have_teams_of_their_own():
+    _core.set_threads(2)
+    wanted = product()
+    assert succeeds_in_child(lambda: product() == wanted and succeeds_in_child(lambda: product() == wanted))
+    assert product() == wanted
+
+
+def test_callers_queue_while_the_team_changes_its_size():
+    _core.set_threads(2)
+    wanted = product()
+    found: list[bytes] = []
+
+    def call():
+        for _ in range(50):
+            found.append(product())
+
+    callers = [threading.Thread(target=call) for _ in range(4)]
+    for each in callers:
+        each.start()
+    for i in range(40):
+        _core.set_threads(1 + i % 4)
+    for each in callers:
+        each.join()
+    assert len(found) == 200 and set(found) == {wanted}
+
+
+def test_workers_who_share_a_core_with_the_caller_are_not_waited_for():
+    """Three workers on one core: whichever runs does what the others have not begun."""
+    if not hasattr(os, "sched_setaffinity"):
+        return  # nothing to narrow on this system
+    _core.set_threads(3)
+    wanted, allowed = product(), os.sched_getaffinity(0)
+
+    def check():
+        os.sched_setaffinity(0, {min(allowed)})
+        return all(product() == wanted for _ in range(30))
+
+    assert succeeds_in_child(check)
