@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import signal
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -76,15 +80,51 @@ def test_callers_queue_while_the_team_changes_its_size():
     assert len(found) == 200 and set(found) == {wanted}
 
 
-def test_workers_who_share_a_core_with_the_caller_are_not_waited_for():
-    """Three workers on one core: whichever runs does what the others have not begun."""
-    if not hasattr(os, "sched_setaffinity"):
-        return  # nothing to narrow on this system
+def test_what_no_worker_takes_the_caller_does():
+    """Workers that never come: OpenMP gives one thread where three were asked for."""
+    code = "import hashlib, test_workers as t; t._core.set_threads(3); print(hashlib.sha256(t.product()).hexdigest())"
+    settings = os.environ | {"OMP_THREAD_LIMIT": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=settings)
+    assert done.stdout.split() == [hashlib.sha256(product()).hexdigest()], done.stderr
+
+
+def test_workers_on_one_core_give_the_same_bits():
+    """Whichever runs does what the others have not begun."""
     _core.set_threads(3)
-    wanted, allowed = product(), os.sched_getaffinity(0)
+    wanted = product()
 
     def check():
-        os.sched_setaffinity(0, {min(allowed)})
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         return all(product() == wanted for _ in range(30))
 
     assert succeeds_in_child(check)
+
+
+class Stop(Exception):
+    """Raised by a signal's handler."""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_leaves_an_update_done_or_not_begun(workers):
+    """Never half of the weights: each is the same number before and after."""
+    _core.set_threads(workers)
+    n = 60_000_000
+    p, m, v, g = (np.ones(n, np.float32) for _ in range(4))
+
+    def stop(*_: object) -> None:
+        raise Stop
+
+    before, stopped = signal.signal(signal.SIGALRM, stop), 0
+    try:
+        for step in range(1, 9):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.001 * step)
+                _core.adamw(p, g, m, v, 1e-3, 0.9, 0.95, 1e-8, 0.0, step)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except Stop:
+                stopped += 1
+            assert p.min() == p.max() and m.min() == m.max()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert stopped

@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <optional>
+#include <string>
 
 #include "core/memory.h"
 #include "core/workers.h"
@@ -39,6 +40,12 @@ E named(const char* what, const std::string& name, std::initializer_list<std::pa
 }
 
 pyllm::Act act_named(const std::string& name);
+
+inline std::string shape_of(const py::array& a) {
+  std::string text = "(";
+  for (py::ssize_t i = 0; i < a.ndim(); ++i) text += (i ? ", " : "") + std::to_string(a.shape(i));
+  return text + (a.ndim() == 1 ? ",)" : ")");
+}
 
 inline const float* data(const std::optional<FloatArray>& a) { return a ? a->data() : nullptr; }
 

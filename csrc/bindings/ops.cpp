@@ -103,7 +103,7 @@ py::object linear(const FloatArray& x, const Weight& w, const std::optional<Floa
   return y;
 }
 
-// The same for two or three weights, each with a bias or None.
+// The same for one to three weights, each with a bias or None.
 std::vector<FloatArray> linears(const FloatArray& x, const std::vector<const Weight*>& weights,
                                 const std::vector<std::optional<FloatArray>>& biases) {
   if (weights.empty() || weights.size() > pyllm::kParts || biases.size() != weights.size())

@@ -12,12 +12,6 @@ using pyllm::RecurrentShape;
 using Sizes = py::array_t<int64_t, py::array::c_style>;
 using Maybe = std::optional<FloatArray>;
 
-std::string shape_of(const py::array& a) {
-  std::string text = "(";
-  for (py::ssize_t i = 0; i < a.ndim(); ++i) text += (i ? ", " : "") + std::to_string(a.shape(i));
-  return text + (a.ndim() == 1 ? ",)" : ")");
-}
-
 // What both ways are asked with.
 struct Asked {
   std::string op;

@@ -12,12 +12,6 @@ using pyllm::Sampling;
 using Row = py::array_t<float, py::array::c_style>;
 using Ids = py::array_t<int64_t, py::array::c_style>;
 
-std::string shape_of(const py::array& a) {
-  std::string text = "(";
-  for (py::ssize_t i = 0; i < a.ndim(); ++i) text += (i ? ", " : "") + std::to_string(a.shape(i));
-  return text + ")";
-}
-
 size_t vocabulary(const Row& logits) {
   if (logits.ndim() != 1 || logits.shape(0) < 1 || logits.shape(0) > INT32_MAX) {
     throw py::value_error("sample: logits " + shape_of(logits) + ", needs one float32 row (vocabulary,)");

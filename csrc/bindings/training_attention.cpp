@@ -9,12 +9,6 @@ namespace {
 
 using Starts = py::array_t<int32_t, py::array::c_style>;
 
-std::string shape_of(const py::array& a) {
-  std::string text = "(";
-  for (py::ssize_t i = 0; i < a.ndim(); ++i) text += (i ? ", " : "") + std::to_string(a.shape(i));
-  return text + (a.ndim() == 1 ? ",)" : ")");
-}
-
 // What both ways are asked with.
 struct Asked {
   std::string op;

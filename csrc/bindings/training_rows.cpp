@@ -10,12 +10,6 @@ namespace {
 using Ids = py::array_t<int32_t, py::array::c_style>;
 using Targets = py::array_t<int64_t, py::array::c_style>;
 
-std::string shape_of(const py::array& a) {
-  std::string text = "(";
-  for (py::ssize_t i = 0; i < a.ndim(); ++i) text += (i ? ", " : "") + std::to_string(a.shape(i));
-  return text + (a.ndim() == 1 ? ",)" : ")");
-}
-
 void same_shape(const char* op, const char* name, const py::array& a, const char* other, const py::array& b) {
   if (a.ndim() != b.ndim() || !std::equal(a.shape(), a.shape() + a.ndim(), b.shape()))
     throw std::invalid_argument(std::string(op) + ": " + name + " " + shape_of(a) + " and " + other + " " +
@@ -47,10 +41,6 @@ void apart(const char* op, const char* name, const py::array& a, const char* oth
   if (p < q + b.nbytes() && q < p + a.nbytes())
     throw std::invalid_argument(std::string(op) + ": " + name + " and " + other + " share memory");
 }
-
-// A kernel that changes arrays in place is not stopped half way: below this it is not cut into slices.
-constexpr double kWhole = 1.9e9;
-double whole(double flops) { return flops < kWhole ? flops : kWhole; }
 
 // Sums over the rows of x (rows, k) into out (k).
 void sum_rows(const pyllm::Kernels& kernels, const float* x, int64_t rows, int64_t k, float* out) {
@@ -136,7 +126,7 @@ void embedding_backward(const FloatArray& dy, const Ids& ids, const py::array& i
                               ", allowed are 0 to " + std::to_string(vocabulary - 1));
   pyllm::EmbeddingBackwardArgs a = {dy.data(), ids.data(), out, rows, d};
   const pyllm::Kernels& kernels = use();
-  without_gil([&] { pyllm::run_kernel(kernels.embedding_backward, a, whole(2.0 * (double)dy.size())); });
+  without_gil([&] { pyllm::run_kernel(kernels.embedding_backward, a, 2.0 * (double)dy.size(), pyllm::kWhole); });
 }
 
 FloatArray run_cross_entropy(const char* op, float* logits, const py::array& shape, const Targets& targets,
@@ -159,7 +149,7 @@ FloatArray run_cross_entropy(const char* op, float* logits, const py::array& sha
                                smoothing, scale,          gradient};
   const pyllm::Kernels& kernels = use();
   const double flops = 40.0 * (double)rows * (double)k;
-  without_gil([&] { pyllm::run_kernel(kernels.cross_entropy, a, gradient ? whole(flops) : flops); });
+  without_gil([&] { pyllm::run_kernel(kernels.cross_entropy, a, flops, gradient); });
   return losses;
 }
 
@@ -216,7 +206,7 @@ void adamw(const py::array& p, const FloatArray& g, const py::array& m, const py
   a.root = (float)(1 / std::sqrt(1 - std::pow(beta2, (double)step)));
   a.step_size = (float)(lr / (1 - std::pow(beta1, (double)step)));
   const pyllm::Kernels& kernels = use();
-  without_gil([&] { pyllm::run_kernel(kernels.adamw, a, whole(20.0 * (double)a.n)); });
+  without_gil([&] { pyllm::run_kernel(kernels.adamw, a, 20.0 * (double)a.n, pyllm::kWhole); });
 }
 
 void sgd(const py::array& p, const FloatArray& g, const std::optional<py::array>& m, double lr, double momentum,
@@ -236,7 +226,7 @@ void sgd(const py::array& p, const FloatArray& g, const std::optional<py::array>
   a.lr = (float)lr, a.momentum = (float)momentum, a.weight_decay = (float)weight_decay, a.scale = (float)scale;
   a.nesterov = nesterov, a.first = first;
   const pyllm::Kernels& kernels = use();
-  without_gil([&] { pyllm::run_kernel(kernels.sgd, a, whole(8.0 * (double)a.n)); });
+  without_gil([&] { pyllm::run_kernel(kernels.sgd, a, 8.0 * (double)a.n, pyllm::kWhole); });
 }
 
 void axpy(const FloatArray& x, double factor, const py::array& into) {
@@ -244,7 +234,7 @@ void axpy(const FloatArray& x, double factor, const py::array& into) {
   same_size("axpy", "x", x, "into", into);
   apart("axpy", "into", into, "x", x);
   const pyllm::Kernels& kernels = use();
-  without_gil([&] { pyllm::run_kernel(kernels.axpy, a, whole(2.0 * (double)a.n)); });
+  without_gil([&] { pyllm::run_kernel(kernels.axpy, a, 2.0 * (double)a.n, pyllm::kWhole); });
 }
 
 }  // namespace

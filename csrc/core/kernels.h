@@ -1,6 +1,6 @@
-// What a kernel is: a function of (arguments, share, shares) that does its share and returns, whatever the others do.
-// One table of them per instruction set; the arguments are plain structs, because every instruction set's sources read
-// this.
+// What a kernel is: a function of (arguments, share, shares) that does its share and returns. Kernels call them worker
+// and workers: the work is cut as if each share had a worker of its own. One table of them per instruction set; the
+// arguments are plain structs, because every instruction set's sources read this header.
 #pragma once
 #include "core/types.h"
 

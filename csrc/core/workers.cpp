@@ -203,7 +203,7 @@ class Team {
         if (stage_.load(std::memory_order_acquire) != stage.word()) return;
       for (int64_t s; (s = take((worker + i) % workers, stage)) >= 0;) {
         if (!stop_.load(std::memory_order_relaxed)) job_->run(step_, (int)s, (int)stage.shares, worker);
-        if (worker == 0 && poll_interrupt()) stop_ = true;
+        if (worker == 0 && !job_->whole && poll_interrupt()) stop_ = true;
         if (left_.fetch_sub(1, std::memory_order_acq_rel) == 1) return advance(stage.number);
       }
     }
@@ -242,7 +242,7 @@ void run_alone(const Job& job) {
   for (int step = 0; step < job.steps; ++step)
     for (int s = 0, n = job.shares(step); s < n; ++s) {
       job.run(step, s, n, 0);
-      if (poll_interrupt()) throw Interrupted{};
+      if (!job.whole && poll_interrupt()) throw Interrupted{};
     }
 }
 
