@@ -81,14 +81,14 @@ def multiplied(data: Result) -> list[Result]:
 
 
 def trained(data: Result) -> list[Result]:
-    """The steps of training.py: speed beside PyTorch, then memory."""
+    """The steps of training.py and recurrent.py: speed beside PyTorch, then memory."""
     found = []
     for row in data["training"]:
         used = row["memory_MB"]
         common = {"group": "Training steps", "versions": data["facts"]["versions"], "date": data["facts"]["date"],
-                  "command": f"benchmarks/training.py {row['row']} --threads {row['threads']}"}  # fmt: skip
+                  "command": f"benchmarks/{row['module']}.py {row['row']} --threads {row['threads']}"}  # fmt: skip
         found.append({"what": row["what"], "unit": "tokens/s", **beside(row), "asked": f"{row['asked']}", **common})
-        share = f"{used['pyllm'] / used['torch']:.2f} of PyTorch's {used['torch']:,.0f}, asked 0.7"
+        share = f"{used['pyllm'] / used['torch']:.2f} of PyTorch's {used['torch']:,.0f}"
         found.append({"what": f"{row['what']}: memory at most", "figure": used["pyllm"], "unit": "MB", "note": share,
                       **common})  # fmt: skip
     return found

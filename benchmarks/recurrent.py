@@ -58,25 +58,8 @@ def tokens(row: Row) -> np.ndarray:
 
 def pyllm_step(row: Row) -> Callable[[], float]:
     """A step of pyllm's; gives the loss."""
-    from pyllm import _core, ops
-    from pyllm.auto import new_config, new_model
-    from pyllm.optim import AdamW
-
-    _core.keep_freed()
     sizes = {"embedding_size": row.embedding, "hidden_size": row.hidden, "num_hidden_layers": row.layers}
-    model = new_model(new_config(row.cell, **sizes, vocab_size=row.vocabulary))
-    optimizer = AdamW(model.parameters(), lr=1e-4)
-    ids, targets = tokens(row)
-
-    def step() -> float:
-        optimizer.zero_grad()
-        with ops.autocast(row.dtype):
-            loss = model.loss(ids, targets)
-        loss.backward()
-        optimizer.step(min(1.0, 1.0 / (optimizer.grad_norm() + 1e-6)))
-        return float(loss.item())
-
-    return step
+    return training.learning(row.cell, sizes | {"vocab_size": row.vocabulary}, tokens(row), row.dtype)
 
 
 def torch_step(row: Row) -> Callable[[], float]:

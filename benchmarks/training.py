@@ -51,26 +51,31 @@ def tokens(row: Row) -> np.ndarray:
     return np.random.default_rng(0).integers(0, row.fields.get("vocab_size", 50257), (2, row.batch, row.context))
 
 
-def pyllm_step(row: Row) -> Callable[[], float]:
-    """A step of pyllm's; gives the loss."""
+def learning(family: str, fields: dict[str, int], given: np.ndarray, dtype: str) -> Callable[[], float]:
+    """A step of a new model on these (ids, targets); gives the loss."""
     from pyllm import _core, ops
     from pyllm.auto import new_config, new_model
     from pyllm.optim import AdamW
 
     _core.keep_freed()
-    model = new_model(new_config("gpt2", **row.fields))
+    model = new_model(new_config(family, **fields))
     optimizer = AdamW(model.parameters(), lr=1e-4)
-    ids, targets = tokens(row)
+    ids, targets = given
 
     def step() -> float:
         optimizer.zero_grad()
-        with ops.autocast(row.dtype):
+        with ops.autocast(dtype):
             loss = model.loss(ids, targets)
         loss.backward()
         optimizer.step(min(1.0, 1.0 / (optimizer.grad_norm() + 1e-6)))
         return float(loss.item())
 
     return step
+
+
+def pyllm_step(row: Row) -> Callable[[], float]:
+    """A step of pyllm's GPT-2."""
+    return learning("gpt2", row.fields, tokens(row), row.dtype)
 
 
 def torch_step(row: Row) -> Callable[[], float]:
@@ -148,7 +153,7 @@ def measure(module: str, name: str, row: Any, steps: Any, threads: int, pairs: i
     used = {side: memory(module, name, side, threads) for side in steps}
     sides = [Side(side, timed(make(row))) for side, make in steps.items()]
     found = report(paired(sides, pairs, foreign), row.batch * row.context, foreign)
-    return {"row": name, **row._asdict(), "threads": threads, "memory_MB": used, **found}
+    return {"module": module, "row": name, **row._asdict(), "threads": threads, "memory_MB": used, **found}
 
 
 def main(module: str, about: str, rows: dict[str, Any], steps: dict[str, Any]) -> int:

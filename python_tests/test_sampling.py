@@ -260,11 +260,11 @@ def test_arguments_of_the_core_are_checked():
     choose = sampler()
     with pytest.raises(ValueError, match=r"logits \(2, 3\), needs one float32 row"):
         choose(np.zeros((2, 3), dtype=np.float32), NONE, 0)
-    with pytest.raises(ValueError, match=r"logits \(0\), needs one float32 row"):
+    with pytest.raises(ValueError, match=r"logits \(0,\), needs one float32 row"):
         choose(np.zeros(0, dtype=np.float32), NONE, 0)
     with pytest.raises(TypeError):
         choose(np.zeros(5), NONE, 0)
-    with pytest.raises(ValueError, match=r"prompt of 2 tokens in a history \(0\)"):
+    with pytest.raises(ValueError, match=r"prompt of 2 tokens in a history \(0,\)"):
         choose(np.zeros(5, dtype=np.float32), NONE, 2)
     with pytest.raises(ValueError, match="logit_bias names id 9, the vocabulary has 5"):
         sampler(logit_bias={9: 1.0})(np.zeros(5, dtype=np.float32), NONE, 0)

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_families
 import tiny_models
 import torch
 import transformers
-from training_cases import distance, tokens, torch_loss
+from training_cases import VARIANTS, distance, tokens, torch_loss
 
 import pyllm
 from pyllm import nn
@@ -20,19 +19,6 @@ from pyllm.errors import ModelFileError
 from pyllm.models.mlp import MLP
 from pyllm.optim import SGD
 
-VARIANTS = {
-    "gpt2": tiny_models.gpt2_config(),
-    "gpt2 untied": tiny_models.gpt2_config(tie_word_embeddings=False),
-    "llama grouped": tiny_models.llama_config(),
-    "llama tied, biases": tiny_models.llama_config(tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
-    "mistral": tiny_families.config("mistral", sliding_window=9),
-    "qwen2": tiny_families.config("qwen2"),
-    "qwen3": tiny_families.config("qwen3"),
-    "gemma": tiny_families.config("gemma"),
-    "gemma2": tiny_families.config("gemma2", sliding_window=9),
-    "gemma3": tiny_families.config("gemma3_text", sliding_window=9),
-    "gpt_neox": tiny_families.config("gpt_neox"),
-}
 IDS, TARGETS = tokens(2, 12, 317)
 
 

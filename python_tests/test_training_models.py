@@ -4,11 +4,10 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-import tiny_families
 import tiny_models
 import torch
 import transformers
-from training_cases import both, both_new, distance, saved, saved_gradients, tokens, torch_loss
+from training_cases import VARIANTS, both, both_new, distance, saved, saved_gradients, tokens, torch_loss
 
 import pyllm
 from pyllm import _core, ops
@@ -17,21 +16,6 @@ from pyllm.auto.new import RECURRENT, USUAL
 from pyllm.autograd import no_grad
 from pyllm.formats.families import FAMILIES
 from pyllm.optim import SGD, AdamW
-
-VARIANTS = {
-    "gpt2": tiny_models.gpt2_config(),
-    "gpt2 untied": tiny_models.gpt2_config(tie_word_embeddings=False, activation_function="gelu_pytorch_tanh"),
-    "llama grouped": tiny_models.llama_config(),
-    "llama tied, biases": tiny_models.llama_config(tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
-    "mistral": tiny_families.config("mistral", sliding_window=9),
-    "qwen2": tiny_families.config("qwen2"),
-    "qwen3": tiny_families.config("qwen3"),
-    "gemma": tiny_families.config("gemma"),
-    "gemma2": tiny_families.config("gemma2", sliding_window=9),
-    "gemma3": tiny_families.config("gemma3_text", sliding_window=9),
-    "gpt_neox": tiny_families.config("gpt_neox"),
-}
-
 
 SMALL = {
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "vocab_size": 317},

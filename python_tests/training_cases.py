@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tiny_families
 import tiny_models
 import torch
 import transformers
@@ -15,6 +16,21 @@ import pyllm
 from pyllm.auto import new_config, new_model
 
 transformers.logging.set_verbosity_error()
+
+# Every family that is read from files, and what its configurations can do beside.
+VARIANTS = {
+    "gpt2": tiny_models.gpt2_config(),
+    "gpt2 untied": tiny_models.gpt2_config(tie_word_embeddings=False, activation_function="gelu_pytorch_tanh"),
+    "llama grouped": tiny_models.llama_config(),
+    "llama tied, biases": tiny_models.llama_config(tie_word_embeddings=True, attention_bias=True, mlp_bias=True),
+    "mistral": tiny_families.config("mistral", sliding_window=9),
+    "qwen2": tiny_families.config("qwen2"),
+    "qwen3": tiny_families.config("qwen3"),
+    "gemma": tiny_families.config("gemma"),
+    "gemma2": tiny_families.config("gemma2", sliding_window=9),
+    "gemma3": tiny_families.config("gemma3_text", sliding_window=9),
+    "gpt_neox": tiny_families.config("gpt_neox"),
+}
 
 
 def both(folder: Path, config: dict[str, Any], dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
