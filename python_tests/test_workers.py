@@ -128,3 +128,17 @@ def test_a_signal_leaves_an_update_done_or_not_begun(workers):
     finally:
         signal.signal(signal.SIGALRM, before)
     assert stopped
+
+
+def test_idle_workers_leave():
+    """What OpenMP counts as running slows other users of it in the process."""
+    code = (
+        "import os, time, test_workers as t\n"
+        "count = lambda: len(os.listdir('/proc/self/task'))\n"
+        "t._core.set_threads(3); before = count(); t.product(); busy = count(); end = time.monotonic() + 30\n"
+        "while count() > before and time.monotonic() < end: time.sleep(0.01)\n"
+        "print(busy - before, count() - before, t.product() == t.product())"
+    )
+    settings = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=settings)
+    assert done.stdout.split() == ["3", "0", "True"], done.stdout + done.stderr

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <fstream>
 #include <memory>
@@ -99,6 +100,7 @@ Choice& choice() {
 // another program runs, the missing worker may be waiting for just that. Sleeping at once instead would cost a wake-up
 // of 50 us at every step; sleeping at last keeps a long wait from burning a core.
 constexpr int kPatience = 100, kSpins = 1000, kYields = 4000;
+constexpr std::chrono::milliseconds kIdle(20);  // after which workers leave: some gaps between training's kernels
 
 void relax() {
 #if defined(__x86_64__)
@@ -119,16 +121,7 @@ struct Stage {
 // share of a stage can rely on the job: it cannot end before that share is done.
 class Team {
  public:
-  explicit Team(int workers) : workers(workers), taken_(new Taken[(size_t)workers]) {
-    manager_ = std::thread([this] { manage(); });
-  }
-  ~Team() {
-    closed_ = true;
-    closed_.notify_all();
-    stage_ = Stage{Stage::of(stage_).number + 1, 0}.word();
-    stage_.notify_all();
-    manager_.join();
-  }
+  explicit Team(int workers) : workers(workers), taken_((size_t)workers) {}
   const int workers;
 
   // By the caller, worker 0.
@@ -136,8 +129,7 @@ class Team {
     job_ = &job;
     step_ = -1;
     stop_ = false;
-    const uint32_t before = Stage::of(stage_).number;
-    advance(before);
+    advance(Stage::of(stage_).number);
     for (uint64_t seen; Stage::of(seen = stage_).shares;) {
       help(0, Stage::of(seen));
       wait(seen);
@@ -145,41 +137,69 @@ class Team {
     if (stop_) throw Interrupted{};
   }
 
- private:
-  struct alignas(64) Taken {
-    std::atomic<uint64_t> word{0};  // of the last stage in which one was taken: its number, and how many
-  };
+  // Workers stay between jobs, and leave when none has come for a while: libgomp makes the barriers of others in this
+  // process, as PyTorch's, sleep instead of spin while there are more threads than processors.
+  bool leaving() const { return leaving_; }
+  void leave() {
+    leaving_ = true;
+    wake();
+  }
 
-  // Threads of OpenMP, for as long as the team lives. The first shares the caller's place and sleeps.
-  void manage() {
+  // Threads of OpenMP. The first has the caller's place, and sleeps.
+  void serve() {
 #if defined(_OPENMP)
 #pragma omp parallel num_threads(workers)
     {
-      if (int worker = omp_get_thread_num()) serve(worker);
-      else closed_.wait(false);
+      if (const int worker = omp_get_thread_num()) serve(worker);
+      else
+        for (int seen; (seen = gone_) < omp_get_num_threads() - 1;) gone_.wait(seen);
     }
 #else
     std::vector<std::thread> others;
     for (int w = 1; w < workers; ++w) others.emplace_back([this, w] { serve(w); });
     for (auto& t : others) t.join();
 #endif
+    leaving_ = true;
   }
+
+ private:
+  struct alignas(64) Taken {
+    std::atomic<uint64_t> word{0};  // of the last stage in which one was taken: its number, and how many
+  };
 
   void serve(int worker) {
-    while (!closed_) {
+    while (!leaving_) {
       const uint64_t seen = stage_;
       help(worker, Stage::of(seen));
-      wait(seen);
+      if (!wait(seen) && !Stage::of(seen).shares) leaving_ = true;
     }
+    ++gone_;
+    gone_.notify_one();
   }
 
-  void wait(uint64_t seen) {
+  // Until another stage comes; false where none did for kIdle.
+  bool wait(uint64_t seen) {
     for (int i = 0; i < kSpins + kYields; ++i) {
-      if (stage_.load(std::memory_order_acquire) != seen) return;
+      if (stage_.load(std::memory_order_acquire) != seen) return true;
       if (i < kSpins) relax();
       else std::this_thread::yield();
     }
-    while (stage_ == seen && !closed_) stage_.wait(seen);
+    return rest([&] { return stage_ != seen || leaving_; });
+  }
+
+  template <class F> bool rest(F enough) {
+    std::unique_lock<std::mutex> lock(sleep_);
+    ++sleeping_;
+    const bool came = bell_.wait_for(lock, kIdle, enough);
+    --sleeping_;
+    return came;
+  }
+
+  // Whoever sleeps has counted itself before it looked; what it looks for was changed before this.
+  void wake() {
+    if (!sleeping_) return;
+    std::lock_guard<std::mutex> lock(sleep_);
+    bell_.notify_all();
   }
 
   // Of the range of worker `whose`: its next share, or -1.
@@ -215,25 +235,27 @@ class Team {
     while (!shares && ++step_ < job_->steps) shares = (uint32_t)job_->shares(step_);
     left_ = (int64_t)shares;
     stage_ = Stage{number + 1, shares}.word();
-    stage_.notify_all();
+    wake();
   }
 
-  const std::unique_ptr<Taken[]> taken_;
-  std::thread manager_;
+  std::vector<Taken> taken_;
   const Job* job_ = nullptr;
   int step_ = 0;
-  std::atomic<bool> stop_{false}, closed_{false};
+  std::mutex sleep_;
+  std::condition_variable bell_;
+  std::atomic<int> sleeping_{0}, gone_{0};
+  std::atomic<bool> stop_{false}, leaving_{false};
   alignas(64) std::atomic<uint64_t> stage_{0};
   alignas(64) std::atomic<int64_t> left_{0};
 };
 
 std::mutex turn;
-Team* team = nullptr;  // never destroyed at exit: its threads sleep until the process ends
+std::shared_ptr<Team>& team = *new std::shared_ptr<Team>;  // threads may outlive what is destroyed at exit
 
 #if defined(__unix__) || defined(__APPLE__)
 void in_child() {
   new (&turn) std::mutex;  // whoever held it is not in this process, nor are the team's threads
-  team = nullptr;
+  new (&team) std::shared_ptr<Team>;
 }
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, in_child);
 #endif
@@ -258,11 +280,11 @@ void set_threads(int n) {
 void run_team(int workers, const Job& job) {
   if (workers <= 1) return run_alone(job);
   std::lock_guard<std::mutex> lock(turn);
-  if (team && team->workers != workers) {
-    delete team;
-    team = nullptr;
+  if (team && team->workers != workers) team->leave();
+  if (!team || team->leaving()) {
+    team = std::make_shared<Team>(workers);
+    std::thread([mine = team] { mine->serve(); }).detach();
   }
-  if (!team) team = new Team(workers);
   team->run(job);
 }
 
