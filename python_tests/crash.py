@@ -126,7 +126,10 @@ class Campaign:
 
     def run(self, folder: Path, **faults: object) -> tuple[int, str]:
         """(exit code, stderr) of the command. Raises Difference when it does not end."""
-        process = self.start(folder, **faults)
+        return self.ended(self.start(folder, **faults))
+
+    def ended(self, process: subprocess.Popen[str]) -> tuple[int, str]:
+        """(exit code, stderr) of a process. Raises Difference when it does not end."""
         try:
             _, said = process.communicate(timeout=self.patience)
         except subprocess.TimeoutExpired:
@@ -139,8 +142,10 @@ class Campaign:
         """A run that is only watched. Raises Difference when it does not go through."""
         folder = self.folder(source)
         trace = self.work / f"{folder.name}.trace"
-        begun = time.monotonic()
-        code, said = self.run(folder, TRACE=trace)
+        process = self.start(folder, TRACE=trace)
+        wait_for_lock(process, folder, self.patience)
+        begun = time.monotonic()  # random kills come after the lock: a slow start must not push them behind the end
+        code, said = self.ended(process)
         if code != 0:
             raise Difference(f"undisturbed, the command ends with {code}: {said.strip()}")
         return Start(source, trace.read_text().splitlines(), end_of(folder), time.monotonic() - begun)

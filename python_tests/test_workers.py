@@ -135,9 +135,11 @@ def test_idle_workers_leave():
     code = (
         "import os, time, test_workers as t\n"
         "count = lambda: len(os.listdir('/proc/self/task'))\n"
-        "t._core.set_threads(3); before = count(); t.product(); busy = count(); end = time.monotonic() + 30\n"
+        "t._core.set_threads(3); before = count(); end = time.monotonic() + 30\n"
+        "while count() < before + 3 and time.monotonic() < end: t.product()\n"  # they come while the caller works
+        "came = count() - before\n"
         "while count() > before and time.monotonic() < end: time.sleep(0.01)\n"
-        "print(busy - before, count() - before, t.product() == t.product())"
+        "print(came, count() - before, t.product() == t.product())"
     )
     settings = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=settings)
