@@ -27,6 +27,7 @@ _LAZY = {
     "AsyncEngine": "pyllm.generate",
     "AutoConfig": "pyllm.auto",
     "AutoModelForCausalLM": "pyllm.auto",
+    "AutoModelForSeq2SeqLM": "pyllm.auto.pairs",
     "AutoTokenizer": "pyllm.auto",
     "Chat": "pyllm.generate",
     "Engine": "pyllm.generate",
