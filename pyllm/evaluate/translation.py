@@ -34,9 +34,9 @@ def translate(
                 found = f"{len(ids):,} tokens, the model's context has {model.context_length:,}"
                 raise ContextError(f"translate: text {number}: {found}; shorten it")
         asked = [ids for ids in part if len(ids) > 1]
-        found = iter(_found(model, tokenizer, asked, num_beams, n_best, options) if asked else [])
+        made = iter(_found(model, tokenizer, asked, num_beams, n_best, options) if asked else [])
         for ids in part:
-            yield next(found) if len(ids) > 1 else [Translation("", [], 0.0)] * n_best
+            yield next(made) if len(ids) > 1 else [Translation("", [], 0.0)] * n_best
 
 
 def source_of(tokenizer: Any, text: str) -> list[int]:

@@ -110,7 +110,8 @@ class Seq2Seq(EncoderDecoder):
         state.own = [*h, *(c or [])]
         if self.attention is None:
             return rows
-        return self.attention(rows, *state.memory, state.starts, state.key_starts)
+        keys, memory = state.memory
+        return self.attention(rows, keys, memory, state.starts, state.key_starts)
 
     def first_values(self, name: str, parameter: nn.Parameter, random: np.random.Generator) -> Array:
         """Recurrent layers as PyTorch's; tables uniform within 0.1 of 0, other matrices within 1 / sqrt(inputs)."""

@@ -106,8 +106,8 @@ class Transformer(EncoderDecoder):
         """Target tokens (rows,), each seeing those before it and its memory, to what the head takes (rows, width)."""
         x = self.embedded(self.target_embedding, ids, ops.places_of(starts), self.dropouts[1])
         for layer in self.decoder.layers:
-            other = nn.Other(*layer.cross.keys(memory.rows), starts, memory.starts)
-            x = layer(x, nn.Own(starts, causal=True), other)
+            keys, values = layer.cross.keys(memory.rows)
+            x = layer(x, nn.Own(starts, causal=True), nn.Other(keys, values, starts, memory.starts))
         return ops.normalise(x, self.decoder.norm.value)
 
     def begin(self, memory: Memory) -> Decoding:
@@ -122,8 +122,8 @@ class Transformer(EncoderDecoder):
         x = self.embedded(self.target_embedding, ids, places, self.dropouts[1])
         starts = state.starts
         for i, layer in enumerate(self.decoder.layers):
-            grown = nn.Grown(*state.own[2 * i : 2 * i + 2])
-            x = layer(x, grown, nn.Other(*state.memory[2 * i : 2 * i + 2], starts, state.key_starts))
+            grown, (keys, values) = nn.Grown(*state.own[2 * i : 2 * i + 2]), state.memory[2 * i : 2 * i + 2]
+            x = layer(x, grown, nn.Other(keys, values, starts, state.key_starts))
             state.own[2 * i : 2 * i + 2] = grown.keys, grown.values
         return ops.normalise(x, self.decoder.norm.value)
 

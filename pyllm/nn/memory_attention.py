@@ -43,5 +43,6 @@ class MemoryAttention(Module):
             return ops.additive_attention(self.queries(h), keys, memory, vector, starts, key_starts, watched)
         if self.watch is not ops.unwatched:
             found = seen(starts, key_starts, False)
-            watch("weights", ops.attention_weights(*(ops.reshape(x, (1, *x.shape)) for x in (h, keys)), found, 1.0))
+            one, other = (ops.reshape(x, (1, *x.shape)) for x in (h, keys))
+            watch("weights", ops.attention_weights(one, other, found, 1.0))
         return ops.row_attention(h, keys, memory, starts, 1, 1, False, 1.0, key_starts=key_starts)

@@ -47,8 +47,8 @@ class MultiHeadAttention(Module):
 
     def _show(self, q: Any, k: Any, starts: Any, key_starts: Any, causal: bool) -> None:
         found = seen(starts, starts if key_starts is None else key_starts, causal)
-        apart = [ops.transpose(ops.reshape(x, (x.shape[0], self.heads, -1)), 1, 0, 2) for x in (q, k)]
-        self.watch("weights", ops.attention_weights(*apart, found, self.scale))
+        queries, keys = (ops.transpose(ops.reshape(x, (x.shape[0], self.heads, -1)), 1, 0, 2) for x in (q, k))
+        self.watch("weights", ops.attention_weights(queries, keys, found, self.scale))
 
 
 def seen(starts: NDArray[np.int32], key_starts: NDArray[np.int32], causal: bool) -> NDArray[np.bool_]:
