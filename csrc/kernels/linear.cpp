@@ -14,10 +14,13 @@ constexpr int64_t kAhead = 8192;  // bytes that few rows of a k-type fetch ahead
 constexpr int kBusyRows = 4;      // from here on the time for a panel goes into its products, and the stream would stop
 constexpr int64_t kAcross = 64;   // rows of a transposed x made ready together: pieces of 256 bytes are read
 constexpr int64_t kShared = 4;    // panels a worker for which few rows' parts are shared out one by one
-// Rows that stay in the second-level cache (1 MB) while panels pass by; so many at least that fetching and expanding a
+// Rows that stay in the second-level cache (of 1 MB) while panels pass by; so many at least that fetching and expanding a
 // panel are repaid, even where the rows outgrow the cache. Of few panels each worker takes rows of its own, if so many.
-constexpr int64_t kBlockBytes = 448 << 10, kLeastRows = 264, kOwnRows = 24;
-constexpr int64_t kDeepSteps = 2048;  // of a slice of deep panels: 256 KB of two
+// Processors with matrix tiles have 2 MB.
+constexpr int64_t kBlockBytes = kMatrixRows ? 1 << 20 : 448 << 10, kLeastRows = kMatrixRows ? 128 : 264, kOwnRows = 24;
+// Lines of a slice of deep panels: 256 KB of two; for matrix tiles 16 KB, which stay in the first-level cache.
+constexpr int64_t deep_steps(Type t) { return on_matrix(t) ? 128 : 2048; }
+constexpr int64_t kDeepRows = kMatrixRows ? 256 : 264;  // whose sums wait between slices
 
 f32v activated(f32v x, Act act) { return activate(x, act, 1); }
 
@@ -50,6 +53,7 @@ struct Job {
   const uint8_t* prepared;
   uint8_t* expanded;
   bool few;
+  Matrix* matrix;
 };
 
 // Sums of one panel for consecutive rows, `step` floats apart.
@@ -141,31 +145,32 @@ void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
   const bool expanded = form == kInt8 && !j.few, direct = bare(a, g);
   const LinearPart& part = a.part[g.part];
   TileArgs t = {};
-  t.k = a.k, t.row_stride = j.layout.stride[form];
+  t.k = a.k, t.row_stride = j.layout.stride[form], t.matrix = j.matrix;
   const uint8_t* panel[2] = {g.panel[0], g.panel[1]};
   if (expanded)
     for (int p = 0; p < g.size; ++p) {
       panel[p] = j.expanded + p * expanded_bytes(g.type, a.k);
       expand(g.type, g.panel[p], a.k, (uint8_t*)panel[p]);
     }
-  const int64_t tiles = (last - first) * terms / (expanded ? kIntRows : kTileRows) + 1,
+  const int64_t tiles = (last - first) * terms / (expanded ? kIntRows : product_rows(g.type)) + 1,
                 bytes = panel_bytes(g.type, a.k);
   t.fetch_step = bytes / (tiles * (form == kInt8 ? a.k / 32 : form == kBF16 ? (a.k + 1) / 2 : a.k)) + 1;
   alignas(64) float sums[2][kMaxRows * 2 * 16];
   int64_t tile = 0;
   for (int64_t op = first * terms, end = last * terms; op < end;) {
-    TileSize limit = expanded ? kExpandedLimit : form == kInt8 ? TileSize{kDirectRows, 1} : float_limit(end - op);
-    if (j.few) limit.panels = 1;
+    const TileSize limit = expanded ? kExpandedLimit : TileSize{kDirectRows, 1};
     TileSize s = {1, 1};
     t.rows = j.prepared + j.layout.offset[form] + op * t.row_stride;
     Sums y[2];
     for (int p = 0; p < g.size; p += s.panels) {
-      s = tile_size(end - op, g.size - p, limit);
+      const int64_t left = j.few ? 1 : g.size - p;
+      s = form == kInt8 ? tile_size(end - op, left, limit) : product_size(g.type, end - op, left);
       for (int i = 0; i < s.panels; ++i) t.panel[i] = panel[p + i], t.fetch[i] = g.next[p + i] + bytes * tile / tiles;
       t.out = sums[p], t.out_stride = s.panels * 16;
       if (direct) t.out = part.out + op * part.out_stride + (g.index + p) * 16, t.out_stride = part.out_stride;
       t.ahead = j.few && op == first * terms ? ahead(a, g.type, end - op) : 0;
-      (expanded ? expanded_tile(g.type, s) : form == kInt8 ? direct_tile(g.type, s.rows) : float_tile(g.type, s))(t);
+      t.size = s;
+      (expanded ? expanded_tile(g.type, s) : form == kInt8 ? direct_tile(g.type, s.rows) : product_tile(g.type, s))(t);
       for (int i = 0; i < s.panels; ++i) y[p + i] = {sums[p] + i * 16, t.out_stride};
     }
     if (direct) {
@@ -192,19 +197,19 @@ void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
 // first.
 bool deep(const Job& j, Type type) {
   const Form form = form_of(type);
-  return !j.few && !j.a.gated && form != kInt8 && (form == kBF16 ? j.a.k / 2 : j.a.k) > kDeepSteps * 3 / 2;
+  return !j.few && !j.a.gated && form != kInt8 && (form == kBF16 ? j.a.k / 2 : j.a.k) > deep_steps(type) * 3 / 2;
 }
 
 // As run_group, slice after slice of the inputs; sums wait in memory, where adding goes on in the same order.
 void run_deep(const Job& j, const Group& g, int64_t first, int64_t last) {
   const LinearArgs& a = j.a;
   const Form form = form_of(g.type);
-  const int64_t depth = kDeepSteps * (form == kBF16 ? 2 : 1), width = form == kBF16 ? 2 : 4;
-  alignas(64) float sums[kLeastRows][32];
+  const int64_t depth = deep_steps(g.type) * (form == kBF16 ? 2 : 1), width = form == kBF16 ? 2 : 4;
+  alignas(64) float sums[kDeepRows][32];
   TileArgs t = {};
-  t.row_stride = j.layout.stride[form], t.out_stride = 32;
+  t.row_stride = j.layout.stride[form], t.out_stride = 32, t.matrix = j.matrix;
   for (int64_t row = first, rows; row < last; row += rows) {
-    rows = last - row < kLeastRows ? last - row : kLeastRows;
+    rows = last - row < kDeepRows ? last - row : kDeepRows;
     const uint8_t* x = j.prepared + j.layout.offset[form] + row * t.row_stride;
     for (int64_t k = 0; k < a.k; k += depth) {
       t.k = a.k - k < depth ? a.k - k : depth, t.add = k > 0;
@@ -213,15 +218,15 @@ void run_deep(const Job& j, const Group& g, int64_t first, int64_t last) {
         t.panel[p] = g.panel[p] + panel_bytes(g.type, k);
         t.fetch[p] = k + depth < a.k ? t.panel[p] + slice : g.next[p];
       }
-      t.fetch_step = slice / ((rows / kTileRows + 1) * steps) + 1;
+      t.fetch_step = slice / ((rows / product_rows(g.type) + 1) * steps) + 1;
       for (int64_t r = 0; r < rows;) {
         TileSize s = {1, 1};
         for (int p = 0; p < g.size; p += s.panels) {
-          s = tile_size(rows - r, g.size - p, float_limit(rows - r));
+          s = product_size(g.type, rows - r, g.size - p);
           TileArgs one = t;
           one.rows = x + r * t.row_stride + k * width, one.out = sums[r] + p * 16;
           for (int i = 0; i < s.panels; ++i) one.panel[i] = t.panel[p + i], one.fetch[i] = t.fetch[p + i];
-          float_tile(g.type, s)(one);
+          product(g.type, s, one);
         }
         for (int p = 0; p < g.size; ++p) t.fetch[p] += t.fetch_step * steps;
         r += s.rows;
@@ -308,7 +313,8 @@ void linear(const LinearArgs& a, int worker, int workers) {
   uint8_t* own = a.scratch + worker * a.scratch_stride;
   float* normed = (float*)own;
   own += (a.k + 31) / 32 * 128;
-  Job j = {a, prepared_layout(a), a.prepared, nullptr, a.rows <= kFewRows};
+  Matrix matrix;
+  Job j = {a, prepared_layout(a), a.prepared, nullptr, a.rows <= kFewRows, &matrix};
   if (!a.prepared) {
     for (int64_t r = 0; r < a.rows; ++r) prepare_row(a, j.layout, r, normed, own);
     j.prepared = own;
@@ -323,7 +329,7 @@ void linear(const LinearArgs& a, int worker, int workers) {
   int64_t most = kBlockBytes / row_bytes > kLeastRows ? kBlockBytes / row_bytes : kLeastRows;
   int64_t step = a.gated ? 1 : 2, groups = (n + step - 1) / step, blocks = (a.rows + most - 1) / most;
   if (groups < 4 * a.workers && blocks < a.workers && a.rows >= a.workers * kOwnRows) blocks = a.workers;
-  int64_t rows = ((a.rows + blocks - 1) / blocks + kMaxRows - 1) / kMaxRows * kMaxRows;
+  const int64_t whole = product_rows(a.part[0].type), rows = ((a.rows + blocks - 1) / blocks + whole - 1) / whole * whole;
   Share s = share(groups * blocks, worker, workers);
   for (int64_t t = s.first; t < s.last; ++t) {
     int64_t first = t / groups * rows, last = first + rows < a.rows ? first + rows : a.rows, g = t % groups * step;
