@@ -388,6 +388,9 @@ def linears(
 ) -> list[NDArray[np.float32]]:
     """Products of one x (rows, k) with one to three weights."""
 
+def empty(shape: collections.abc.Sequence[int]) -> NDArray[np.float32]:
+    """A float32 array that is not set and begins on a line of 64 bytes."""
+
 def keep_freed() -> None:
     """Keeps freed memory for what comes next."""
 

@@ -117,10 +117,12 @@ std::atomic<const Kernels*>& active() {
 
 std::vector<std::pair<std::string, bool>> cpu_features() {
   Cpu c = detect();
-  return {{"sse4_2", c.sse42},      {"popcnt", c.popcnt},      {"avx", c.avx},          {"avx2", c.avx2},
-          {"fma", c.fma},           {"f16c", c.f16c},          {"avx512f", c.avx512f},  {"avx512bw", c.avx512bw},
-          {"avx512dq", c.avx512dq}, {"avx512vl", c.avx512vl},  {"avx512_vnni", c.vnni}, {"avx512_bf16", c.bf16},
-          {"amx_bf16", c.amx},      {"os_avx", c.os_avx},      {"os_avx512", c.os_avx512},  {"os_amx", c.os_amx}};
+  return {{"sse4_2", c.sse42},      {"popcnt", c.popcnt},     {"avx", c.avx},
+          {"avx2", c.avx2},         {"fma", c.fma},           {"f16c", c.f16c},
+          {"avx512f", c.avx512f},   {"avx512bw", c.avx512bw}, {"avx512dq", c.avx512dq},
+          {"avx512vl", c.avx512vl}, {"avx512_vnni", c.vnni},  {"avx512_bf16", c.bf16},
+          {"amx_bf16", c.amx},      {"os_avx", c.os_avx},     {"os_avx512", c.os_avx512},
+          {"os_amx", c.os_amx}};
 }
 
 const std::vector<const Kernels*>& runnable() {

@@ -18,7 +18,7 @@ struct TileArgs {
   int64_t fetch_step;
   float* out;  // out[r * out_stride + p * 16 ...]
   int64_t out_stride;
-  bool add;  // float tiles: the sums start from out and not from zero
+  bool add;        // float tiles: the sums start from out and not from zero
   TileSize size;   // for tiles that are not made for one size
   Matrix* matrix;  // of the thread, for products
 };

@@ -52,9 +52,8 @@ template <bool TALL, bool WIDE> void matrix(const TileArgs& a) {
     for (int p = 0; p < (WIDE ? 2 : 1); ++p) memcpy(panel[p], w[p], (size_t)rest * 64);
     step<TALL, WIDE>(rows[0], 64, panel[0], panel[1]);
   }
-  each_sum<TALL, WIDE>([&](auto tile, int row, int column) {
-    tile_store<tile>(a.out + row * a.out_stride + column, a.out_stride * 4);
-  });
+  each_sum<TALL, WIDE>(
+      [&](auto tile, int row, int column) { tile_store<tile>(a.out + row * a.out_stride + column, a.out_stride * 4); });
 }
 
 }  // namespace

@@ -26,6 +26,8 @@ PYLLM_INLINE __mmask16 first(int n) { return (__mmask16)_bzhi_u32(0xffffu, (unsi
 
 PYLLM_INLINE f32v load(const float* p) { return _mm512_loadu_ps(p); }
 PYLLM_INLINE void store(float* p, f32v a) { _mm512_storeu_ps(p, a); }
+PYLLM_INLINE void store_past(float* p, f32v a) { _mm512_stream_ps(p, a); }
+PYLLM_INLINE void stores_past_done() { _mm_sfence(); }
 PYLLM_INLINE f32v load_n(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
 PYLLM_INLINE void store_n(float* p, f32v a, int n) { _mm512_mask_storeu_ps(p, first(n), a); }
 PYLLM_INLINE f32v set1(float x) { return _mm512_set1_ps(x); }

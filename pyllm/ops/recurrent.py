@@ -116,7 +116,7 @@ def recurrent(
     a, w, r, biases = _checked(cell, x, weights, steps)
     units, kind = r.shape[1], product_type()
     h0, c0 = (_state(each, name, steps, units) for each, name in ((first, "first"), (first_c, "first_c")))
-    gates = np.empty((len(a), len(r)), np.float32)
+    gates = _core.empty((len(a), len(r)))
     bias, inner_bias = _joined(cell, biases, units)
     if len(a) and isinstance(w, _core.Weight):
         _core.linear(a, w, bias, False, gates)
