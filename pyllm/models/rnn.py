@@ -62,13 +62,26 @@ class RecurrentLM(CausalLM):
         """No keys and values."""
         return (0, 0, 0)
 
+    @property
+    def width(self) -> int:
+        """Of the rows that the head is given."""
+        return self.head.weight.shape[1]
+
     def trunk(self, tokens: Any) -> tuple[Any, NDArray[np.int64]]:
         """(rows (rows, hidden_size) of all sequences step after step, whose tokens they are): all but the head."""
         ids = np.asarray(tokens)
         steps, places = nn.end_to_end(ops.starts_of(ids.shape))
-        x = self._dropped(self.embedding(ids.reshape(-1)[places]), 0)
+        return self.read(ids.reshape(-1)[places], steps)[0], places
+
+    def read(self, ids: Any, steps: ops.Steps, state: Any = None) -> tuple[Any, Any]:
+        """(rows (rows, width), state after each sequence's last step) of ids (rows,), all of them step after step.
+
+        state: (h of each layer, c of each layer), each (sequences, units) or None, which is zeros.
+        """
+        x = self._dropped(self.embedding(ids), 0)
         nothing = [None] * self.config.num_hidden_layers
-        return self._dropped(self.rnn.layers(x, steps, nothing, nothing)[0], 1), places
+        x, h, c = self.rnn.layers(x, steps, *(state or (nothing, nothing)))
+        return self._dropped(x, 1), (h, c or nothing)
 
     def _dropped(self, x: Any, stream: int) -> Any:
         mask = ops.mask(self.config.dropout, zlib.crc32(b"embedding") + stream)
