@@ -14,7 +14,7 @@ from pyllm.formats import download
 from pyllm.formats.json_file import load_json
 from pyllm.formats.safetensors import SafeTensors
 from pyllm.formats.safetensors_writer import write_safetensors
-from pyllm.formats.writing import NewTensor, Staging, make_folder
+from pyllm.formats.writing import Staging, make_folder, tensor_of
 from pyllm.models.classifier import ClassifierConfig, TextClassifier
 
 FORMAT, VERSION = "pyllm text classifier", 1
@@ -32,7 +32,7 @@ def save_classifier(model: TextClassifier, path: str | os.PathLike[str]) -> None
     """Write the folder; the trunk's files open as a language model's do. Raises ModelFileError."""
     folder = make_folder(path)
     arrays = {name: parameter.array() for name, parameter in model.head.own_parameters().items()}
-    tensors = [NewTensor(name, a.shape, "F32", lambda a=a: iter([a.tobytes()])) for name, a in arrays.items()]
+    tensors = [tensor_of(name, array) for name, array in arrays.items()]
     about = {"format": FORMAT, "version": VERSION, **asdict(model.config)}
     model.trunk.save_pretrained(folder, dtype="float32")
     with Staging(folder, sum(each.nbytes for each in tensors)) as staging:
@@ -58,7 +58,7 @@ class AutoModelForSequenceClassification:
         name = os.path.join(place, WEIGHTS)
         wanted = {name: parameter.shape for name, parameter in model.head.own_parameters().items()}
         with SafeTensors(name) as file:
-            for each in [*wanted, *file.tensors]:
+            for each in (*wanted, *file.tensors):
                 info = file.tensors.get(each)
                 found = "missing" if info is None else f"{info.dtype} {list(info.shape)}"
                 if info is None or each not in wanted or (info.dtype, info.shape) != ("F32", wanted[each]):
@@ -81,7 +81,7 @@ def _config(path: str) -> ClassifierConfig:
     for name, kind in _KINDS.items():
         value = values.get(name)
         right = isinstance(value, int | float if kind is float else kind) and not isinstance(value, bool)
-        if not right or (kind is list and not all(isinstance(each, str) for each in value)):
+        if not right or (isinstance(value, list) and not all(isinstance(each, str) for each in value)):
             raise ModelFileError(path, name, None, printable(repr(value), 100), f"{kind.__name__}")
     given = {field.name: values[field.name] for field in fields(ClassifierConfig)}
     try:

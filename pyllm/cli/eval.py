@@ -11,7 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`pyllm eval MODEL --data SHARDS [--split valid] [--context N]`, `eval RUN --data texts.csv [--metric NAMES]`."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="name, GGUF file, folder or run")
-    add("--data", required=True, metavar="SHARDS", help="folder that `pyllm data prepare` wrote with its tokenizer; labelled texts")
+    data = "folder that `pyllm data prepare` wrote with its tokenizer; of a text classifier labelled texts"
+    add("--data", required=True, metavar="SHARDS", help=data)
     add("--split", default="valid", choices=("train", "valid"), help="which part (valid)")
     add("--context", type=options.whole(1), metavar="N", help="tokens of a sample (the model's, 1,024 at most)")
     add("--samples", type=options.whole(1), metavar="N", help="how many samples at most")

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", metavar="MODEL", help="name, GGUF file or folder")
     add("--data", required=True, metavar="FILE", help="jsonl, also .gz, .xz, .zst; texts: also csv, tsv")
-    add("--task", choices=("chat", "classify"), default="chat", help="what is learned: answers, or classes of texts (chat)")
+    add("--task", choices=("chat", "classify"), default="chat", help="answers, or classes of texts (chat)")
     add("--held-out", type=options.whole(1), default=64, metavar="N", help="records to judge by (64)")
     add("--lora", type=options.whole(1, 65536), metavar="R", help="rank of an adapter that learns in the model's stead")
     add("--lora-alpha", type=options.real(0.0), metavar="X", help="its scale times R (2 R)")

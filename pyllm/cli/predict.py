@@ -17,7 +17,7 @@ from pyllm.errors import printable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`pyllm predict FOLDER DATA.csv [-o OUT.csv] [--json]`, `pyllm predict FOLDER TEXT...`."""
-    parser.add_argument("run", metavar="FOLDER", help="that `pyllm fit` or `pyllm finetune --task classify` has written")
+    parser.add_argument("run", metavar="FOLDER", help="of `pyllm fit` or `pyllm finetune --task classify`")
     data = "the same columns; others are left alone. Of a text classifier: texts, or files (csv, tsv, jsonl, lines)"
     parser.add_argument("data", nargs="+", metavar="DATA", help=data)
     parser.add_argument("--text", metavar="NAME", help="column or field of the text")

@@ -43,7 +43,7 @@ def read_texts(path: str | os.PathLike[str], text: str | None = None, label: str
     (source,) = find([name])[:1]
     if source.kind == "jsonl":
         return _from_objects(name, source, text, label)
-    lines = [line for line in _lines(name)]
+    lines = _lines(name)
     if not lines:
         raise DataError(name, "", None, "holds no text", "a text in each line")
     return Texts(lines, [None] * len(lines))
@@ -135,7 +135,7 @@ class Labelled:
 
     def __init__(self, texts: Sequence[Ids], targets: NDArray[np.int64], seed: int = 0) -> None:
         known = np.flatnonzero(targets != IGNORED)
-        self.texts, self.targets, self.seed = [texts[i] for i in known], targets[known], seed
+        self.texts, self.targets, self.seed = [texts[i] for i in known.tolist()], targets[known], seed
         if not len(known):
             raise DataError("labelled", "", None, "no text has a label", "at least one")
 
@@ -152,11 +152,12 @@ class Labelled:
 
     def batch(self, position: int, size: int) -> Batch:
         """Samples at positions position to position + size - 1, end to end."""
-        return _batch([(self.texts[i], self.targets[i : i + 1]) for i in shuffled(position, size, len(self), self.seed)])
+        rows = shuffled(position, size, len(self), self.seed).tolist()
+        return _batch([(self.texts[i], self.targets[i : i + 1]) for i in rows])
 
 
 class Pieces:
-    """The same texts for a language model: pieces of at most `length` tokens, each with the token that follows each."""
+    """The same texts for a language model: pieces of at most `length` tokens, targets the tokens that follow."""
 
     def __init__(self, texts: Sequence[Ids], length: int, seed: int = 0) -> None:
         ends = [(text, at) for text in texts for at in range(0, len(text) - 1, length)]

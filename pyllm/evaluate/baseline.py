@@ -14,7 +14,7 @@ from pyllm.errors import ModelFileError
 from pyllm.formats.json_file import load_json
 from pyllm.formats.safetensors import SafeTensors
 from pyllm.formats.safetensors_writer import write_safetensors
-from pyllm.formats.writing import NewTensor, Staging
+from pyllm.formats.writing import Staging, tensor_of
 
 TERMS, WEIGHTS = "baseline.json", "baseline.safetensors"
 NAME = "TF-IDF + logistic regression"
@@ -39,7 +39,7 @@ class Baseline:
     def save(self, folder: str) -> None:
         """Into a run's folder. Raises ModelFileError."""
         arrays = {"idf": self.idf, "weight": self.weight}
-        tensors = [NewTensor(name, a.shape, "F32", lambda a=a: iter([a.tobytes()])) for name, a in arrays.items()]
+        tensors = [tensor_of(name, array) for name, array in arrays.items()]
         with Staging(folder, sum(each.nbytes for each in tensors)) as staging:
             with staging.create(WEIGHTS) as file:
                 write_safetensors(file, tensors)
@@ -48,7 +48,7 @@ class Baseline:
 
 
 def fit_baseline(texts: Sequence[str], targets: NDArray[np.int64]) -> Baseline:
-    """Learn texts (of two classes or more). Raises ImportError without scikit-learn, ValueError for texts of no word."""
+    """Learn texts (of two classes or more). Raises ImportError without scikit-learn, ValueError for no word."""
     vectorizer = _vectorizer()
     from sklearn.linear_model import LogisticRegression
 
@@ -73,7 +73,8 @@ def open_baseline(folder: str) -> Baseline | None:
             info = file.tensors.get(name)
             last = len(terms) + (name == "weight")
             if info is None or info.dtype != "F32" or len(info.shape) != width or info.shape[-1] != last:
-                raise ModelFileError(file.path, name, None, "missing or of another shape", f"F32 for {len(terms)} terms")
+                allowed = f"F32 for {len(terms)} terms"
+                raise ModelFileError(file.path, name, None, "missing or of another shape", allowed)
             found[name] = file.read(info).view("<f4").reshape(info.shape)
     return Baseline(terms, found["idf"], found["weight"])
 

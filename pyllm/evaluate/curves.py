@@ -121,7 +121,8 @@ def _axes(place: Callable[[Point], Point], x_range: Point, y_range: Point, y_nam
         x, _ = place((value, y_range[0]))
         drawn.append(f"<line x1='{x:.1f}' x2='{x:.1f}' y1='{TOP}' y2='{HEIGHT - BOTTOM}' class='grid'/>")
         drawn.append(f"<text x='{x:.1f}' y='{HEIGHT - BOTTOM + 14}' text-anchor='middle'>{value:,.10g}</text>")
-    drawn.append(f"<text x='{(LEFT + WIDTH - RIGHT) / 2:.0f}' y='{HEIGHT - 4}' text-anchor='middle'>{escape(x_name)}</text>")
+    centre = f"x='{(LEFT + WIDTH - RIGHT) / 2:.0f}' y='{HEIGHT - 4}' text-anchor='middle'"
+    drawn.append(f"<text {centre}>{escape(x_name)}</text>")
     middle = (TOP + HEIGHT - BOTTOM) / 2
     turned = f"transform='translate(12 {middle:.0f}) rotate(-90)' text-anchor='middle'"
     drawn.append(f"<text {turned}>{escape(y_name)}</text>")

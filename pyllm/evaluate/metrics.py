@@ -58,7 +58,8 @@ def _f1(w: NDArray[np.bool_], s: NDArray[np.bool_]) -> float:
 def _checked(wanted: Classes, said: Classes) -> tuple[Classes, Classes]:
     w, s = np.asarray(wanted), np.asarray(said)
     if w.ndim != 1 or w.shape != s.shape or not len(w) or w.dtype.kind not in "iu" or s.dtype.kind not in "iu":
-        raise ValueError(f"metrics: wanted {w.shape} {w.dtype}, said {s.shape} {s.dtype}; as many whole numbers, 1 least")
+        found = f"wanted {w.shape} {w.dtype}, said {s.shape} {s.dtype}"
+        raise ValueError(f"metrics: {found}, allowed are as many whole numbers, at least one")
     if min(w.min(), s.min()) < 0:
         raise ValueError(f"metrics: class {min(w.min(), s.min())}, allowed are 0 and above")
     return w, s

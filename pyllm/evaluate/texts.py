@@ -1,4 +1,4 @@
-"""Text classifiers seen from outside: probabilities of classes, scores beside a baseline that knows no order of words."""
+"""Text classifiers seen from outside: probabilities of classes, scores beside a baseline that knows single words."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def compared(learned: Any, folder: str) -> tuple[dict[str, Any], list[str]]:
     if not learned.held_out.texts:
         return {}, ["no text was held out", *more]
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    found = judge(learned.model, tokenizer, *learned.held_out, baseline)
+    found = judge(learned.model, tokenizer, learned.held_out.texts, learned.held_out.targets, baseline)
     return found, [*told(found), *more]
 
 

@@ -1,4 +1,4 @@
-"""A head on the trunk of any language model that says which class a text is of. Howard, Ruder 2018, arXiv:1801.06146."""
+"""A head on the trunk of any language model that tells the class of a text. Howard, Ruder 2018, arXiv:1801.06146."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ class TextClassifier(nn.Module):
         return ops.concatenate([part() for part in parts.values()], axis=-1)
 
     def loss(self, ids: Any, targets: Any) -> Any:
-        """Mean cross-entropy in nats of targets (texts,), numbers of classes; texts are ops.documents, or rows of ids."""
+        """Mean cross-entropy in nats of targets (texts,), numbers of classes. Texts: ops.documents, or rows of ids."""
         return ops.cross_entropy(self.forward(ids, ops.starts_of(np.shape(ids))), targets)
 
     def logits(self, texts: list[NDArray[np.int32]]) -> Array:

@@ -125,7 +125,8 @@ ALIASES = {
 }
 
 
-_DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_neox", "gpt2", "rnn", "ulmfit")
+_RECURRENT = ("rnn", "ulmfit")
+_DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_neox", "gpt2", *_RECURRENT)
 _GATES = {"lstm": 4, "gru": 3}
 
 
@@ -135,7 +136,7 @@ def from_config(values: dict[str, Any]) -> Preset:
     if kind not in _DECODERS:
         raise ModelFileError("config", "model_type", None, printable(kind), f"counted are: {', '.join(_DECODERS)}")
     tied = values["tie_word_embeddings"]
-    if kind in ("rnn", "ulmfit"):
+    if kind in _RECURRENT:
         numbers = {
             "gates": _GATES.get(values.get("cell", "lstm"), 1),
             "embedding": values["embedding_size"],

@@ -1,4 +1,4 @@
-"""Texts of any length as rows for a classifier: of long ones the end with a way back, what stands before it summed up."""
+"""Texts of any length as rows for a classifier: of long ones the end with a way back, what is before it summed up."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def read(model: Any, ids: Any, starts: Starts, bptt: int, max_len: int) -> Rows:
     before, state = _passed(model, ids, starts, passed, bptt) if passed.any() else (None, None)
     rest = lengths - passed
     order, inside = np.argsort(-rest, kind="stable"), _starts(rest)
-    rows, places = [], []
+    rows, where = list[Any](), list[NDArray[np.int64]]()
     for at in range(0, int(rest.max()), bptt):
         here = order[rest[order] > at]
         steps = ops.Steps(np.minimum(rest[here] - at, bptt))
@@ -58,9 +58,9 @@ def read(model: Any, ids: Any, starts: Starts, bptt: int, max_len: int) -> Rows:
         found, ends = model.read(ids[(starts[:-1] + passed)[here][text] + at + step], steps, _of(state, here))
         state = _into(state, ends, here, len(lengths))
         rows.append(found)
-        places.append(inside[here][text] + at + step)
+        where.append(inside[here][text] + at + step)
     together = rows[0] if len(rows) == 1 else ops.concatenate(rows)
-    return Rows(ops.put_rows(together, np.concatenate(places), int(inside[-1])), inside, before)
+    return Rows(ops.put_rows(together, np.concatenate(where), int(inside[-1])), inside, before)
 
 
 def _passed(

@@ -1,4 +1,4 @@
-"""AWD-LSTM, the language model of ULMFiT. Merity et al. 2017, arXiv:1708.02182; Howard, Ruder 2018, arXiv:1801.06146."""
+"""AWD-LSTM, ULMFiT's language model. Merity et al. 2017, arXiv:1708.02182; Howard, Ruder 2018, arXiv:1801.06146."""
 
 from __future__ import annotations
 
@@ -123,8 +123,9 @@ class AWDLSTM(RecurrentLM):
     def _locked(self, x: Any, steps: ops.Steps, p: float, name: str) -> Any:
         """One mask for every sequence, the same at each of its steps."""
         mask = ops.mask(p, zlib.crc32(name.encode()))
-        owners = steps.places[1] if mask is not None else None
-        return x if mask is None else ops.shared_dropout(x, owners, (steps.sequences, x.shape[1]), mask.draw)
+        if mask is None:
+            return x
+        return ops.shared_dropout(x, steps.places[1], (steps.sequences, x.shape[1]), mask.draw)
 
     def loss(self, tokens: Any, targets: Any) -> Any:
         """Mean cross-entropy in nats of targets (..., length), plus AR and TAR while it learns; -100 is left out."""

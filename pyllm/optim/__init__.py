@@ -1,4 +1,4 @@
-"""How gradients change weights: AdamW, SGD and NT-ASGD, learning-rate schedules, clipping. PyTorch's names and formulas."""
+"""How gradients change weights: AdamW, SGD, NT-ASGD, learning rates by step, clipping. PyTorch's names and formulas."""
 
 from pyllm.optim.optimizers import NTASGD, SGD, AdamW, Optimizer, clip_grad_norm_
 from pyllm.optim.schedules import constant, cosine, inverse_sqrt, linear, one_cycle, schedule, slanted_triangular

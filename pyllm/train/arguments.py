@@ -28,7 +28,8 @@ class TrainingArguments:
     """One step takes per_device_train_batch_size x gradient_accumulation_steps samples.
 
     max_steps: how many steps, or 0 for num_train_epochs over the data. learning_rate is the peak, lr_scheduler_type
-    "constant", "linear", "cosine", "one_cycle", "inverse_sqrt" or "slanted_triangular" after warmup_steps (or warmup_ratio of all steps).
+    "constant", "linear", "cosine", "one_cycle", "inverse_sqrt" or "slanted_triangular" after
+    warmup_steps (or warmup_ratio of all steps).
     max_grad_norm: gradients are scaled down to it, 0 for never. bf16: products of numbers rounded to bfloat16, weights
     and sums in float32. gradient_checkpointing: keep the inputs of layers alone and run each layer again on the way
     back, which takes less memory and more time for the same bits; a model that does so keeps on where it is False.

@@ -4,8 +4,8 @@
     learn.lr_find().plot("lr.svg")
     learn.fit(recipe="ulmfit", lr=1e-2)
 
-Each stage is a Trainer's run in a folder of its own, `stage-1`, `stage-2`, ... So a program that was killed goes on when
-it is run again: stages that are complete take their weights from their last checkpoint, and it ends with the same bits.
+Each stage is a Trainer's run in a folder of its own, `stage-1`, `stage-2`, ... So a program that was killed goes on
+when it is run again: complete stages take their weights from their last checkpoint, and it ends with the same bits.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ class Recipe:
     """How a pretrained model learns something new, of any family. Howard, Ruder 2018, arXiv:1801.06146.
 
     layer_divisor: discriminative rates, see TrainingArguments. schedule: a name, "" the arguments' own. gradual: first
-    the last group of layers learns for an epoch, then the last two, ...; all of them for the epochs asked for.
+    the last group of layers learns for thaw_epochs, then the last two, ...; all of them for the epochs asked for.
     """
 
     layer_divisor: float = 2.6
     schedule: str = "slanted_triangular"
     gradual: bool = True
+    thaw_epochs: float = 1.0
 
 
 RECIPES = {
@@ -109,7 +110,7 @@ class Learner:
         found = RECIPES[recipe] if isinstance(recipe, str) else recipe
         for n in range(1, self.groups) if found.gradual else ():
             self.freeze_to(-n)
-            result = self._run(found, 1, lr)
+            result = self._run(found, found.thaw_epochs, lr)
             if not result.complete:
                 return result
         if found.gradual:

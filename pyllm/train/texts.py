@@ -36,10 +36,10 @@ Tell = Callable[[str, str], None]  # hears of each stage, what it found
 
 @dataclass(frozen=True)
 class TextSettings:
-    """How texts are learned. recipe: a name or Recipe as Learner.fit takes them. lm_epochs: passes of the language model
-    over the texts before classes are learned, 0 for none, at lm_lr; a text without a label counts here. lm_context: its
-    longest piece. drop_mult: times an AWD-LSTM's dropouts. valid: share of the labelled texts held out, equal texts
-    together, 0 for none. Others: see ClassifierConfig.
+    """How texts are learned. recipe: a name or Recipe as Learner.fit takes them. lm_epochs: passes of the language
+    model over the texts before classes are learned, 0 for none, at lm_lr; a text without a label counts here.
+    lm_context: its longest piece. drop_mult: times an AWD-LSTM's dropouts. valid: share of the labelled texts held out,
+    equal texts together, 0 for none. Others: see ClassifierConfig.
     """
 
     recipe: str | Recipe = "ulmfit"
