@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pyllm import _core, nn, ops
 from pyllm.autograd import no_grad
 from pyllm.models.causal import CausalLM, Logits
+from pyllm.nn.recurrent import uniform
 from pyllm.tensor import Array
 
 # Parameter path -> name in Hugging Face folders; GGUF has no architecture for them.
@@ -122,8 +123,8 @@ class RecurrentLM(CausalLM):
 
     def first_values(self, name: str, parameter: nn.Parameter, random: np.random.Generator) -> Array:
         """Recurrent layers as PyTorch's; tables uniform within 0.1 of 0, the bias 0."""
-        if name.startswith("rnn."):
-            return self.rnn.first_values(name, parameter, random)
+        if name.startswith("rnn"):
+            return uniform(parameter.shape[0] // ops.GATES[self.config.cell], parameter, random)
         if len(parameter.shape) == 1:
             return np.zeros(parameter.shape, np.float32)
         return random.uniform(-_SPREAD, _SPREAD, parameter.shape).astype(np.float32)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyllm import nn, ops
 from pyllm.models.rnn import RecurrentLM
-from pyllm.tensor import Array
 
 # Parameter path -> fastai's name, which is PyTorch's within its AWD_LSTM; GGUF has no architecture for it.
 _LAYER = "0.rnns.{}.module."
@@ -46,6 +45,7 @@ class Config:
     weight_p: float = 0.2
     alpha: float = 2.0
     beta: float = 1.0
+    cell: ClassVar[str] = "lstm"
     head_bias: bool = True
     tie_word_embeddings: bool = True
     bos_token_id: Any = None
@@ -79,6 +79,8 @@ class AWDLSTM(RecurrentLM):
     two (AR, TAR: activation and temporal activation regularisation) while it learns alone, within ops.noise.
     """
 
+    generates = False
+
     def __init__(self, c: Config) -> None:
         self.config = c
         self.embedding = nn.Embedding(c.vocab_size, c.embedding_size)
@@ -92,21 +94,18 @@ class AWDLSTM(RecurrentLM):
 
     def trunk(self, tokens: Any) -> tuple[Any, NDArray[np.int64]]:
         """(rows (rows, width) of all sequences step after step, whose tokens they are): what the head is given."""
-        (_, rows), _, places = self._both(tokens)
+        _, rows, _, places = self._both(tokens)
         return rows, places
 
-    def _both(self, tokens: Any) -> tuple[tuple[Any, Any], ops.Steps, NDArray[np.int64]]:
-        """(the last layer's rows without and with dropout, their steps, their places)."""
+    def _both(self, tokens: Any) -> tuple[Any, Any, ops.Steps, NDArray[np.int64]]:
+        """(the last layer's rows, the same with dropout, their steps, their places)."""
         ids = np.asarray(tokens)
         steps, places = nn.end_to_end(ops.starts_of(ids.shape))
-        rows = self._layers(ids.reshape(-1)[places], steps, None)[0]
-        return (rows, self._locked(rows, steps, self.config.output_p, "output")), steps, places
+        rows = self.read(ids.reshape(-1)[places], steps)[0]
+        return rows, self._locked(rows, steps, self.config.output_p, "output"), steps, places
 
     def read(self, ids: Any, steps: ops.Steps, state: Any = None) -> tuple[Any, Any]:
         """As RecurrentLM's; without the head's dropout, as a classifier has its own."""
-        return self._layers(ids, steps, state)
-
-    def _layers(self, ids: Any, steps: ops.Steps, state: Any) -> tuple[Any, Any]:
         c, x = self.config, self.embedding(ids)
         words = ops.mask(c.embed_p, zlib.crc32(b"words"))
         x = x if words is None else ops.shared_dropout(x, ids, (c.vocab_size, 1), words.draw)
@@ -131,7 +130,7 @@ class AWDLSTM(RecurrentLM):
         """Mean cross-entropy in nats of targets (..., length), plus AR and TAR while it learns; -100 is left out."""
         if self._paused:
             self.train()
-        (raw, dropped), steps, places = self._both(tokens)
+        raw, dropped, steps, places = self._both(tokens)
         wanted = np.asarray(targets).reshape(-1)
         if len(wanted) != len(places):
             raise ValueError(f"loss: targets {np.shape(targets)} and tokens {np.shape(tokens)} differ")
@@ -145,12 +144,6 @@ class AWDLSTM(RecurrentLM):
             return found
         slow = ops.mse(ops.take_rows(raw, later), ops.take_rows(raw, before))
         return ops.add(found, ops.multiply(slow, self.config.beta))
-
-    def first_values(self, name: str, parameter: nn.Parameter, random: np.random.Generator) -> Array:
-        """LSTM layers as PyTorch's; the table uniform within 0.1 of 0, the bias 0."""
-        if name.startswith("rnns."):
-            return self.rnns[int(name.split(".")[1])].first_values(name, parameter, random)
-        return super().first_values(name, parameter, random)
 
 
 Model = AWDLSTM
