@@ -76,3 +76,9 @@ def test_pipeline(tmp_path):
 def test_transfer_learning(tmp_path):
     nothing, novel = (float(line.split()[-1]) for line in run("transfer_learning.py", cwd=tmp_path).splitlines())
     assert novel < nothing - 0.2
+
+
+def test_ulmfit(tmp_path):
+    lines = run("ulmfit.py", cwd=tmp_path).splitlines()
+    assert lines[0].startswith("accuracy 0.") and float(lines[0].split(",")[0].split()[1]) > 0.6
+    assert "always 'Harriet'" in lines[1] and lines[2].startswith("TF-IDF + logistic regression: accuracy 0.")

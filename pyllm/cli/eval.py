@@ -1,26 +1,33 @@
-"""Loss, perplexity and bits per byte of a model on shards: `eval MODEL --data SHARDS`."""
+"""Loss, perplexity and bits per byte of a model on shards: `eval MODEL --data SHARDS`; a text classifier's scores."""
 
 from __future__ import annotations
 
 import argparse
 
-from pyllm.cli import options, output
+from pyllm.cli import classify, options, output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`pyllm eval MODEL --data SHARDS [--split valid] [--context N] [--json]`."""
+    """`pyllm eval MODEL --data SHARDS [--split valid] [--context N]`, `eval RUN --data texts.csv [--metric NAMES]`."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="name, GGUF file, folder or run")
-    add("--data", required=True, metavar="SHARDS", help="folder that `pyllm data prepare` wrote with its tokenizer")
+    data = "folder that `pyllm data prepare` wrote with its tokenizer; of a text classifier labelled texts"
+    add("--data", required=True, metavar="SHARDS", help=data)
     add("--split", default="valid", choices=("train", "valid"), help="which part (valid)")
     add("--context", type=options.whole(1), metavar="N", help="tokens of a sample (the model's, 1,024 at most)")
     add("--samples", type=options.whole(1), metavar="N", help="how many samples at most")
+    add("--metric", metavar="NAMES", help="of a text classifier: accuracy,f1,mcc (all)")
+    classify.add_columns(parser)
     options.add_threads(parser)
     options.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    from pyllm.auto.classifiers import is_classifier
+
+    if is_classifier(args.model):
+        return classify.evaluate(args)
     from pyllm.cli import running
     from pyllm.evaluate.shards import measure
 

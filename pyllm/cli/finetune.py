@@ -1,6 +1,7 @@
 """Train a model on conversations: `finetune MODEL --data chat.jsonl --out RUN`; ends with answers before and after.
 
 Records are {"messages": [{"role", "content"}, ...]}, {"prompt", "completion"} or {"text"}; answers alone are learned.
+With `--task classify` it learns which class a text is of, and ends with its scores on texts held out.
 """
 
 from __future__ import annotations
@@ -8,24 +9,37 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pyllm.cli import options, training
+from pyllm.cli import classify, options, training
+
+_USUAL = {"lr": 1e-4, "batch": 4, "epochs": 1.0, "context": 512}  # of conversations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`pyllm finetune MODEL --data FILE --out RUN [...]`."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="name, GGUF file or folder")
-    add("--data", required=True, metavar="FILE", help="jsonl, also .gz, .xz, .zst")
+    add("--data", required=True, metavar="FILE", help="jsonl, also .gz, .xz, .zst; texts: also csv, tsv")
+    add("--task", choices=("chat", "classify"), default="chat", help="answers, or classes of texts (chat)")
     add("--held-out", type=options.whole(1), default=64, metavar="N", help="records to judge by (64)")
     add("--lora", type=options.whole(1, 65536), metavar="R", help="rank of an adapter that learns in the model's stead")
     add("--lora-alpha", type=options.real(0.0), metavar="X", help="its scale times R (2 R)")
     add("--lora-targets", metavar="NAMES", help="matrices that it changes, of q,k,v,o,gate,up,down (all)")
     add("--lora-dropout", type=options.real(0.0, 0.99), default=0.0, metavar="X", help="of what it reads (0)")
     training.add_training(parser, rate=1e-4, batch=4, context=512)
+    classify.add_finetune(parser)
+    parser.set_defaults(**dict.fromkeys(_USUAL))  # as the task has it
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; the same command goes on where it was interrupted."""
+    usual = classify.USUAL if args.task == "classify" else _USUAL
+    for name, value in usual.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    if args.task == "classify":
+        if adapter(args) is not None:
+            raise options.UsageError("--lora goes with --task chat")
+        return classify.finetune(args)
     from pyllm.train import ProgressBar
     from pyllm.train.language import finetune
 

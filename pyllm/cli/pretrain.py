@@ -10,7 +10,7 @@ from pyllm.cli import training
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`pyllm pretrain --model FAMILY [--config NAME=VALUE,...] --data SHARDS --out RUN [...]`."""
     add = parser.add_argument
-    add("--model", required=True, metavar="FAMILY", help="gpt2, llama, mistral, qwen2, qwen3, rnn, lstm, gru")
+    add("--model", required=True, metavar="FAMILY", help="gpt2, llama, mistral, qwen2, qwen3, rnn, lstm, gru, awd-lstm")
     add("--config", metavar="FIELDS", help="fields of the configuration: n_layer=4,n_head=4,n_embd=128")
     add("--data", required=True, metavar="SHARDS", help="folder that `pyllm data prepare` wrote")
     add("--tokenizer", metavar="TOK", help="instead of the one that lies beside the shards")

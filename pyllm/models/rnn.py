@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pyllm import _core, nn, ops
 from pyllm.autograd import no_grad
 from pyllm.models.causal import CausalLM, Logits
+from pyllm.nn.recurrent import uniform
 from pyllm.tensor import Array
 
 # Parameter path -> name in Hugging Face folders; GGUF has no architecture for them.
@@ -62,13 +63,26 @@ class RecurrentLM(CausalLM):
         """No keys and values."""
         return (0, 0, 0)
 
+    @property
+    def width(self) -> int:
+        """Of the rows that the head is given."""
+        return self.head.weight.shape[1]
+
     def trunk(self, tokens: Any) -> tuple[Any, NDArray[np.int64]]:
         """(rows (rows, hidden_size) of all sequences step after step, whose tokens they are): all but the head."""
         ids = np.asarray(tokens)
         steps, places = nn.end_to_end(ops.starts_of(ids.shape))
-        x = self._dropped(self.embedding(ids.reshape(-1)[places]), 0)
+        return self.read(ids.reshape(-1)[places], steps)[0], places
+
+    def read(self, ids: Any, steps: ops.Steps, state: Any = None) -> tuple[Any, Any]:
+        """(rows (rows, width), state after each sequence's last step) of ids (rows,), all of them step after step.
+
+        state: (h of each layer, c of each layer), each (sequences, units) or None, which is zeros.
+        """
+        x = self._dropped(self.embedding(ids), 0)
         nothing = [None] * self.config.num_hidden_layers
-        return self._dropped(self.rnn.layers(x, steps, nothing, nothing)[0], 1), places
+        x, h, c = self.rnn.layers(x, steps, *(state or (nothing, nothing)))
+        return self._dropped(x, 1), (h, c or nothing)
 
     def _dropped(self, x: Any, stream: int) -> Any:
         mask = ops.mask(self.config.dropout, zlib.crc32(b"embedding") + stream)
@@ -109,8 +123,8 @@ class RecurrentLM(CausalLM):
 
     def first_values(self, name: str, parameter: nn.Parameter, random: np.random.Generator) -> Array:
         """Recurrent layers as PyTorch's; tables uniform within 0.1 of 0, the bias 0."""
-        if name.startswith("rnn."):
-            return self.rnn.first_values(name, parameter, random)
+        if name.startswith("rnn"):
+            return uniform(parameter.shape[0] // ops.GATES[self.config.cell], parameter, random)
         if len(parameter.shape) == 1:
             return np.zeros(parameter.shape, np.float32)
         return random.uniform(-_SPREAD, _SPREAD, parameter.shape).astype(np.float32)

@@ -9,7 +9,7 @@ from pyllm.nn.linear import Linear
 from pyllm.nn.module import Module, Parameter
 from pyllm.nn.norm import LayerNorm, RMSNorm
 from pyllm.nn.position import rotary_context, rotary_frequencies
-from pyllm.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, Recurrent, RNNCell, end_to_end
+from pyllm.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, Recurrent, RNNCell, WeightDrop, end_to_end
 from pyllm.nn.state import State
 from pyllm.nn.tracing import Trace, trace
 
@@ -37,6 +37,7 @@ __all__ = [
     "SelfAttention",
     "State",
     "Trace",
+    "WeightDrop",
     "end_to_end",
     "rotary_context",
     "rotary_frequencies",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -126,7 +127,7 @@ class Recurrent(Module):
         for layer in range(self.num_layers):
             outputs = []
             for suffix in self.suffixes:
-                weights, at = _weights(self, f"_l{layer}{suffix}"), len(last_h)
+                weights, at = self.weights(f"_l{layer}{suffix}"), len(last_h)
                 out, h_n, c_n = ops.recurrent(self.cell, rows, weights, steps, h[at], c[at], suffix != "")
                 outputs.append(out)
                 last_h.append(h_n)
@@ -135,6 +136,10 @@ class Recurrent(Module):
             dropped = ops.mask(self.dropout, self.stream + layer) if layer + 1 < self.num_layers else None
             rows = rows if dropped is None else ops.dropout(rows, *dropped.draw)
         return rows, last_h, last_c if self.cell == "lstm" else None
+
+    def weights(self, suffix: str) -> ops.Weights:
+        """Of the layer and direction that parameters of this ending belong to, as this batch reads them."""
+        return _weights(self, suffix)
 
     def _states(self, state: Any, batch: int, sequences: NDArray[np.int64] | None) -> tuple[list[Any], list[Any]]:
         """The first h and c of each layer and direction, in the order of the rows."""
@@ -178,6 +183,23 @@ class Recurrent(Module):
         y = ops.reshape(y, (length, -1))
         ends = [ops.reshape(each, (many, self.hidden_size)) for each in (last if isinstance(last, tuple) else (last,))]
         return y, tuple(ends) if len(ends) == 2 else ends[0]
+
+
+class WeightDrop(Recurrent):
+    """Recurrent layers of which each batch reads hidden-to-hidden weights with some dropped: within ops.noise
+    R becomes R m / (1 - p), m = 0 with probability p, the same at every step. Wan et al. 2013 (DropConnect),
+    PMLR 28; Merity et al. 2017, arXiv:1708.02182.
+    """
+
+    def __init__(self, *args: Any, weight_p: float = 0.0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.weight_p = weight_p
+
+    def weights(self, suffix: str) -> ops.Weights:
+        """With what this batch drops."""
+        found = super().weights(suffix)
+        mask = ops.mask(self.weight_p, zlib.crc32(suffix.encode(), self.stream))
+        return found if mask is None else found._replace(hidden=ops.dropout(found.hidden, *mask.draw))
 
 
 class RNN(Recurrent):
