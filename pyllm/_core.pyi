@@ -305,6 +305,7 @@ def attention_backward(
     window: int,
     softcap: float,
     type: str,
+    key_starts: ArrayLike | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """dq, dk and dv of attention_forward, from its out and lse; the same bytes for any number of threads."""
 
@@ -320,11 +321,14 @@ def attention_forward(
     window: int,
     softcap: float,
     type: str,
+    key_starts: ArrayLike | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """softmax(softcap(scale q K^T)) V of whole sequences: out (N, heads * d), lse (N, heads).
 
     q (N, heads * d), k and v (N, groups * d): the rows of all sequences one after the other; starts (sequences + 1)
     int32, from 0 to N; window: a causal query sees the last that many keys, 0: all; type of the products F32 or BF16.
+    key_starts (sequences + 1): k and v have rows of their own, (M, groups * d), and queries see all of those that have
+    the number of their sequence; not with causal.
     """
 
 def axpy(x: ArrayLike, a: float, into: NDArray[np.float32]) -> None:
