@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pyllm import _core, nn, ops
-from pyllm.autograd import no_grad
-from pyllm.models.causal import CausalLM, Logits
+from pyllm import nn, ops
+from pyllm.models.causal import CausalLM
 from pyllm.tensor import Array
 
 # Parameter path -> name in Hugging Face folders; GGUF has no architecture for them.
@@ -46,8 +44,6 @@ class Config:
 class RecurrentLM(CausalLM):
     """Tokens to logits: embedding, recurrent layers, head."""
 
-    generates = False
-
     def __init__(self, c: Config) -> None:
         self.config = c
         self.embedding = nn.Embedding(c.vocab_size, c.embedding_size)
@@ -59,16 +55,14 @@ class RecurrentLM(CausalLM):
 
     @property
     def cache(self) -> tuple[int, int, int]:
-        """No keys and values."""
+        """No keys and values: states of recurrent layers, which the program counts, in float32."""
         return (0, 0, 0)
 
-    def trunk(self, tokens: Any) -> tuple[Any, NDArray[np.int64]]:
+    def trunk(self, tokens: Any) -> tuple[Any, Any]:
         """(rows (rows, hidden_size) of all sequences step after step, whose tokens they are): all but the head."""
-        ids = np.asarray(tokens)
-        steps, places = nn.end_to_end(ops.starts_of(ids.shape))
-        x = self._dropped(self.embedding(ids.reshape(-1)[places]), 0)
-        nothing = [None] * self.config.num_hidden_layers
-        return self._dropped(self.rnn.layers(x, steps, nothing, nothing)[0], 1), places
+        ids, steps, places = nn.in_steps(tokens)
+        x = self._dropped(self.embedding(ids), 0)
+        return self._dropped(self.rnn.layers(x, steps)[0], 1), places
 
     def _dropped(self, x: Any, stream: int) -> Any:
         mask = ops.mask(self.config.dropout, zlib.crc32(b"embedding") + stream)
@@ -76,10 +70,9 @@ class RecurrentLM(CausalLM):
 
     def forward(self, tokens: Any) -> Any:
         """(..., length) ids to (..., length, vocabulary)."""
-        shape = np.shape(tokens)
         rows, places = self.trunk(tokens)
-        y = ops.linear(ops.put_rows(rows, places, int(np.prod(shape))), *self.head.pair)
-        return self.watch("logits", ops.reshape(y, (*shape, self.config.vocab_size)))
+        rows = ops.put_rows(rows, places, np.shape(tokens))
+        return ops.logits(rows, None, *self.head.pair, watch=self.watch)
 
     def loss(self, tokens: Any, targets: Any) -> Any:
         """Mean cross-entropy in nats of targets (..., length), the tokens that follow; -100 is left out."""
@@ -91,16 +84,6 @@ class RecurrentLM(CausalLM):
             raise ValueError(f"loss: targets {np.shape(targets)} and tokens {np.shape(tokens)} differ")
         weight, bias = self.head.pair
         return ops.linear_cross_entropy(rows, weight, wanted[places], bias)
-
-    def whole(self, ids: Any) -> Logits:
-        """Logits (length, vocabulary) of one sequence."""
-        with no_grad(), ops.documents(None):
-            y = self.forward(ids)
-        return np.asarray(y)
-
-    def program(self) -> _core.Program:
-        """There is none. Raises ValueError."""
-        raise ValueError(f"{self.config.cell}: whole sequences are supported, steps from a state are not")
 
     def training_flops(self) -> float:
         """As every module's, but a table that is only looked up costs nothing."""

@@ -9,7 +9,7 @@ from pyllm.nn.linear import Linear
 from pyllm.nn.module import Module, Parameter
 from pyllm.nn.norm import LayerNorm, RMSNorm
 from pyllm.nn.position import rotary_context, rotary_frequencies
-from pyllm.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, Recurrent, RNNCell, end_to_end
+from pyllm.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, Recurrent, RNNCell, end_to_end, in_steps
 from pyllm.nn.state import State
 from pyllm.nn.tracing import Trace, trace
 
@@ -38,6 +38,7 @@ __all__ = [
     "State",
     "Trace",
     "end_to_end",
+    "in_steps",
     "rotary_context",
     "rotary_frequencies",
     "trace",
