@@ -90,6 +90,8 @@ int Program::recurrent(int gates, Cell cell, std::shared_ptr<Weight> weight, Flo
   return s->h;
 }
 
-int64_t Program::page_bytes() const { return state_numbers_ ? state_page_bytes(state_numbers_) : cache_.page_bytes(); }
+int64_t Program::page_bytes() const {
+  return std::max<int64_t>(64, state_numbers_ ? state_page_bytes(state_numbers_) : cache_.page_bytes());
+}
 
 }  // namespace pyllm

@@ -16,6 +16,7 @@ from pyllm.tensor import Array
 NAMES = {"embedding": ("encoder", ""), "rnn": ("rnn", ""), "head": ("decoder", "")}
 ROTATED = ()
 IGNORED = ()
+LONGEST = 1 << 27  # positions, which is what a configuration may say too
 _SPREAD = 0.1  # of the embedding's and the head's first values
 
 
@@ -37,7 +38,7 @@ class Config:
 
     @property
     def context_length(self) -> int:
-        """Positions that a state may have; nothing in the weights depends on it."""
+        """Positions that a state may have unless more are asked for; nothing in the weights depends on it."""
         return self.max_position_embeddings
 
 
@@ -57,6 +58,11 @@ class RecurrentLM(CausalLM):
     def cache(self) -> tuple[int, int, int]:
         """No keys and values: states of recurrent layers, which the program counts, in float32."""
         return (0, 0, 0)
+
+    @property
+    def longest_context(self) -> int:
+        """No position is the last; a state takes as much memory for 64 of them as two steps leave."""
+        return LONGEST
 
     def trunk(self, tokens: Any) -> tuple[Any, Any]:
         """(rows (rows, hidden_size) of all sequences step after step, whose tokens they are): all but the head."""
