@@ -350,7 +350,7 @@ void Program::logits(int x, NormOf norm, Part head, float softcap) {
 // Values whose lives do not overlap share a buffer.
 void Program::finish() {
   for (int each : state_) use(each);  // read when all steps are done
-  std::vector<int> free_after;  // per buffer: the last step that uses it
+  std::vector<int> free_after;        // per buffer: the last step that uses it
   for (Value& v : values_) {
     int chosen = -1;
     for (size_t b = 0; b < free_after.size() && chosen < 0; ++b)

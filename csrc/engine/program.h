@@ -60,8 +60,8 @@ class Program {
   // Queries and keys normalised head by head and turned; q stays where it is, k goes to the cache of `layer`.
   void heads(int q, int k, Floats q_weight, Floats k_weight, float eps, int layer, int rotary);
   int attention(int q, int layer, int heads, float scale, int64_t window, float softcap);
-  // h of every row from the input products of a recurrent layer: from the state of each sequence, whose pages get the
-  // new one. weight: of every gate whole panels of (units, units). GRU's new gate resets the product and its inner_bias.
+  // h of every row from the input products of a recurrent layer, from the states that sequences have, whose pages get
+  // the new ones. weight: of every gate whole panels of (units, units); inner_bias: what GRU's reset multiplies too.
   int recurrent(int gates, Cell cell, std::shared_ptr<Weight> weight, Floats inner_bias);
   void add_norm(int residual, int x, NormOf norm);  // residual += norm(x)
   int map(int x, int up, Act act);

@@ -77,8 +77,9 @@ int Program::recurrent(int gates, Cell cell, std::shared_ptr<Weight> weight, Flo
   if ((weight->type() != Type::F32 && weight->type() != Type::BF16) || weight->n() != n * each ||
       width_of(gates) != n * units || (inner_bias && (int64_t)inner_bias->size() != units))
     throw std::invalid_argument("recurrent: weights (" + std::to_string(weight->n()) + ", " + std::to_string(units) +
-                                ") for input products " + std::to_string(width_of(gates)) + " wide, allowed are F32 and " +
-                                "BF16 (" + std::to_string(n * each) + ", units) and " + std::to_string(n) + " * units");
+                                ") for input products " + std::to_string(width_of(gates)) +
+                                " wide, allowed are F32 and BF16 (" + std::to_string(n * each) + ", units) and " +
+                                std::to_string(n) + " * units");
   auto s = std::make_shared<RecurrentStep>();
   use(gates);
   s->cell = cell, s->weight = std::move(weight), s->inner_bias = std::move(inner_bias);

@@ -1,5 +1,5 @@
-// What running sequences remember, keys and values or recurrent states, in pages of kPage positions from one pool. Pages are shared by fork and by
-// whoever places another's page, and copied when one of the sharers writes.
+// What running sequences remember, keys and values or recurrent states, in pages of kPage positions from one pool.
+// Pages are shared by fork and by whoever places another's page, and copied when one of the sharers writes.
 #pragma once
 #include <memory>
 #include <mutex>

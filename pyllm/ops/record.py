@@ -92,7 +92,7 @@ class Symbol:
         return Symbol(self.recorder, value)
 
     def recurrent(self, cell: str, parts: tuple[Any, Any], hidden: Any, inner_bias: Any) -> Symbol:
-        """h of every row; parts: (weight, bias) of the input products, hidden: weights in whole panels of every gate."""
+        """h of every row. parts: (weight, bias) of the input products; hidden: weights, of every gate whole panels."""
         gates = self.linear(None, [(*parts, "store")])[0]
         return Symbol(self.recorder, self.recorder.program.recurrent(gates.value, cell, hidden, inner_bias))
 

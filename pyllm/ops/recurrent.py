@@ -28,7 +28,8 @@ GATES = {"tanh": 1, "relu": 1, "lstm": 4, "gru": 3}  # of a cell; LSTM's are i, 
 class Weights(NamedTuple):
     """Of one layer in one direction, as PyTorch has them, gate after gate.
 
-    inputs (gates * units, in), hidden (gates * units, units), arrays or packed; biases (gates * units,) both or neither.
+    inputs (gates * units, in) and hidden (gates * units, units), arrays or packed; biases (gates * units,) both or
+    neither.
     """
 
     inputs: Any
