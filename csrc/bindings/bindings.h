@@ -8,6 +8,7 @@
 #include <string>
 
 #include "core/memory.h"
+#include "core/recurrent.h"
 #include "core/workers.h"
 
 namespace py = pybind11;
@@ -40,6 +41,7 @@ E named(const char* what, const std::string& name, std::initializer_list<std::pa
 }
 
 pyllm::Act act_named(const std::string& name);
+pyllm::Cell cell_named(const std::string& op, const std::string& name);
 
 inline std::string shape_of(const py::array& a) {
   std::string text = "(";

@@ -194,7 +194,7 @@ FloatArray attention(const FloatArray& q, const FloatArray& key, const FloatArra
   float* out = y.mutable_data();
   without_gil([&] {
     pyllm::CacheLayout layout = {1, kv_heads, dim, pyllm::type_named(cache)};
-    pyllm::Sequence sequence(std::make_shared<pyllm::Pool>(layout, 0));
+    pyllm::Sequence sequence(std::make_shared<pyllm::Pool>(layout.page_bytes(), 0));
     sequence.reserve(keys);
     std::vector<pyllm::Row> row((size_t)keys), query((size_t)rows);
     for (int64_t i = 0; i < keys; ++i) row[(size_t)i] = {i, sequence.table()};
@@ -240,7 +240,7 @@ std::pair<FloatArray, FloatArray> heads(const FloatArray& q, const FloatArray& k
   const pyllm::Kernels& kernels = use();
   without_gil([&] {
     pyllm::CacheLayout layout = {1, (int)k.shape(1), (int)k.shape(2), pyllm::Type::F32};
-    pyllm::Sequence sequence(std::make_shared<pyllm::Pool>(layout, 0));
+    pyllm::Sequence sequence(std::make_shared<pyllm::Pool>(layout.page_bytes(), 0));
     sequence.reserve(rows);
     std::vector<pyllm::Row> row;
     for (int64_t i = 0; i < rows; ++i) row.push_back({i, sequence.table()});

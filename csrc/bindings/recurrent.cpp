@@ -54,11 +54,9 @@ void take_sizes(Asked& x, const Sizes& sizes) {
 
 Asked check(const char* op, const std::string& cell, const FloatArray& weight, int64_t sequences, const Sizes& sizes,
             bool reversed, const std::string& type) {
-  using pyllm::Cell;
   Asked x{op};
   x.reversed = reversed;
-  x.shape.cell = named<Cell>((x.op + ": cell").c_str(), cell,
-                             {{"tanh", Cell::Tanh}, {"relu", Cell::ReLU}, {"lstm", Cell::LSTM}, {"gru", Cell::GRU}});
+  x.shape.cell = cell_named(op, cell);
   x.shape.type =
       named<pyllm::Type>((x.op + ": type").c_str(), type, {{"F32", pyllm::Type::F32}, {"BF16", pyllm::Type::BF16}});
   const int64_t gates = x.shape.gates();
@@ -179,6 +177,12 @@ py::tuple recurrent_backward(const std::string& cell, const FloatArray& dh, cons
 }
 
 }  // namespace
+
+pyllm::Cell cell_named(const std::string& op, const std::string& name) {
+  using pyllm::Cell;
+  return named<Cell>((op + ": cell").c_str(), name,
+                     {{"tanh", Cell::Tanh}, {"relu", Cell::ReLU}, {"lstm", Cell::LSTM}, {"gru", Cell::GRU}});
+}
 
 void bind_recurrent(py::module_& m) {
   m.def("recurrent_forward", &recurrent_forward, py::arg("cell"), py::arg("gates"), py::arg("weight"),

@@ -11,7 +11,18 @@ from pyllm.nn.module import Module, Parameter
 from pyllm.nn.multihead import Grown, MultiHeadAttention, Other, Own, seen
 from pyllm.nn.norm import LayerNorm, RMSNorm
 from pyllm.nn.position import rotary_context, rotary_frequencies, sinusoids
-from pyllm.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, Recurrent, RNNCell, WeightDrop, end_to_end
+from pyllm.nn.recurrent import (
+    GRU,
+    LSTM,
+    RNN,
+    GRUCell,
+    LSTMCell,
+    Recurrent,
+    RNNCell,
+    WeightDrop,
+    end_to_end,
+    in_steps,
+)
 from pyllm.nn.state import State
 from pyllm.nn.sublayers import (
     DecoderLayer,
@@ -62,6 +73,7 @@ __all__ = [
     "decoder_layer",
     "encoder_layer",
     "end_to_end",
+    "in_steps",
     "post_norm",
     "pre_norm",
     "rotary_context",

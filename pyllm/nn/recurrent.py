@@ -41,6 +41,24 @@ def ordered(length: int, batch: int, lengths: Any, batch_first: bool) -> Order:
     return Order(steps, sequences, _rows(steps, sequences, length if batch_first else None, batch))
 
 
+class InSteps(NamedTuple):
+    """Tokens step after step; places: of each in the order that they came in. While recording the program orders them.
+    """
+
+    tokens: Any
+    steps: Any
+    places: Any
+
+
+def in_steps(tokens: Any) -> InSteps:
+    """Token ids of sequences in any shape (..., length), or as ops.documents says, or the symbol of a recording."""
+    if isinstance(tokens, ops.Symbol):
+        return InSteps(tokens, None, None)
+    ids = np.asarray(tokens)
+    steps, places = end_to_end(ops.starts_of(ids.shape))
+    return InSteps(ids.reshape(-1)[places], steps, places)
+
+
 def end_to_end(starts: NDArray[np.int32]) -> tuple[ops.Steps, NDArray[np.int64]]:
     """The steps of sequences that lie one behind the other, starts[i] to starts[i + 1]; from where each row comes."""
     lengths = np.diff(starts).astype(np.int64)
@@ -116,12 +134,14 @@ class Recurrent(Module):
         return self.watch("", output), ends[0] if len(ends) == 1 else tuple(ends)
 
     def layers(
-        self, rows: Any, steps: ops.Steps, h: list[Any], c: list[Any]
+        self, rows: Any, steps: ops.Steps, h: list[Any] | None = None, c: list[Any] | None = None
     ) -> tuple[Any, list[Any], list[Any] | None]:
         """Rows step after step through all layers: (rows of the last, last h of each layer and direction, last c).
 
         h and c: the first ones, in the order of the parameters; None: zeros.
         """
+        nothing = [None] * self.num_layers * len(self.suffixes)
+        h, c = h or nothing, c or nothing
         last_h: list[Any] = []
         last_c: list[Any] = []
         for layer in range(self.num_layers):
@@ -311,8 +331,8 @@ def _nonlinear(name: str) -> str:
 def _define(part: Module, cell: str, inputs: int, units: int, bias: bool, suffix: str) -> None:
     """The parameters of a layer in a direction, in PyTorch's order."""
     outputs = ops.GATES[cell] * units
-    setattr(part, f"weight_ih{suffix}", Parameter(outputs, inputs))
-    setattr(part, f"weight_hh{suffix}", Parameter(outputs, units))
+    setattr(part, f"weight_ih{suffix}", Parameter(outputs, inputs, packed=True))
+    setattr(part, f"weight_hh{suffix}", Parameter(outputs, units, packed=True))
     if bias:
         setattr(part, f"bias_ih{suffix}", Parameter(outputs))
         setattr(part, f"bias_hh{suffix}", Parameter(outputs))
