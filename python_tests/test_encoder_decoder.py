@@ -143,7 +143,7 @@ def test_gradients_are_slopes(kind):
     length = sum(float((d * d).sum()) for d in directions) ** 0.5
     directions = [(d / length).astype(np.float32) for d in directions]
     slope = sum(float((t.grad.astype(np.float64) * d).sum()) for t, d in zip(tensors, directions, strict=True))
-    ids, wanted, starts = batch(sources, targets)
+    _, wanted, starts = batch(sources, targets)
     values, step = [], 0.03
     for sign in (1, -2, 1):
         for t, d in zip(tensors, directions, strict=True):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyllm.errors import ContextError
+from pyllm.data import read_pairs
+from pyllm.errors import ContextError, DataError
+from pyllm.evaluate.metrics import Score, text_scores
 
 AT_ONCE = 64  # sources handed to the model together
 
@@ -37,6 +41,30 @@ def translate(
         made = iter(_found(model, tokenizer, asked, num_beams, n_best, options) if asked else [])
         for ids in part:
             yield next(made) if len(ids) > 1 else [Translation("", [], 0.0)] * n_best
+
+
+def measure(
+    model: Any,
+    tokenizer: Any,
+    paths: Sequence[str],
+    names: Sequence[str],
+    samples: int | None = None,
+    num_beams: int = 4,
+    length_penalty: float = 1.0,
+) -> tuple[dict[str, Score], int, float]:
+    """(the named metrics of what a model says for sources beside their targets, how many pairs, seconds).
+
+    paths: one file of pairs, or two parallel ones, the first `samples` of them. Raises DataError, ValueError.
+    """
+    text_scores(names, ["a"], ["a"])  # names and packages before the work
+    found = list(islice(read_pairs(paths, len(paths) == 2), samples))
+    if not found:
+        raise DataError("pairs", "", None, "none", "at least one")
+    start = time.perf_counter()
+    sources = [pair.source for pair in found]
+    said = [each[0].text for each in translate(model, tokenizer, sources, num_beams, length_penalty=length_penalty)]
+    seconds = time.perf_counter() - start
+    return text_scores(names, said, [pair.target for pair in found]), len(found), seconds
 
 
 def source_of(tokenizer: Any, text: str) -> list[int]:
