@@ -162,6 +162,8 @@ def test_lengths_come_in_any_order_and_may_be_zero(kind):
         nothing, _ = ours(x, lengths=[0, 0, 0, 0])
         assert nothing.shape == (5, 4, 34) and not nothing.data.any()
         assert ours(np.zeros((5, 0, 3), np.float32))[0].shape == (5, 0, 34)
+        alone, end = ours(np.zeros((0, 3), np.float32))
+        assert alone.shape == (0, 34) and (end[0] if kind == "LSTM" else end).shape == (4, 17)
 
 
 def test_dropout_lies_between_layers_and_is_drawn_again_on_the_way_back():

@@ -10,6 +10,7 @@ from pyllm.nn.module import Module, Parameter
 from pyllm.nn.norm import LayerNorm, RMSNorm
 from pyllm.nn.position import rotary_context, rotary_frequencies
 from pyllm.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, Recurrent, RNNCell, end_to_end
+from pyllm.nn.recurrent_variants import PeepholeLSTM, ResetFirstGRU
 from pyllm.nn.state import State
 from pyllm.nn.tracing import Trace, trace
 
@@ -30,9 +31,11 @@ __all__ = [
     "Module",
     "ParallelBlock",
     "Parameter",
+    "PeepholeLSTM",
     "RMSNorm",
     "RNNCell",
     "Recurrent",
+    "ResetFirstGRU",
     "SandwichBlock",
     "SelfAttention",
     "State",

@@ -126,8 +126,8 @@ class Recurrent(Module):
         for layer in range(self.num_layers):
             outputs = []
             for suffix in self.suffixes:
-                weights, at = _weights(self, f"_l{layer}{suffix}"), len(last_h)
-                out, h_n, c_n = ops.recurrent(self.cell, rows, weights, steps, h[at], c[at], suffix != "")
+                at = len(last_h)
+                out, h_n, c_n = self.direction(f"_l{layer}{suffix}", rows, steps, h[at], c[at], suffix != "")
                 outputs.append(out)
                 last_h.append(h_n)
                 last_c.append(c_n)
@@ -135,6 +135,10 @@ class Recurrent(Module):
             dropped = ops.mask(self.dropout, self.stream + layer) if layer + 1 < self.num_layers else None
             rows = rows if dropped is None else ops.dropout(rows, *dropped.draw)
         return rows, last_h, last_c if self.cell == "lstm" else None
+
+    def direction(self, name: str, rows: Any, steps: ops.Steps, h: Any, c: Any, reverse: bool) -> tuple[Any, Any, Any]:
+        """One layer in one direction, whose parameters end in `name`: what other cells compute in their own way."""
+        return ops.recurrent(self.cell, rows, parameters_of(self, name), steps, h, c, reverse)
 
     def _states(self, state: Any, batch: int, sequences: NDArray[np.int64] | None) -> tuple[list[Any], list[Any]]:
         """The first h and c of each layer and direction, in the order of the rows."""
@@ -175,7 +179,7 @@ class Recurrent(Module):
         batched = [ops.reshape(each, (many, 1, self.hidden_size)) for each in given]
         first = None if state is None else tuple(batched) if pair else batched[0]
         y, last = self(ops.reshape(x, shape), first, lengths)
-        y = ops.reshape(y, (length, -1))
+        y = ops.reshape(y, (length, self.hidden_size * len(self.suffixes)))
         ends = [ops.reshape(each, (many, self.hidden_size)) for each in (last if isinstance(last, tuple) else (last,))]
         return y, tuple(ends) if len(ends) == 2 else ends[0]
 
@@ -248,7 +252,7 @@ class Cell(Module):
             (None if each is None else ops.reshape(each, (-1, self.hidden_size)) for each in first),
         )
         steps = ops.Steps(np.ones(rows.shape[0], np.int64))
-        y, _, c = ops.recurrent(self.cell, rows, _weights(self, ""), steps, h, c)
+        y, _, c = ops.recurrent(self.cell, rows, parameters_of(self, ""), steps, h, c)
         y = ops.reshape(y, wanted)
         return (y, ops.reshape(c, wanted)) if lstm else y
 
@@ -296,7 +300,8 @@ def _define(part: Module, cell: str, inputs: int, units: int, bias: bool, suffix
         setattr(part, f"bias_hh{suffix}", Parameter(outputs))
 
 
-def _weights(part: Any, suffix: str) -> ops.Weights:
+def parameters_of(part: Any, suffix: str) -> ops.Weights:
+    """Of a layer in a direction, or of a cell. Raises ValueError where they have no value yet."""
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if part.bias else ("weight_ih", "weight_hh")
     values = [getattr(part, name + suffix).value for name in names]
     if any(value is None for value in values):

@@ -30,6 +30,7 @@ from pyllm.ops.panels import forget_panels
 from pyllm.ops.precision import autocast
 from pyllm.ops.record import Recorder, Symbol
 from pyllm.ops.recurrent import GATES, Steps, Weights, recurrent
+from pyllm.ops.recurrent_steps import recurrent_steps
 from pyllm.ops.sequences import documents, put_rows, starts_of, take_rows
 from pyllm.ops.watch import Watch, unwatched
 
@@ -80,6 +81,7 @@ __all__ = [
     "power",
     "put_rows",
     "recurrent",
+    "recurrent_steps",
     "relu",
     "reshape",
     "rms_norm",

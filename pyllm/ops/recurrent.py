@@ -113,9 +113,9 @@ def recurrent(
     without a step keeps its first state. float32; in bf16 the operands of products are rounded, states are not.
     Raises ValueError for a cell that is not known and shapes that do not fit.
     """
-    a, w, r, biases = _checked(cell, x, weights, steps)
+    a, w, r, biases = checked(cell, x, weights, steps)
     units, kind = r.shape[1], product_type()
-    h0, c0 = (_state(each, name, steps, units) for each, name in ((first, "first"), (first_c, "first_c")))
+    h0, c0 = (first_state(each, name, steps, units) for each, name in ((first, "first"), (first_c, "first_c")))
     gates = np.empty((len(a), len(r)), np.float32)
     bias, inner_bias = _joined(cell, biases, units)
     if len(a) and isinstance(w, _core.Weight):
@@ -209,7 +209,8 @@ def _given(array: Any) -> Callable[[], Array]:
     return lambda: np.ascontiguousarray(array)
 
 
-def _checked(cell: str, x: Any, weights: Weights, steps: Steps) -> tuple[Array, Any, Array, list[Array | None]]:
+def checked(cell: str, x: Any, weights: Weights, steps: Steps) -> tuple[Array, Any, Array, list[Array | None]]:
+    """(x, W, R, biases) as arrays that fit each other and the cell. Raises ValueError."""
     if cell not in GATES:
         raise ValueError(f"recurrent: cell {cell!r}, allowed are {', '.join(GATES)}")
     a, r = float32(x, cell), float32(weights.hidden, cell, "hidden weight")
@@ -225,7 +226,8 @@ def _checked(cell: str, x: Any, weights: Weights, steps: Steps) -> tuple[Array, 
     return a, w, r, [None if b is None else vector(b, len(r), cell, name) for b, name in named]
 
 
-def _state(state: Any, name: str, steps: Steps, units: int) -> Array | None:
+def first_state(state: Any, name: str, steps: Steps, units: int) -> Array | None:
+    """A first state (sequences, units) as an array. Raises ValueError."""
     if state is None:
         return None
     array = float32(state, "recurrent", name)
