@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import tiny_models
+from packages import unpacked
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -76,3 +77,9 @@ def test_pipeline(tmp_path):
 def test_transfer_learning(tmp_path):
     nothing, novel = (float(line.split()[-1]) for line in run("transfer_learning.py", cwd=tmp_path).splitlines())
     assert novel < nothing - 0.2
+
+
+def test_grapheme_to_phoneme(tmp_path):
+    weights = unpacked("g2p-en==2.1.0") / "g2p_en" / "checkpoint20.npz"
+    lines = run("grapheme_to_phoneme.py", weights, "transformer", "a", "Perplexity", cwd=tmp_path).splitlines()
+    assert lines == ["transformer T R AE0 N S F AO1 R M ER0", "a AA1", "Perplexity P ER0 P L EH1 K S AH0 T IY0"]

@@ -153,9 +153,7 @@ class Recurrent(Module):
         wanted = (many, batch, self.hidden_size)
         found = []
         for each in state if pair else (state,):
-            shape = np.shape(each.data if isinstance(each, Tensor) else each)
-            if shape != wanted:
-                raise ValueError(f"{self.cell}: state {shape}, allowed is {wanted}")
+            _check_state(self.cell, each, wanted)
             flat = ops.reshape(each, (many * batch, self.hidden_size))
             own = np.arange(batch) if sequences is None else sequences
             found.append([ops.take_rows(flat, i * batch + own) for i in range(many)])
@@ -176,6 +174,8 @@ class Recurrent(Module):
         shape = (1, length, self.input_size) if self.batch_first else (length, 1, self.input_size)
         pair = isinstance(state, tuple | list)
         given = [] if state is None else list(state) if pair else [state]
+        for each in given:
+            _check_state(self.cell, each, (many, self.hidden_size))
         batched = [ops.reshape(each, (many, 1, self.hidden_size)) for each in given]
         first = None if state is None else tuple(batched) if pair else batched[0]
         y, last = self(ops.reshape(x, shape), first, lengths)
@@ -244,9 +244,8 @@ class Cell(Module):
         first = [None, None] if state is None else list(state) if lstm else [state, None]
         wanted = (*shape[:-1], self.hidden_size)
         for each in first:
-            found = None if each is None else np.shape(each.data if isinstance(each, Tensor) else each)
-            if found not in (None, wanted):
-                raise ValueError(f"{self.cell}: state {found}, allowed is {wanted}")
+            if each is not None:
+                _check_state(self.cell, each, wanted)
         rows, (h, c) = (
             ops.reshape(x, (-1, self.input_size)),
             (None if each is None else ops.reshape(each, (-1, self.hidden_size)) for each in first),
@@ -282,6 +281,12 @@ def uniform(hidden_size: int, parameter: Parameter, random: np.random.Generator)
     """Initial values of a recurrent layer's parameter: uniform within 1 / sqrt(hidden_size) of 0."""
     bound = hidden_size**-0.5
     return random.uniform(-bound, bound, parameter.shape).astype(np.float32)
+
+
+def _check_state(cell: str, state: Any, wanted: tuple[int, ...]) -> None:
+    shape = np.shape(state.data if isinstance(state, Tensor) else state)
+    if shape != wanted:
+        raise ValueError(f"{cell}: state {shape}, allowed is {wanted}")
 
 
 def _nonlinear(name: str) -> str:
