@@ -23,6 +23,7 @@ from pyllm.nn.recurrent import (
     end_to_end,
     in_steps,
 )
+from pyllm.nn.recurrent_variants import PeepholeLSTM, ResetFirstGRU
 from pyllm.nn.state import State
 from pyllm.nn.sublayers import (
     DecoderLayer,
@@ -61,9 +62,11 @@ __all__ = [
     "Own",
     "ParallelBlock",
     "Parameter",
+    "PeepholeLSTM",
     "RMSNorm",
     "RNNCell",
     "Recurrent",
+    "ResetFirstGRU",
     "SandwichBlock",
     "SelfAttention",
     "Stack",

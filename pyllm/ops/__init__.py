@@ -32,6 +32,7 @@ from pyllm.ops.pool import last_rows, max_rows, mean_rows
 from pyllm.ops.precision import autocast
 from pyllm.ops.record import Recorder, Symbol
 from pyllm.ops.recurrent import GATES, Steps, Weights, recurrent
+from pyllm.ops.recurrent_steps import recurrent_steps
 from pyllm.ops.sequences import documents, places_of, put_rows, starts_of, take_rows
 from pyllm.ops.watch import Watch, unwatched
 
@@ -88,6 +89,7 @@ __all__ = [
     "power",
     "put_rows",
     "recurrent",
+    "recurrent_steps",
     "relu",
     "reshape",
     "rms_norm",

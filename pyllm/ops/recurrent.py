@@ -118,9 +118,9 @@ def recurrent(
     """
     if isinstance(x, Symbol):
         return _recorded(cell, x, weights, reverse), None, None
-    a, w, r, biases = _checked(cell, x, weights, steps)
+    a, w, r, biases = checked(cell, x, weights, steps)
     units, kind = r.shape[1], _product_type(weights.hidden)
-    h0, c0 = (_state(each, name, steps, units) for each, name in ((first, "first"), (first_c, "first_c")))
+    h0, c0 = (first_state(each, name, steps, units) for each, name in ((first, "first"), (first_c, "first_c")))
     gates = _core.empty((len(a), len(r)))
     bias, inner_bias = _joined(cell, biases, units)
     if len(a) and isinstance(w, _core.Weight):
@@ -242,7 +242,8 @@ def _product_type(hidden: Any) -> str:
     return product_type()
 
 
-def _checked(cell: str, x: Any, weights: Weights, steps: Steps) -> tuple[Array, Any, Array, list[Array | None]]:
+def checked(cell: str, x: Any, weights: Weights, steps: Steps) -> tuple[Array, Any, Array, list[Array | None]]:
+    """(x, W, R, biases) as arrays that fit each other and the cell. Raises ValueError."""
     if cell not in GATES:
         raise ValueError(f"recurrent: cell {cell!r}, allowed are {', '.join(GATES)}")
     a, r = float32(x, cell), weights.hidden
@@ -259,7 +260,8 @@ def _checked(cell: str, x: Any, weights: Weights, steps: Steps) -> tuple[Array, 
     return a, w, r, [None if b is None else vector(b, len(r), cell, name) for b, name in named]
 
 
-def _state(state: Any, name: str, steps: Steps, units: int) -> Array | None:
+def first_state(state: Any, name: str, steps: Steps, units: int) -> Array | None:
+    """A first state (sequences, units) as an array. Raises ValueError."""
     if state is None:
         return None
     array = float32(state, "recurrent", name)
