@@ -162,7 +162,7 @@ def test_silero_is_the_same_from_onnx(silero):
 def test_silero_states_are_those_of_float64(silero):
     from safetensors.numpy import load_file
 
-    _, model, frames = silero  # the safetensors are of another training run than the rest
+    folder, model, frames = silero  # the safetensors are of another training run than the rest
     weights = {f"{p}_l0": load_file(folder / "silero_vad_16k.safetensors")[f"lstm_cell.{p}"] for p in PARTS}
     x = features({name.removeprefix("_model."): tensor for name, tensor in model.state_dict().items()}, frames)
     exact = torch.nn.LSTM(128, 128).double()
