@@ -10,7 +10,7 @@ from typing import NamedTuple
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 68, 12, 14, 34
 MOST_POINTS = 1200  # of a line; more are thinned to the least and greatest of each stretch
-COLOURS = ("var(--a)", "var(--b)")
+COLOURS = ("var(--a)", "var(--b)", "var(--c)", "var(--d)", "var(--e)")
 
 Point = tuple[float, float]
 
@@ -93,7 +93,7 @@ def curves(title: str, lines: Sequence[Line], y_name: str, x_name: str = "step")
         for piece in parts:
             drawn += _line([place(point) for point in piece], colour, line.dots)
         if len(lines) > 1:
-            at = f"x='{WIDTH - RIGHT - 90}' y='{TOP + 14 + 16 * index}' style='fill:{colour}'"
+            at = f"x='{WIDTH - RIGHT - 110}' y='{TOP + 14 + 16 * index}' style='fill:{colour}'"
             drawn.append(f"<text {at}>{escape(line.name)}</text>")
     head = f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{escape(title)}'>"
     return f"<figure><figcaption>{escape(title)}</figcaption>{head}{''.join(drawn)}</svg></figure>"
