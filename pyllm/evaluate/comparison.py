@@ -111,7 +111,7 @@ def _synthetic(
         found[kind] = contest.learn(model, batches, seconds, rate, seed, partial(tell, f"{task}: {kind}"))
         random = np.random.default_rng(seed + 1)
         asked = {n: [symbols(random, n, task) for _ in range(64)] for n in LENGTHS}
-        accuracy[kind] = [(float(n), contest.judged(model.eval(), some)[1]) for n, some in asked.items()]
+        accuracy[kind] = [(float(n), contest.judged(model, some)[1]) for n, some in asked.items()]
     return models, found, accuracy
 
 
@@ -175,7 +175,7 @@ def _shares(
             batches = _drawn_from(some, seed)
             for _ in range(4):  # judged so often: too few examples are soon known by heart
                 contest.learn(model, batches, seconds / 4, rate, seed, partial(tell, f"data: {kind}"))
-                best = min(best, contest.judged(model.eval(), held)[0])
+                best = min(best, contest.judged(model, held)[0])
             found[kind].append((float(len(some)), best))
     return found
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from pyllm import ops
 from pyllm.auto.new import new_config, new_model
-from pyllm.autograd import no_grad
 from pyllm.data.packed import IGNORED, Batch
 from pyllm.optim import AdamW
 
@@ -128,8 +127,7 @@ def judged(model: Any, pairs: Sequence[Pair], together: int = 64) -> tuple[float
     for first in range(0, len(pairs), together):
         some = pairs[first : first + together]
         shifted = [np.concatenate([[model.start_id], target[:-1]]).astype(np.int32) for _, target in some]
-        with no_grad():
-            logits = np.asarray(model.forward([pair.source for pair in some], shifted), np.float64)
+        logits = np.asarray(model.eval().forward([pair.source for pair in some], shifted), np.float64)
         wanted = np.concatenate([target for _, target in some])
         top = logits.max(axis=-1)
         total += float((np.log(np.exp(logits - top[:, None]).sum(axis=-1)) + top).sum())
