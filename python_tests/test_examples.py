@@ -68,6 +68,14 @@ def test_train_loop(tmp_path):
     assert losses[0] > 2 and losses[-1] < 0.1 and lines[-1].startswith("the cat sat on the mat and the dog")
 
 
+def test_recurrent(tmp_path):
+    lines = run("recurrent.py", cwd=tmp_path).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["rnn", "lstm", "gru"]
+    for line in lines:
+        assert float(line.split()[2].rstrip(":")) < 0.1 and "the cat sat on the " in line
+    assert all("and the dog sat on the " in line for line in lines[1:])  # the plain cell forgets where it is
+
+
 def test_pipeline(tmp_path):
     lines = run("pipeline.py", cwd=tmp_path).splitlines()
     assert lines[0] == "13 documents, 76,846 tokens to learn from"
