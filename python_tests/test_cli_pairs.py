@@ -122,13 +122,27 @@ def test_what_cannot_be_is_said_in_one_line(place, trained, capsys):
         (["translate", "@transformer", "a " * 600], 1, "text 1: 601 tokens, the model's context has 512; shorten it"),
         (["eval", "@transformer", "--data", "@test.tsv", "--metric", "bleu,wer"], 1, "metric: wer; known are bleu"),
         (["eval", "@transformer", "--data", "@a", "@b"], 2, "one folder of shards is measured"),
-        (["generate", "-m", "@transformer", "-p", "a"], 1, "transformer"),
+        (["generate", "-m", "@transformer", "-p", "a"], 1, "transformer; a family that continues texts"),
     ]  # fmt: skip
     for words, code, text in refused:
         capsys.readouterr()
         assert run(place, *words) == code
         said = capsys.readouterr().err.strip().splitlines()
         assert text in said[-1], said
+
+
+def test_runs_are_described(trained, capsys):
+    model = pyllm.AutoModelForSeq2SeqLM.from_pretrained(trained / "transformer")
+    for name, words in (("transformer", ("heads", "feed_forward")), ("additive", ("layers", "context"))):
+        capsys.readouterr()
+        assert run(trained, "info", f"@{name}", "--json") == 0
+        facts = json.loads(capsys.readouterr().out)
+        assert facts["architecture"] == TASKS[name][0] and set(words) <= set(facts)
+        assert run(trained, "params", f"@{name}", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["total"] == facts["parameters"]
+    assert run(trained, "info", "@additive") == 0 and run(trained, "report", "@transformer") == 0
+    assert run(trained, "info", "@transformer", "--json") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["parameters"] == model.num_parameters()
 
 
 def test_texts_are_classes_for_metrics():
