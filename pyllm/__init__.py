@@ -28,6 +28,7 @@ _LAZY = {
     "AutoConfig": "pyllm.auto",
     "AutoModelForCausalLM": "pyllm.auto",
     "AutoModelForSequenceClassification": "pyllm.auto",
+    "AutoModelForSeq2SeqLM": "pyllm.auto.pairs",
     "AutoTokenizer": "pyllm.auto",
     "Chat": "pyllm.generate",
     "Engine": "pyllm.generate",

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import tiny_models
+from packages import unpacked
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -82,3 +83,9 @@ def test_ulmfit(tmp_path):
     lines = run("ulmfit.py", cwd=tmp_path).splitlines()
     assert lines[0].startswith("accuracy 0.") and float(lines[0].split(",")[0].split()[1]) > 0.6
     assert "always 'Harriet'" in lines[1] and lines[2].startswith("TF-IDF + logistic regression: accuracy 0.")
+
+
+def test_grapheme_to_phoneme(tmp_path):
+    weights = unpacked("g2p-en==2.1.0") / "g2p_en" / "checkpoint20.npz"
+    lines = run("grapheme_to_phoneme.py", weights, "transformer", "a", "Perplexity", cwd=tmp_path).splitlines()
+    assert lines == ["transformer T R AE0 N S F AO1 R M ER0", "a AA1", "Perplexity P ER0 P L EH1 K S AH0 T IY0"]

@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import Any
 
 from pyllm.formats.config import check_config
-from pyllm.models.causal import CausalLM
 
 # Usual sizes where Hugging Face's configurations have no default of their own that suits a beginning.
 _LLAMA: dict[str, Any] = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
@@ -27,9 +26,12 @@ USUAL: dict[str, dict[str, Any]] = {
     "lstm": _RECURRENT | {"cell": "lstm"},
     "gru": _RECURRENT | {"cell": "gru"},
     "awd-lstm": _AWD,
+    "transformer": {"vocab_size": 8192},
+    "seq2seq": {"vocab_size": 8192},
 }
+PAIRS = ("transformer", "seq2seq")  # encoder-decoders, which learn from pairs
 RECURRENT = ("rnn", "lstm", "gru", "awd-lstm")  # neither transformers nor llama.cpp know them
-_GIVEN = ("gpt2", *RECURRENT)  # families of which no size follows from another
+_GIVEN = ("gpt2", *RECURRENT, *PAIRS)  # families of which no size follows from another
 
 
 def new_config(family: str, **sizes: Any) -> Any:
@@ -54,8 +56,8 @@ def new_config(family: str, **sizes: Any) -> Any:
     return config(**{name: value for name, value in values.items() if name in known})
 
 
-def new_model(config: Any, seed: int = 0) -> CausalLM:
+def new_model(config: Any, seed: int = 0) -> Any:
     """A model of a family's Config with random weights, ready to learn."""
-    model: CausalLM = import_module(type(config).__module__).Model(config)
+    model = import_module(type(config).__module__).Model(config)
     model.initialise(seed)
     return model

@@ -122,11 +122,13 @@ def evaluate(args: argparse.Namespace) -> int:
 
     names = tuple(METRICS) if args.metric is None else tuple(each.strip() for each in args.metric.split(","))
     model, tokenizer = opened(args.model, args)
-    rows = read_texts(args.data, args.text, args.label)
+    if len(args.data) > 1:
+        raise options.UsageError(f"--data: {len(args.data)} places; a text classifier is measured on one file")
+    rows = read_texts(args.data[0], args.text, args.label)
     targets, _ = numbered(rows.labels, model.config.classes)
     known = [i for i in range(len(targets)) if targets[i] >= 0][: args.samples]
     if not known:
-        raise ValueError(f"{args.data}: labels: none is there, allowed are {', '.join(model.config.classes)}")
+        raise ValueError(f"{args.data[0]}: labels: none is there, allowed are {', '.join(model.config.classes)}")
     texts = [rows.texts[i] for i in known]
     found = judge(model, tokenizer, texts, targets[known], open_baseline(args.model), names)
     return output.facts(args, found, "\n".join(told(found)))

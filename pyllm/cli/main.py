@@ -34,6 +34,7 @@ VERBS = {
     "params": "count weights and biases, written out",
     "pretrain": "train a new model to predict the next token",
     "finetune": "train a model on conversations",
+    "translate": "say the target of a source with an encoder-decoder",
     "eval": "measure a model on shards: loss, perplexity, bits per byte",
     "plan": "say what training and running a model cost: operations, memory, time",
     "fit": "learn a table: a net that predicts one column of a CSV file",

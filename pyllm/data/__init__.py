@@ -6,6 +6,7 @@ from pyllm.data.conversations import Conversations
 from pyllm.data.fingerprint import fingerprint
 from pyllm.data.labelled import Labelled, Pieces, read_texts
 from pyllm.data.packed import IGNORED, Batch, Packed
+from pyllm.data.pairs import Pair, Pairs, read_pairs
 from pyllm.data.prepare import prepare
 from pyllm.data.shards import Shards
 
@@ -15,9 +16,12 @@ __all__ = [
     "Conversations",
     "Labelled",
     "Packed",
+    "Pair",
+    "Pairs",
     "Pieces",
     "Shards",
     "fingerprint",
     "prepare",
+    "read_pairs",
     "read_texts",
 ]

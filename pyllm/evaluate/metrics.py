@@ -1,14 +1,14 @@
-"""How often a classifier is right: accuracy, F1, Matthews' correlation. Classes are numbers from 0."""
+"""How often a classifier is right, and how near answers in words are to what was wanted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-Classes = NDArray[Any]
+Classes = NDArray[Any]  # numbers from 0
 
 
 def accuracy(wanted: Classes, said: Classes) -> float:
@@ -48,6 +48,47 @@ def scores(wanted: Classes, said: Classes, names: tuple[str, ...] = tuple(METRIC
     if unknown:
         raise ValueError(f"metrics: {', '.join(unknown)} not known, allowed are {', '.join(METRICS)}")
     return {name: METRICS[name](wanted, said) for name in names}
+
+
+class Score(NamedTuple):
+    """A number, and how it was computed: sacrebleu's signature, "" for the others."""
+
+    value: float
+    signature: str = ""
+
+
+TRANSLATION = ("bleu", "chrf")
+
+
+def text_scores(names: Sequence[str], found: Sequence[str], wanted: Sequence[str]) -> dict[str, Score]:
+    """The named metrics of answers in words: bleu and chrf, 0 to 100, and METRICS with every text as a class.
+
+    Raises ValueError for a name that is not known, none to compare, and lengths that differ; ImportError without the
+    package that bleu and chrf need.
+    """
+    unknown = [name for name in names if name not in (*TRANSLATION, *METRICS)]
+    if unknown or not names:
+        known = ", ".join((*TRANSLATION, *METRICS))
+        raise ValueError(f"metric: {', '.join(unknown) or 'none'}; known are {known}")
+    if len(found) != len(wanted) or not len(found):
+        sizes = f"{len(found)} answers for {len(wanted)} references"
+        raise ValueError(f"metric: {sizes}, allowed are as many, one at least")
+    classes = np.unique(np.array([*wanted, *found]), return_inverse=True)[1].astype(np.int64).reshape(2, -1)
+    return {
+        name: _sacrebleu(name, found, wanted) if name in TRANSLATION else Score(METRICS[name](*classes))
+        for name in names
+    }
+
+
+def _sacrebleu(name: str, found: Sequence[str], wanted: Sequence[str]) -> Score:
+    """Of detokenised, cased texts. Post 2018, arXiv:1804.08771; Popovic 2015, W15-3049."""
+    try:
+        from sacrebleu.metrics import BLEU, CHRF
+    except ImportError:
+        raise ImportError("bleu and chrf need the package `sacrebleu`: pip install 'pyllm[eval]'") from None
+    metric = BLEU() if name == "bleu" else CHRF()
+    score = metric.corpus_score(list(found), [list(wanted)]).score
+    return Score(float(score), str(metric.get_signature()))
 
 
 def _f1(w: NDArray[np.bool_], s: NDArray[np.bool_]) -> float:

@@ -19,7 +19,8 @@ def draw(lrs: Sequence[float], losses: Sequence[float], steep: float, path: str 
     at = (math.log10(steep), losses[list(lrs).index(steep)])
     lines = [Line("loss", points), Line(f"{steep:.2g}", [at], dots=True)]
     figure = curves("loss over learning rate", lines, "loss", "log10 of the learning rate")
-    drawn = figure[figure.index("<svg") : figure.index("</svg>")].replace("<svg", "<svg xmlns='http://www.w3.org/2000/svg'")
+    drawn = figure[figure.index("<svg") : figure.index("</svg>")]
+    drawn = drawn.replace("<svg", "<svg xmlns='http://www.w3.org/2000/svg'")
     size = f" width='{WIDTH}' height='{HEIGHT}'>"
     head, _, rest = drawn.partition(">")
     with Staging(os.path.dirname(name) or ".") as staging, staging.create(os.path.basename(name)) as file:

@@ -10,9 +10,15 @@ from functools import partial
 from typing import Any
 
 # Tables of which a token reads one row; the token table counts when it is also the output matrix.
-TOKEN_TABLES = ("token_embd.weight", "model.embed_tokens.weight", "transformer.wte.weight", "wte.weight")
+TOKEN_TABLES = (
+    "token_embd.weight",
+    "model.embed_tokens.weight",
+    "transformer.wte.weight",
+    "wte.weight",
+    "encoder.weight",
+)
 POSITION_TABLES = ("position_embd.weight", "transformer.wpe.weight", "wpe.weight")
-OUTPUTS = ("output.weight", "lm_head.weight")
+OUTPUTS = ("output.weight", "lm_head.weight", "decoder.weight")
 
 
 def work(tensors: dict[str, Any]) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyllm.errors import printable
+from pyllm.formats.encoder_decoders import check_seq2seq, check_transformer
 from pyllm.formats.fields import Field, Raw, check_fields
 from pyllm.formats.scaling import check_scaling
 
@@ -316,4 +317,6 @@ FAMILIES: dict[str, Callable[[Raw], dict[str, Any]]] = {
     "gpt_neox": check_gpt_neox,
     "rnn": check_rnn,
     "ulmfit": check_ulmfit,
+    "seq2seq": check_seq2seq,
+    "transformer": check_transformer,
 }

@@ -47,6 +47,7 @@ FAMILIES = (
         "Sequence to Sequence Learning with Neural Networks",
         "encoder and decoder",
         "the target sentence, word by word",
+        "pyllm/models/seq2seq.py",
     ),
     Family(
         "seq2seq + attention",
@@ -54,6 +55,7 @@ FAMILIES = (
         "Neural Machine Translation by Jointly Learning to Align and Translate",
         "encoder and decoder",
         "the target sentence, looking back at the source",
+        "pyllm/models/seq2seq.py",
     ),
     Family(
         "Transformer",
@@ -61,6 +63,7 @@ FAMILIES = (
         "Attention Is All You Need",
         "encoder and decoder",
         "the target sentence, word by word",
+        "pyllm/models/transformer.py",
     ),
     Family(
         "AWD-LSTM",

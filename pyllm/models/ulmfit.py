@@ -79,8 +79,6 @@ class AWDLSTM(RecurrentLM):
     two (AR, TAR: activation and temporal activation regularisation) while it learns alone, within ops.noise.
     """
 
-    generates = False
-
     def __init__(self, c: Config) -> None:
         self.config = c
         self.embedding = nn.Embedding(c.vocab_size, c.embedding_size)
@@ -99,9 +97,8 @@ class AWDLSTM(RecurrentLM):
 
     def _both(self, tokens: Any) -> tuple[Any, Any, ops.Steps, NDArray[np.int64]]:
         """(the last layer's rows, the same with dropout, their steps, their places)."""
-        ids = np.asarray(tokens)
-        steps, places = nn.end_to_end(ops.starts_of(ids.shape))
-        rows = self.read(ids.reshape(-1)[places], steps)[0]
+        ids, steps, places = nn.in_steps(tokens)
+        rows = self.read(ids, steps)[0]
         return rows, self._locked(rows, steps, self.config.output_p, "output"), steps, places
 
     def read(self, ids: Any, steps: ops.Steps, state: Any = None) -> tuple[Any, Any]:

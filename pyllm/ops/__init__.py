@@ -3,6 +3,7 @@ model's forward is being recorded."""
 
 from pyllm.ops.activation import activate, gelu, relu, sigmoid, silu, softcap, swiglu, tanh
 from pyllm.ops.adapted import Adapted
+from pyllm.ops.additive import additive_attention
 from pyllm.ops.arithmetic import (
     _operators,
     add,
@@ -31,7 +32,8 @@ from pyllm.ops.pool import last_rows, max_rows, mean_rows
 from pyllm.ops.precision import autocast
 from pyllm.ops.record import Recorder, Symbol
 from pyllm.ops.recurrent import GATES, Steps, Weights, recurrent
-from pyllm.ops.sequences import documents, put_rows, starts_of, take_rows
+from pyllm.ops.recurrent_steps import recurrent_steps
+from pyllm.ops.sequences import documents, places_of, put_rows, starts_of, take_rows
 from pyllm.ops.watch import Watch, unwatched
 
 _operators()
@@ -48,6 +50,7 @@ __all__ = [
     "activate",
     "add",
     "add_norm",
+    "additive_attention",
     "attended",
     "attention",
     "attention_weights",
@@ -82,9 +85,11 @@ __all__ = [
     "noise_now",
     "norm_linear",
     "normalise",
+    "places_of",
     "power",
     "put_rows",
     "recurrent",
+    "recurrent_steps",
     "relu",
     "reshape",
     "rms_norm",

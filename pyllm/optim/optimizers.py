@@ -14,14 +14,20 @@ from pyllm.tensor import Array, Tensor
 Groups = Iterable[Tensor] | Iterable[dict[str, Any]]
 
 
+def _zeros(size: int) -> Array:
+    zeros = _core.empty((size,))
+    zeros.fill(0)
+    return zeros
+
+
 class Group:
     """Tensors that share options. Their numbers and gradients become parts of two flat arrays."""
 
     def __init__(self, tensors: Sequence[Tensor], options: dict[str, Any]) -> None:
         self.tensors = list(tensors)
         self.options = options
-        self.numbers = np.empty(sum(t.size for t in self.tensors), np.float32)
-        self.gradients = np.zeros_like(self.numbers)
+        self.numbers = _core.empty((sum(t.size for t in self.tensors),))
+        self.gradients = _zeros(self.numbers.size)
         self._places = []
         end = 0
         for tensor in self.tensors:
@@ -67,7 +73,7 @@ class Optimizer:
             self.check(mine)
             self.groups.append(Group(each["params"], mine))
         self.steps = 0
-        self.state = [{name: np.zeros_like(g.numbers) for name in self.state_names} for g in self.groups]
+        self.state = [{name: _zeros(g.numbers.size) for name in self.state_names} for g in self.groups]
         self._rates = [group.options["lr"] for group in self.groups]
 
     def check(self, options: dict[str, Any]) -> None:

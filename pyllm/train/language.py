@@ -51,7 +51,7 @@ def pretrain(
     model = AutoModelForCausalLM.from_config(config, arguments.seed)
     model.open_tokenizer = lambda: tokenizer
     facts = {"config": asdict(config), "data": data.shards.identity, "tokenizer": fingerprint(tokenizer)}
-    return _run(model, tokenizer, data, valid, arguments, callbacks, facts | {"context": length}, command)
+    return carry_out(model, tokenizer, data, valid, arguments, callbacks, facts | {"context": length}, command)
 
 
 def finetune(
@@ -86,7 +86,7 @@ def finetune(
     if lora is not None:
         model.add_adapter(lora, seed=arguments.seed)
         facts["lora"] = asdict(lora) | {"target_modules": sorted(model.learned())}
-    return _run(model, tokenizer, data, valid, arguments, callbacks, facts, command, (prompts, before))
+    return carry_out(model, tokenizer, data, valid, arguments, callbacks, facts, command, (prompts, before))
 
 
 def validation(shards: str, length: int, seed: int = 0) -> Packed | None:
@@ -111,7 +111,7 @@ def _refuse(name: str, config: Any, a: TrainingArguments, length: int, frozen: t
     refuse_unless_fits(plan._replace(checkpointing=a.gradient_checkpointing), available())
 
 
-def _run(
+def carry_out(
     model: Any,
     tokenizer: Any,
     data: Any,
@@ -122,7 +122,10 @@ def _run(
     command: str,
     asked: tuple[list[Prompt], list[list[int]]] | None = None,
 ) -> Result:
-    """asked: prompts, and what the model answered before."""
+    """Train, then write the model, its tokenizer and run.json beside the checkpoints.
+
+    asked: prompts, and what the model answered before.
+    """
     out = make_folder(arguments.output_dir)
     samples = Samples()
     samples.texts = _earlier(os.path.join(out, "run.json"))

@@ -1,0 +1,55 @@
+"""Encoder-decoders through the whole procedure: they learn to say the targets of sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pyllm.auto import AutoTokenizer, new_config
+from pyllm.auto.pairs import AutoModelForSeq2SeqLM
+from pyllm.data import Pairs, fingerprint
+from pyllm.train.arguments import TrainingArguments
+from pyllm.train.callbacks import Callback
+from pyllm.train.language import carry_out
+from pyllm.train.trainer import Result
+
+HELD_OUT = 1000  # pairs to judge by, a tenth at most, where none are given
+
+
+def learn_pairs(
+    family: str,
+    fields: dict[str, Any],
+    pairs: Sequence[str],
+    tokenizer_path: str,
+    arguments: TrainingArguments,
+    length: int = 128,
+    valid: Sequence[str] | None = None,
+    callbacks: Sequence[Callback] = (),
+    command: str = "",
+) -> Result:
+    """A new encoder-decoder of a family learns from pairs; the run folder then opens with AutoModelForSeq2SeqLM.
+
+    fields: of the configuration; the vocabulary is the tokenizer's. pairs, valid: one file of pairs or two parallel
+    ones, as pyllm.data.Pairs reads; without `valid` some pairs are held out. length: tokens of a side at most. A sample
+    is a pair. Raises DataError, TrainingError, ValueError.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = new_config(family, **({"vocab_size": tokenizer.vocab_size} | ends | fields))
+    length = min(length, config.max_position_embeddings)
+    model = AutoModelForSeq2SeqLM.from_config(config, arguments.seed)
+    model.open_tokenizer = lambda: tokenizer
+    data = _read(pairs, tokenizer, length, model.start_id, arguments.seed)
+    if valid is None:
+        data, held = data.held_out(min(HELD_OUT, max(1, len(data) // 10)))
+    else:
+        held = _read(valid, tokenizer, length, model.start_id, arguments.seed)
+    facts = {"config": asdict(config), "data": data.report | {"sha256": data.identity}, "length": length}
+    return carry_out(
+        model, tokenizer, data, held, arguments, callbacks, facts | {"tokenizer": fingerprint(tokenizer)}, command
+    )
+
+
+def _read(paths: Sequence[str], tokenizer: Any, length: int, start_id: int, seed: int) -> Pairs:
+    return Pairs(paths, tokenizer, length, start_id, seed, parallel=len(paths) == 2)
