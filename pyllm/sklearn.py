@@ -115,8 +115,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> NDArray[Any]:
         """The likeliest class of each text."""
-        found: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
-        return found
+        said = self.predict_proba(X).argmax(axis=1)
+        return np.asarray(self.classes_)[said]
 
     def _new(self, texts: list[str]) -> tuple[Any, Any]:
         tokenizer = text.train(texts, "bpe", vocab=self.vocab)

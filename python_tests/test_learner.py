@@ -124,7 +124,7 @@ def test_the_recipe_thaws_layer_after_layer_along_slanted_triangles(tmp_path):
 
 @pytest.mark.parametrize("family", ("gpt2", "gru"))
 def test_the_recipe_works_for_other_models(tmp_path, family):
-    learn = learner(tmp_path, family, learning_rate=3e-3, num_train_epochs=20)
+    learn = learner(tmp_path, family, learning_rate=1e-2, num_train_epochs=25)
     result = learn.fit(recipe="ulmfit")
     assert result.complete and result.loss < 1.0 and learn.stage == learn.groups
 

@@ -64,8 +64,9 @@ def run(language_model, tmp_path_factory):
         csv.writer(file).writerows(
             [("id", "text", "label"), *((i, *row) for i, row in enumerate(zip(*rows_of(), strict=True)))]
         )
-    argv = f"--task classify --recipe ulmfit --out {folder / 'c'} --epochs 12 --batch 8 --lr 0.01 --valid 0.2".split()
+    argv = f"--task classify --recipe ulmfit --out {folder / 'c'} --epochs 30 --batch 8 --lr 0.01 --valid 0.2".split()
     argv = ["finetune", str(language_model), "--data", str(folder / "texts.csv"), "--dtype", "fp32", *argv]
+    argv += ["--lm-epochs", "30", "--drop-mult", "0.3"]
     assert main.main(argv) == 0
     return folder
 
@@ -87,7 +88,7 @@ def test_texts_are_read_from_tables_objects_and_lines(tmp_path):
 
 @pytest.mark.parametrize(("name", "content", "found"), (
     ("a.csv", "x,y\n1,2\n", "no column of text among 'x', 'y'"), ("a.csv", "text,label\n", "has no rows"),
-    ("a.csv", "", "is empty"), ("a.jsonl", "[1]\n", "line 1: a list"), ("a.jsonl", '{"text": 3}\n', "its text is 3"),
+    ("a.csv", "", "is empty"), ("a.jsonl", "[1]\n", "a list; an object"), ("a.jsonl", '{"text": 3}\n', "its text is 3"),
     ("a.jsonl", '{"text": "a", "label": 0.5}\n', "its label is 0.5"), ("a.jsonl", "{\n", "line 1"),
     ("a.jsonl", '{"text": "a", "label": true}\n', "its label is True"), ("a.txt", "", "holds no text"),
     ("a.txt", b"\xff\n", "is not UTF-8"), ("a.jsonl", "", "holds no record"),
@@ -137,8 +138,8 @@ def test_the_same_share_of_each_class_is_held_out_and_equal_texts_stay_together(
     assert train | held == set(range(400)) and not {texts[i] for i in train} & {texts[i] for i in held}
     assert 80 <= len(held) <= 130 and 0.35 < targets[sorted(held)].mean() < 0.65
     assert _split(Texts(texts, labels), targets, 0.0, 0)[1] == set()
-    with pytest.raises(DataError, match="of 1 classes to learn from"):
-        _split(Texts(["x", "x", "x"], ["a", "b", "b"]), np.array([0, 1, 1]), 0.9, 0)
+    with pytest.raises(DataError, match="1 texts of 1 classes to learn from; two classes"):
+        _split(Texts(["x", "y", "z"], ["a", "b", "b"]), np.array([0, 1, 1]), 0.9, 0)
 
 
 @pytest.mark.parametrize("classes", (2, 4))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 
 from pyllm import nn, ops
 from pyllm.autograd import no_grad
-from pyllm.models.reading import Rows, Starts, read
+from pyllm.models.heads import Head
+from pyllm.models.reading import Starts, read
 from pyllm.tensor import Array
 
 POOLINGS = ("last", "max", "mean", "concat")
 LONGEST_HIDDEN, MOST_CLASSES = 1 << 16, 1000
+_LEAST = 0.1  # of the mean deviation: what varies less is not made to vary as much
+_TOGETHER = 32  # texts that share a draw of dropped weights while the scale is measured
 TOKENS_AT_ONCE = 1 << 14  # of texts that are classified together: answers do not depend on it
 
 
@@ -46,37 +49,6 @@ class ClassifierConfig:
         for name, (right, allowed) in rules.items():
             if not right:
                 raise ValueError(f"classifier: {name} is {getattr(self, name)!r}, allowed are {allowed}")
-
-
-class Head(nn.Module):
-    """y = W2 drop(relu(W1 drop(norm(x)) + b1)) + b2; without a hidden layer y = W x.
-
-    LayerNorm stands where the paper has batch norm: a text's answer and gradient do not depend on its company.
-    """
-
-    def __init__(self, width: int, hidden: int, classes: int, dropout: float) -> None:
-        self.norm = nn.LayerNorm(width, 1e-5) if hidden else None
-        self.inner = nn.Linear(width, hidden, bias=True) if hidden else None
-        self.score = nn.Linear(hidden or width, classes, bias=hidden > 0)
-        self.dropout = dropout
-
-    def __call__(self, x: Any) -> Any:
-        """(texts, width) to (texts, classes)."""
-        if self.norm is None or self.inner is None:
-            return self.score(x)
-        x = ops.relu(self.inner(self._dropped(self.norm(x), b"pooled")))
-        return self.score(self._dropped(x, b"inner"))
-
-    def _dropped(self, x: Any, name: bytes) -> Any:
-        mask = ops.mask(self.dropout, zlib.crc32(name))
-        return x if mask is None else ops.dropout(x, *mask.draw)
-
-    def first_values(self, name: str, parameter: nn.Parameter, random: np.random.Generator) -> Array:
-        """Matrices normal with a variance of 2 / inputs (He et al. 2015, arXiv:1502.01852), biases 0."""
-        if len(parameter.shape) > 1:
-            spread = np.float32((2 / parameter.shape[1]) ** 0.5)
-            return random.standard_normal(parameter.shape, np.float32) * spread
-        return super().first_values(name, parameter, random)
 
 
 class TextClassifier(nn.Module):
@@ -115,14 +87,30 @@ class TextClassifier(nn.Module):
         """As the trunk's."""
         self.trunk.gradient_checkpointing_enable()
 
+    def standardise(self, texts: list[NDArray[np.int32]], seed: int = 0) -> None:
+        """Begin the head's scale with mean and deviation of the pooled rows of these texts, some of those that it will
+        learn, with what dropout makes of them.
+        """
+        if self.head.scale is None:
+            return
+        parts = []
+        for first in range(0, len(texts), _TOGETHER):
+            with ops.noise(seed, first):
+                parts.append(self._each(texts[first : first + _TOGETHER], self.pooled))
+        pooled = np.concatenate(parts).astype(np.float64)
+        deviation = pooled.std(axis=0)
+        weight = 1 / np.maximum(deviation, _LEAST * (deviation.mean() or 1.0))
+        self.head.scale.weight.take(weight.astype(np.float32))
+        self.head.scale.bias.take((-pooled.mean(axis=0) * weight).astype(np.float32))
+
     def forward(self, ids: Any, starts: Starts) -> Any:
         """Logits (texts, classes) of the texts ids[starts[i]:starts[i + 1]]."""
-        flat = np.ascontiguousarray(ids).reshape(-1)
-        found = read(self.trunk, flat, starts, self.config.bptt, self.config.max_len)
-        return self.head(self._pooled(found))
+        return self.head(self.pooled(ids, starts))
 
-    def _pooled(self, found: Rows) -> Any:
-        rows, starts, before = found
+    def pooled(self, ids: Any, starts: Starts) -> Any:
+        """What the head is given, (texts, width)."""
+        flat = np.ascontiguousarray(ids).reshape(-1)
+        rows, starts, before = read(self.trunk, flat, starts, self.config.bptt, self.config.max_len)
         parts = {
             "last": lambda: ops.last_rows(rows, starts),
             "max": lambda: ops.max_rows(rows, starts, None if before is None else before.greatest),
@@ -138,9 +126,12 @@ class TextClassifier(nn.Module):
 
     def logits(self, texts: list[NDArray[np.int32]]) -> Array:
         """(texts, classes) float32 of token ids; the same bits whatever texts come together."""
-        out = np.empty((len(texts), len(self.config.classes)), np.float32)
+        return self._each(texts, self.forward)
+
+    def _each(self, texts: list[NDArray[np.int32]], function: Callable[[Any, Starts], Any]) -> Array:
+        """A row of what a function of (ids, starts) gives for each text, some at a time, those of like length."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        first = 0
+        found, first = [np.empty((0, len(self.config.classes)), np.float32)], 0
         with no_grad():
             while first < len(order):
                 end = first + 1
@@ -148,9 +139,9 @@ class TextClassifier(nn.Module):
                     end += 1
                 group = order[first:end]
                 starts = np.cumsum([0, *(len(texts[i]) for i in group)]).astype(np.int32)
-                out[group] = np.asarray(self.forward(np.concatenate([texts[i] for i in group]), starts))
+                found.append(np.asarray(function(np.concatenate([texts[i] for i in group]), starts)))
                 first = end
-        return out
+        return np.concatenate(found[1:] or found)[np.argsort(order, kind="stable")]
 
     def __repr__(self) -> str:
         return f"TextClassifier({type(self.trunk).__name__}, {self.num_parameters():,} parameters, {self.config})"

@@ -29,6 +29,7 @@ from pyllm.train.callbacks import Callback
 from pyllm.train.learner import RECIPES, Learner, Recipe
 from pyllm.train.trainer import Result
 
+MEASURED = 1000  # texts by which the head's scale begins
 LANGUAGE = "lm"  # folder of the language model's stage below a run's
 
 Tell = Callable[[str, str], None]  # hears of each stage, what it found
@@ -135,6 +136,7 @@ def learn_texts(
     data, valid = (_samples(tokenizer, side, arguments.seed) for side in sides)
     assert data is not None
     classifier = TextClassifier(model, config, arguments.seed)
+    classifier.standardise(data.texts[:MEASURED], arguments.seed)
     about["settings"] |= asdict(config) | {"lm_epochs": settings.lm_epochs, "lm_lr": settings.lm_lr}
     learner = Learner(classifier, data, arguments, valid, callbacks, about | {"data": data.identity})
     tell("classes", f"{learner.groups} groups of layers, {classifier.num_parameters():,} parameters")
@@ -181,15 +183,19 @@ def _split(rows: Texts, targets: NDArray[np.int64], share: float, seed: int) -> 
 
     Raises DataError where a side would have no text of a class to learn.
     """
-    sides: dict[str, bool] = {}
+    held_out: dict[str, bool] = {}
     train, held = set[int](), set[int]()
     for each in range(int(targets.max()) + 1):
-        places = np.flatnonzero(targets == each)
-        wanted = min(round(share * len(places)), len(places) - 1)
-        for i in places[permute(np.arange(len(places)), len(places), seed, each)].tolist():
-            out = sides.setdefault(rows.texts[i], wanted > 0)
-            wanted -= out
-            (held if out else train).add(i)
+        copies: dict[str, list[int]] = {}
+        for i in np.flatnonzero(targets == each).tolist():
+            copies.setdefault(rows.texts[i], []).append(i)
+        groups = list(copies.items())
+        wanted = round(share * sum(map(len, copies.values())))
+        for place in permute(np.arange(len(groups)), len(groups), seed, each).tolist():
+            text, places = groups[place]
+            out = held_out.setdefault(text, len(places) <= wanted)
+            wanted -= len(places) if out else 0
+            (held if out else train).update(places)
     left = {int(targets[i]) for i in train}
     if len(left) < 2:
         raise DataError("texts", "", None, f"{len(train)} texts of {len(left)} classes to learn from", "two classes")
