@@ -73,6 +73,8 @@ def test_a_text_is_translated_and_drawn(trained, capsys, tmp_path):
     assert run(trained, "translate", "@additive", "b a c", "--plot-attention", str(picture)) == 0
     assert capsys.readouterr().out == "b a c\n"
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5000
+    assert run(trained, "translate", "@additive", "b a c", "--plot-attention", str(tmp_path / "a.svg")) == 0
+    assert "</svg>" in (tmp_path / "a.svg").read_text() and capsys.readouterr().out == "b a c\n"
     assert run(trained, "translate", "@transformer", "b a c", "--n-best", "3") == 0
     lines = [re.fullmatch(r" *(-\d+\.\d{4})  (.*)", line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 3 and lines[0][2] == "b a c"
