@@ -147,6 +147,10 @@ bool bare(const LinearArgs& a, const Group& g) {
          (g.index + g.size) * 16 <= part.n;
 }
 
+// Whether a group's two panels go through a tile together though rows are few: of one row's bf16 products each waits for
+// the one before it, those of two panels do not.
+bool paired(const Job& j, Type type) { return j.a.rows == 1 && form_of(type) == kBF16; }
+
 // Products of a group with rows [first, last), and what follows them. An operand is a row, in int8 one of its terms.
 void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
   const LinearArgs& a = j.a;
@@ -173,7 +177,7 @@ void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
     t.rows = j.prepared + j.layout.offset[form] + op * t.row_stride;
     Sums y[2];
     for (int p = 0; p < g.size; p += s.panels) {
-      const int64_t left = j.few ? 1 : g.size - p;
+      const int64_t left = j.few && !paired(j, g.type) ? 1 : g.size - p;
       s = form == kInt8 ? tile_size(end - op, left, limit) : product_size(g.type, end - op, left);
       for (int i = 0; i < s.panels; ++i) t.panel[i] = panel[p + i], t.fetch[i] = g.next[p + i] + bytes * tile / tiles;
       t.out = sums[p], t.out_stride = s.panels * 16;
@@ -282,7 +286,7 @@ void run_items(const Job& j, int64_t first, int64_t last, int64_t row0, int64_t 
     Group g = {{a.part[part].panels + (i - base) * bytes}, {}, part, 1, i - base, type};
     int64_t taken = 1;
     if (a.gated) g.panel[g.size++] = a.part[1].panels + (i - base) * bytes;
-    const int64_t most = j.few || a.gated ? 1 : together(j, type);
+    const int64_t most = a.gated ? 1 : paired(j, type) ? 2 : j.few ? 1 : together(j, type);
     for (; taken < most && taken < left && i + taken < last; ++taken) g.panel[g.size++] = g.panel[0] + taken * bytes;
     for (int p = 0; p < g.size; ++p) g.next[p] = g.panel[p] + taken * bytes;
     if (deep(j, type)) run_deep(j, g, row0, row1);
