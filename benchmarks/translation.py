@@ -1,4 +1,4 @@
-"""Training steps of the Transformer of 2017 in pyllm and PyTorch (nn.Transformer, fused AdamW), paired in one process.
+"""Training steps of the 2017 Transformer in pyllm and in PyTorch (nn.Transformer, fused AdamW), paired in one process.
 
 translation.py [ROW ...] [--threads 2] [--pairs 9] [--out FILE.json]
 

@@ -119,6 +119,8 @@ def test_what_cannot_be_is_said_in_one_line(place, trained, capsys):
         (["pretrain", "--model", "seq2seq", "--data", "@a", "@b", "@c", "--tokenizer", "@tok", *short], 2, "3 files"),
         (["pretrain", "--model", "seq2seq", "--config", "d_model=8", "--data", "@train.tsv", "--tokenizer", "@tok",
           *short], 1, "config: d_model not known; seq2seq has attention, "),
+        (["finetune", "@transformer", "--data", "@train.tsv", "--lora", "4", "--out", "@x"], 2, "learns whole"),
+        (["finetune", "@transformer", "--data", "@a", "@b", "@c", "--out", "@x"], 2, "--data: 3 files"),
         (["translate", "@transformer", "a", "--n-best", "9"], 2, "--n-best 9: at most --beam 4"),
         (["translate", "@transformer", "a", "--plot-attention", "@x.gif"], 1, "files ending .png"),
         (["translate", "@transformer", "a " * 600], 1, "text 1: 601 tokens, the model's context has 512; shorten it"),
@@ -131,6 +133,25 @@ def test_what_cannot_be_is_said_in_one_line(place, trained, capsys):
         assert run(place, *words) == code
         said = capsys.readouterr().err.strip().splitlines()
         assert text in said[-1], said
+
+
+def test_a_run_learns_on_from_other_pairs(trained, capsys):
+    """Words backwards after copying; held-out sources are translated after each evaluation."""
+    lines = (trained / "train.tsv").read_text().splitlines()[:1000]
+    turned = [(s, " ".join(t.split()[::-1])) for s, t in (line.split("\t") for line in lines)]
+    for i, name in enumerate(("more.a", "more.b")):
+        (trained / name).write_text("".join(pair[i] + "\n" for pair in turned))
+    words = ["finetune", "@additive", "--data", "@more.a", "@more.b", "--valid", "@test.tsv", "--out", "@turned"]
+    more = ["--steps", "120", "--lr", "1e-2", "--batch", "32", "--eval-every", "60", "--weight-decay", "0"]
+    assert run(trained, *words, *more) == 0
+    log = read(trained / "turned")
+    assert log[-1]["loss"] < 0.5 and log[-1]["valid_loss"] > 1  # it does not copy any more
+    samples = json.loads((trained / "turned" / "run.json").read_text())["samples"]
+    assert [sample["step"] for sample in samples] == [60] * 3 + [120] * 3
+    assert all(sample["wanted"] == sample["prompt"] for sample in samples)
+    capsys.readouterr()
+    assert run(trained, "translate", "@turned", "a b c d") == 0
+    assert capsys.readouterr().out == "d c b a\n"
 
 
 def test_runs_are_described(trained, capsys):

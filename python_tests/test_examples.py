@@ -82,6 +82,13 @@ def test_pipeline(tmp_path):
     assert 20 < float(lines[1].split("perplexity ")[1].split()[0]) < 200 and lines[2].startswith("She was")
 
 
+def test_translate(tmp_path):
+    lines = run("translate.py", cwd=tmp_path).splitlines()
+    assert float(lines[0].split()[-1]) < 0.1 and lines[1] == "[3, 1, 4, 1, 5] backwards: [5, 1, 4, 1, 3]"
+    shares = [[int(n) for n in line.strip("[] ").split()] for line in lines[3:]]
+    assert [row.index(max(row)) for row in shares[:5]] == [4, 3, 2, 1, 0]
+
+
 def test_transfer_learning(tmp_path):
     nothing, novel = (float(line.split()[-1]) for line in run("transfer_learning.py", cwd=tmp_path).splitlines())
     assert novel < nothing - 0.2

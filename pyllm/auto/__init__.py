@@ -61,6 +61,15 @@ def _stretched(values: dict[str, Any], context_length: int) -> dict[str, Any]:
     return {"rope_scaling": scaling | {"context": context_length}}
 
 
+def is_of_pairs(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds an encoder-decoder. Raises ModelFileError where there is no model."""
+    place = download.resolve(path)
+    if base_of(place) is not None:
+        return False
+    with opened(place) as source:
+        return read_config(source)["model_type"] in PAIRS
+
+
 def refuse_pairs(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
     """Raise ModelFileError for an encoder-decoder where a model is wanted that continues texts."""
     if values["model_type"] in PAIRS:

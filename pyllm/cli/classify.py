@@ -24,7 +24,7 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
     add("--lm-lr", type=options.real(0.0), metavar="X", help="its highest learning rate (--lr)")
     add("--drop-mult", type=options.real(0.0), default=1.0, metavar="X", help="times an AWD-LSTM's dropouts (1)")
     add("--pooling", choices=("concat", "last", "max", "mean"), help="of a text (concat; decoders: last)")
-    add("--valid", type=options.real(0.0, 0.99), default=0.1, metavar="X", help="share of texts held out (0.1)")
+    add("--valid-share", type=options.real(0.0, 0.99), default=0.1, metavar="X", help="share of texts held out (0.1)")
     add_columns(group)
 
 
@@ -42,7 +42,7 @@ def finetune(args: argparse.Namespace) -> int:
     from pyllm.train import ProgressBar
     from pyllm.train.texts import TextSettings, finetune_texts, write_facts
 
-    rows = read_texts(args.data, args.text, args.label)
+    rows = read_texts(args.data[0], args.text, args.label)
     recurrent = type(AutoConfig.from_pretrained(args.model)).__module__.endswith((".rnn", ".ulmfit"))
     args.lr = RATES[recurrent] if args.lr is None else args.lr
     settings = TextSettings(
@@ -51,7 +51,7 @@ def finetune(args: argparse.Namespace) -> int:
         lm_lr=args.lr if args.lm_lr is None else args.lm_lr,
         lm_context=args.context,
         drop_mult=args.drop_mult,
-        valid=args.valid,
+        valid=args.valid_share,
         pooling=args.pooling or ("concat" if recurrent else "last"),
     )
     told: dict[str, str] = {}

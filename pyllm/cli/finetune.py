@@ -1,4 +1,5 @@
 """Train a model on conversations: `finetune MODEL --data chat.jsonl --out RUN`; ends with answers before and after.
+An encoder-decoder learns on from pairs, as `pyllm pretrain` reads them: `finetune RUN --data more.tsv --out RUN2`.
 
 Records are {"messages": [{"role", "content"}, ...]}, {"prompt", "completion"} or {"text"}; answers alone are learned.
 With `--task classify` it learns which class a text is of, and ends with its scores on texts held out.
@@ -18,8 +19,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`pyllm finetune MODEL --data FILE --out RUN [...]`."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="name, GGUF file or folder")
-    add("--data", required=True, metavar="FILE", help="jsonl, also .gz, .xz, .zst; texts: also csv, tsv")
+    files = "jsonl, also .gz, .xz, .zst; one or two of pairs; texts: also csv, tsv"
+    add("--data", required=True, nargs="+", metavar="FILE", help=files)
     add("--task", choices=("chat", "classify"), default="chat", help="answers, or classes of texts (chat)")
+    add("--valid", nargs="+", metavar="PAIRS", help="pairs to judge by (some of the data are held out)")
     add("--held-out", type=options.whole(1), default=64, metavar="N", help="records to judge by (64)")
     add("--lora", type=options.whole(1, 65536), metavar="R", help="rank of an adapter that learns in the model's stead")
     add("--lora-alpha", type=options.real(0.0), metavar="X", help="its scale times R (2 R)")
@@ -32,21 +35,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train; the same command goes on where it was interrupted."""
+    from pyllm.auto import is_of_pairs
+    from pyllm.train import ProgressBar
+    from pyllm.train.language import finetune
+    from pyllm.train.pairs import tune_pairs
+
     usual = classify.USUAL if args.task == "classify" else _USUAL
     for name, value in usual.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    bars = [ProgressBar()]
     if args.task == "classify":
         if adapter(args) is not None:
             raise options.UsageError("--lora goes with --task chat")
+        if len(args.data) > 1 or args.valid:
+            raise options.UsageError("--data: one file of labelled texts; --valid and two files are for pairs")
         return classify.finetune(args)
-    from pyllm.train import ProgressBar
-    from pyllm.train.language import finetune
-
+    if is_of_pairs(args.model):
+        if args.lora is not None:
+            raise options.UsageError("--lora changes language models; an encoder-decoder learns whole")
+        training.check_pairs(args)
+        settings, command = training.arguments(args), training.command()
+        return training.tell(args, tune_pairs(args.model, args.data, settings, args.context, args.valid, bars, command))
+    if len(args.data) > 1 or args.valid:
+        raise options.UsageError("--data: one file of conversations; --valid and two files are for encoder-decoders")
     settings = training.arguments(args)
-    bars = [ProgressBar()]
     result = finetune(
-        args.model, args.data, settings, args.context, args.held_out, bars, training.command(), adapter(args)
+        args.model, args.data[0], settings, args.context, args.held_out, bars, training.command(), adapter(args)
     )
     return training.tell(args, result)
 

@@ -52,9 +52,7 @@ def pairs(args: argparse.Namespace) -> int:
     from pyllm.train import ProgressBar
     from pyllm.train.pairs import learn_pairs
 
-    for name, files in (("--data", args.data), ("--valid", args.valid or [""])):
-        if len(files) > 2:
-            raise options.UsageError(f"{name}: {len(files)} files, allowed is one of pairs, or two that are parallel")
+    training.check_pairs(args)
     if args.tokenizer is None:
         raise options.UsageError("--tokenizer TOK is needed: `pyllm tokenizer train` makes one")
     result = learn_pairs(

@@ -66,6 +66,13 @@ def arguments(args: argparse.Namespace) -> Any:
     )
 
 
+def check_pairs(args: argparse.Namespace) -> None:
+    """Raise UsageError where --data or --valid name more files than a source and a target."""
+    for name, files in (("--data", args.data), ("--valid", args.valid or [])):
+        if len(files) > 2:
+            raise options.UsageError(f"{name}: {len(files)} files, allowed is one of pairs, or two that are parallel")
+
+
 def command() -> str:
     """This command line, as it could be typed again."""
     return shlex.join(["pyllm", *sys.argv[1:]])

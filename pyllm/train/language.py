@@ -121,13 +121,14 @@ def carry_out(
     facts: dict[str, Any],
     command: str,
     asked: tuple[list[Prompt], list[list[int]]] | None = None,
+    samples: Samples | None = None,
 ) -> Result:
     """Train, then write the model, its tokenizer and run.json beside the checkpoints.
 
     asked: prompts, and what the model answered before.
     """
     out = make_folder(arguments.output_dir)
-    samples = Samples()
+    samples = samples or Samples()
     samples.texts = _earlier(os.path.join(out, "run.json"))
     trainer = Trainer(model, data, arguments, valid, [*callbacks, samples], facts)
     result = trainer.train()
