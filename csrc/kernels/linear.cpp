@@ -147,8 +147,8 @@ bool bare(const LinearArgs& a, const Group& g) {
          (g.index + g.size) * 16 <= part.n;
 }
 
-// Whether a group's two panels go through a tile together though rows are few: of one row's bf16 products each waits for
-// the one before it, those of two panels do not.
+// Whether a group's two panels go through a tile together though rows are few: of one row's bf16 products each waits
+// for the one before it, those of two panels do not.
 bool paired(const Job& j, Type type) { return j.a.rows == 1 && form_of(type) == kBF16; }
 
 // Products of a group with rows [first, last), and what follows them. An operand is a row, in int8 one of its terms.
