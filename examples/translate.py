@@ -21,7 +21,7 @@ for _ in range(200):
         loss = model.loss(np.array(ids), np.array(targets))
     loss.backward()
     optimizer.step()
-print(f"loss after {step + 1} steps: {loss.item():.3f}")
+print(f"loss after 200 steps: {loss.item():.3f}")
 
 source = [3, 1, 4, 1, 5, END]
 target = model.generate(source, num_beams=3)[0]
