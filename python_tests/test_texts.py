@@ -65,8 +65,8 @@ def run(language_model, tmp_path_factory):
             [("id", "text", "label"), *((i, *row) for i, row in enumerate(zip(*rows_of(), strict=True)))]
         )
     argv = f"--task classify --recipe ulmfit --out {folder / 'c'} --epochs 30 --batch 8 --lr 0.01".split()
-    argv = ["finetune", "--valid-share", "0.2", str(language_model), "--data", str(folder / "texts.csv"), "--dtype", "fp32", *argv]
-    argv += ["--lm-epochs", "30", "--drop-mult", "0.3"]
+    argv = ["finetune", str(language_model), "--data", str(folder / "texts.csv"), "--dtype", "fp32", *argv]
+    argv += ["--valid-share", "0.2", "--lm-epochs", "30", "--drop-mult", "0.3"]
     assert main.main(argv) == 0
     return folder
 
