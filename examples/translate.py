@@ -9,7 +9,7 @@ END, rng = 10, np.random.default_rng(0)
 sizes = {"embedding_size": 24, "hidden_size": 48, "num_layers": 1, "dropout": 0}
 model = new_model(new_config("seq2seq", vocab_size=11, eos_token_id=END, **sizes))
 optimizer = pyllm.optim.AdamW(model.parameters(), lr=1e-2)
-for step in range(200):
+for _ in range(200):
     ids, targets, starts = [], [], [0]
     for _ in range(32):  # pairs end to end: a source, and its target after the token that starts it
         digits = rng.integers(0, 10, rng.integers(2, 7)).tolist()
@@ -21,7 +21,7 @@ for step in range(200):
         loss = model.loss(np.array(ids), np.array(targets))
     loss.backward()
     optimizer.step()
-print(f"loss after {step + 1} steps: {loss.item():.3f}")
+print(f"loss after 200 steps: {loss.item():.3f}")
 
 source = [3, 1, 4, 1, 5, END]
 target = model.generate(source, num_beams=3)[0]

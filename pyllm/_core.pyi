@@ -83,6 +83,7 @@ class Program:
         self, x: int, norm: Any, weight: Weight, bias: ArrayLike | None = None, softcap: float = 0.0
     ) -> None: ...
     def map(self, x: int, up: int = -1, act: str = "none") -> int: ...
+    def recurrent(self, gates: int, cell: str, weight: Weight, inner_bias: ArrayLike | None) -> int: ...
     def rotary(self, frequency: collections.abc.Sequence[float], magnitude: float) -> int: ...
     def head(self, hidden: ArrayLike) -> NDArray[np.float32]:
         """Logits (rows, vocabulary) of hidden rows, with the bits that run gives."""
@@ -391,6 +392,9 @@ def linears(
     x: ArrayLike, weights: list[Weight], biases: list[NDArray[np.float32] | None]
 ) -> list[NDArray[np.float32]]:
     """Products of one x (rows, k) with one to three weights."""
+
+def empty(shape: collections.abc.Sequence[int]) -> NDArray[np.float32]:
+    """A float32 array that is not set and begins on a line of 64 bytes."""
 
 def keep_freed() -> None:
     """Keeps freed memory for what comes next."""

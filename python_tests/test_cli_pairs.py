@@ -11,7 +11,7 @@ from test_cli_training import run
 from tiny_training import end_of
 
 import pyllm
-from pyllm.evaluate.metrics import scores
+from pyllm.evaluate.metrics import text_scores
 from pyllm.train import read
 
 WORDS = "abcdefgh"
@@ -73,6 +73,8 @@ def test_a_text_is_translated_and_drawn(trained, capsys, tmp_path):
     assert run(trained, "translate", "@additive", "b a c", "--plot-attention", str(picture)) == 0
     assert capsys.readouterr().out == "b a c\n"
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5000
+    assert run(trained, "translate", "@additive", "b a c", "--plot-attention", str(tmp_path / "a.svg")) == 0
+    assert "</svg>" in (tmp_path / "a.svg").read_text() and capsys.readouterr().out == "b a c\n"
     assert run(trained, "translate", "@transformer", "b a c", "--n-best", "3") == 0
     lines = [re.fullmatch(r" *(-\d+\.\d{4})  (.*)", line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == 3 and lines[0][2] == "b a c"
@@ -168,15 +170,16 @@ def test_runs_are_described(trained, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["parameters"] == model.num_parameters()
 
 
-def test_metrics_are_scikit_learns():
+def test_texts_are_classes_for_metrics():
     draw = np.random.default_rng(0)
     for classes in (2, 5):
-        found, wanted = draw.integers(0, classes, (2, 80))
+        found, wanted = ([f"text {n}" for n in each] for each in draw.integers(0, classes, (2, 80)))
         wanted[:40] = found[:40]
-        mine = scores(("accuracy", "f1", "mcc"), found.tolist(), wanted.tolist())
+        mine = text_scores(("accuracy", "f1", "mcc"), found, wanted)
+        average = {"average": "binary", "pos_label": "text 1"} if classes == 2 else {"average": "macro"}
         assert abs(mine["accuracy"].value - theirs.accuracy_score(wanted, found)) < 1e-12
-        assert abs(mine["f1"].value - theirs.f1_score(wanted, found, average="macro")) < 1e-12
+        assert abs(mine["f1"].value - theirs.f1_score(wanted, found, **average)) < 1e-12
         assert abs(mine["mcc"].value - theirs.matthews_corrcoef(wanted, found)) < 1e-12
-    assert scores(["mcc"], ["a", "a"], ["a", "b"])["mcc"].value == 0
+    assert text_scores(["mcc"], ["a", "a"], ["a", "b"])["mcc"].value == 0
     with pytest.raises(ValueError, match="1 answers for 2 references"):
-        scores(["accuracy"], ["a"], ["a", "b"])
+        text_scores(["accuracy"], ["a"], ["a", "b"])

@@ -33,6 +33,19 @@ pyllm::Act act_named(const std::string& name) {
                      {"sigmoid", Act::Sigmoid}});
 }
 
+FloatArray empty(const std::vector<py::ssize_t>& shape) {
+  constexpr size_t kLine = 64;
+  size_t bytes = sizeof(float);
+  for (const py::ssize_t n : shape)
+    if (n < 0 || __builtin_mul_overflow(bytes, (size_t)n, &bytes))
+      throw std::invalid_argument("empty: a dimension of " + std::to_string(n) + " is negative or too large");
+  void* all = bytes + kLine < bytes ? nullptr : std::malloc(bytes + kLine);
+  if (!all) throw std::bad_alloc();
+  const py::capsule owner(all, [](void* p) { std::free(p); });
+  pyllm::prefer_huge(all, bytes);
+  return FloatArray(shape, (float*)(((uintptr_t)all + kLine - 1) / kLine * kLine), owner);
+}
+
 namespace {
 
 // Rows are made ready so many bytes at a time: they stay in the third-level cache, and in memory that is used again.
@@ -92,7 +105,7 @@ py::object linear(const FloatArray& x, const Weight& w, const std::optional<Floa
                   const py::object& into, bool add, bool transposed) {
   pyllm::LinearArgs a = linear_args(x, w, transposed);
   if (transposed && pyllm::quantised(w.type())) throw std::invalid_argument("linear: x is transposed, W quantised");
-  py::object y = into.is_none() ? py::object(FloatArray({(py::ssize_t)a.rows, (py::ssize_t)w.n()})) : into;
+  py::object y = into.is_none() ? py::object(empty({(py::ssize_t)a.rows, (py::ssize_t)w.n()})) : into;
   float* out = in_place("linear", "into", y);
   if (py::cast<py::array>(y).size() != a.rows * w.n())
     throw std::invalid_argument("linear: into has not the " + std::to_string(a.rows * w.n()) +
@@ -113,7 +126,7 @@ std::vector<FloatArray> linears(const FloatArray& x, const std::vector<const Wei
   std::vector<FloatArray> y;
   for (size_t i = 0; i < weights.size(); ++i) {
     if (weights[i]->k() != a.k) throw std::invalid_argument("linears: the weights have different inputs");
-    y.emplace_back(std::vector<py::ssize_t>{(py::ssize_t)a.rows, (py::ssize_t)weights[i]->n()});
+    y.push_back(empty({(py::ssize_t)a.rows, (py::ssize_t)weights[i]->n()}));
     add_part(a, *weights[i], biases[i], y.back().mutable_data(), false);
   }
   run_linear(use(), a);
@@ -181,7 +194,7 @@ FloatArray attention(const FloatArray& q, const FloatArray& key, const FloatArra
   float* out = y.mutable_data();
   without_gil([&] {
     pyllm::CacheLayout layout = {1, kv_heads, dim, pyllm::type_named(cache)};
-    pyllm::Sequence sequence(std::make_shared<pyllm::Pool>(layout, 0));
+    pyllm::Sequence sequence(std::make_shared<pyllm::Pool>(layout.page_bytes(), 0));
     sequence.reserve(keys);
     std::vector<pyllm::Row> row((size_t)keys), query((size_t)rows);
     for (int64_t i = 0; i < keys; ++i) row[(size_t)i] = {i, sequence.table()};
@@ -227,7 +240,7 @@ std::pair<FloatArray, FloatArray> heads(const FloatArray& q, const FloatArray& k
   const pyllm::Kernels& kernels = use();
   without_gil([&] {
     pyllm::CacheLayout layout = {1, (int)k.shape(1), (int)k.shape(2), pyllm::Type::F32};
-    pyllm::Sequence sequence(std::make_shared<pyllm::Pool>(layout, 0));
+    pyllm::Sequence sequence(std::make_shared<pyllm::Pool>(layout.page_bytes(), 0));
     sequence.reserve(rows);
     std::vector<pyllm::Row> row;
     for (int64_t i = 0; i < rows; ++i) row.push_back({i, sequence.table()});
@@ -242,7 +255,7 @@ FloatArray embedding(const py::array_t<int32_t, py::array::c_style>& ids, const 
     if (ids.data()[i] < 0 || ids.data()[i] >= w.n())
       throw std::out_of_range("embedding: id " + std::to_string(ids.data()[i]) + " at " + std::to_string(i) +
                               ", allowed are 0 to " + std::to_string(w.n() - 1));
-  FloatArray y({ids.size(), (py::ssize_t)w.k()});
+  FloatArray y = empty({ids.size(), (py::ssize_t)w.k()});
   pyllm::EmbeddingArgs a = {ids.data(), nullptr, w.panels(), nullptr,  y.mutable_data(),
                             ids.size(), w.k(),   w.k(),      w.type(), 1};
   const pyllm::Kernels& kernels = use();
@@ -256,6 +269,7 @@ void bind_ops(py::module_& m) {
   m.def("linear", &linear, py::arg("x"), py::arg("weight"), py::arg("bias") = py::none(), py::arg("high") = false,
         py::arg("into") = py::none(), py::arg("add") = false, py::arg("transposed") = false);
   m.def("linears", &linears, py::arg("x"), py::arg("weights"), py::arg("biases"));
+  m.def("empty", &empty, "A float32 array that is not set and begins on a line of 64 bytes");
   m.def("keep_freed", &pyllm::keep_freed, "Keeps freed memory for what comes next");
   m.def("norm", &norm, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("layer"),
         py::arg("residual") = py::none());

@@ -129,8 +129,8 @@ struct Pages {
 py::tuple attention_forward(const FloatArray& q, const FloatArray& k, const FloatArray& v, const Starts& starts,
                             int heads, int groups, float scale, bool causal, int64_t window, float softcap,
                             const std::string& type, const std::optional<Starts>& key_starts) {
-  const Asked x = check("attention_forward", q, k, v, starts, heads, groups, scale, causal, window, softcap, type,
-                        key_starts);
+  const Asked x =
+      check("attention_forward", q, k, v, starts, heads, groups, scale, causal, window, softcap, type, key_starts);
   FloatArray out = like(q), lse({(py::ssize_t)x.rows, (py::ssize_t)heads});
   const pyllm::CacheLayout layout = {1, groups, x.dim, x.type};
   pyllm::AttentionArgs a{};
@@ -159,11 +159,11 @@ py::tuple attention_forward(const FloatArray& q, const FloatArray& k, const Floa
 }
 
 py::tuple attention_backward(const FloatArray& dout, const FloatArray& q, const FloatArray& k, const FloatArray& v,
-                             const FloatArray& out, const FloatArray& lse, const Starts& starts,
-                             int heads, int groups, float scale, bool causal, int64_t window, float softcap,
-                             const std::string& type, const std::optional<Starts>& key_starts) {
-  const Asked x = check("attention_backward", q, k, v, starts, heads, groups, scale, causal, window, softcap, type,
-                        key_starts);
+                             const FloatArray& out, const FloatArray& lse, const Starts& starts, int heads, int groups,
+                             float scale, bool causal, int64_t window, float softcap, const std::string& type,
+                             const std::optional<Starts>& key_starts) {
+  const Asked x =
+      check("attention_backward", q, k, v, starts, heads, groups, scale, causal, window, softcap, type, key_starts);
   x.has_shape("dout", dout, x.rows, (int64_t)heads * x.dim);
   x.has_shape("out", out, x.rows, (int64_t)heads * x.dim);
   x.has_shape("lse", lse, x.rows, heads);

@@ -24,6 +24,7 @@ constexpr int64_t kScoreStride = odd_lines(kKeys * 4) / 4;
 // are features over tokens.
 struct Operands {
   Type type;
+  Matrix* matrix;
   int64_t element, queries, length, dim;       // bytes of a number, query rows, keys, features
   int64_t key_panel, key_features;             // bytes from panel to panel: 16 keys, 16 features of all keys
   int64_t row_stride, turned_stride;           // bytes
@@ -162,27 +163,26 @@ struct Block {
   }
 };
 
-TileSize rows_of_tile(int64_t rows) { return tile_size(rows, 4, float_limit(rows)); }
-
 // One tile of rows times panels [p, end) that lie `bytes` apart; out begins at panel 0.
 void multiply(Type type, TileArgs& t, int rows, const uint8_t* panel, int64_t bytes, int64_t p, int64_t end,
               float* out) {
   TileSize s = {1, 1};
   for (; p < end; p += s.panels) {
-    s = tile_size(rows, end - p, float_limit(rows));
+    s = product_size(type, rows, end - p);
     for (int i = 0; i < s.panels; ++i) t.panel[i] = panel + (p + i) * bytes;
     t.out = out + p * 16;
-    float_tile(type, s)(t);
+    product(type, s, t);
   }
 }
 
 // S = q K^T and dP = dO V^T, as far as the rows of a tile see keys.
 void scores(const Block& b, const Operands& o) {
   TileArgs t = {};
+  t.matrix = o.matrix;
   t.row_stride = o.row_stride, t.k = o.dim, t.out_stride = kScoreStride;
   const uint8_t *keys = o.keys + b.begin / 16 * o.key_panel, *values = o.values + b.begin / 16 * o.key_panel;
   for (int64_t r = 0; r < b.rows;) {
-    const int rows = rows_of_tile(b.rows - r).rows;
+    const int rows = product_size(o.type, b.rows - r, 4).rows;
     const int64_t p = b.from(r) / 16, end = panels(b.to(r + rows - 1));
     t.rows = o.q + (b.first + r) * o.row_stride;
     multiply(o.type, t, rows, keys, o.key_panel, p, end, o.score + r * kScoreStride);
@@ -236,9 +236,10 @@ void soften(const Block& b, const Operands& o, int64_t head, int64_t sequence_fi
 // dQ += dS K over the keys that the rows of a tile see.
 void add_queries(const Block& b, const Operands& o) {
   TileArgs t = {};
+  t.matrix = o.matrix;
   t.row_stride = kScoreStride * 4, t.out_stride = o.dq_stride, t.add = true;
   for (int64_t r = 0; r < b.rows;) {
-    const int rows = rows_of_tile(b.rows - r).rows;
+    const int rows = product_size(o.type, b.rows - r, 4).rows;
     const int64_t from = b.from(r) / 16 * 16;
     t.k = b.to(r + rows - 1) - from;
     t.rows = o.ds_rows + r * t.row_stride + from * o.element;
@@ -252,6 +253,7 @@ void add_queries(const Block& b, const Operands& o) {
 // even one on, since blocks of keys and of rows are even and begin together.
 void add_keys(const Block& b, const Operands& o) {
   TileArgs t = {};
+  t.matrix = o.matrix;
   t.row_stride = o.turned_stride, t.out_stride = o.sum_stride, t.add = true;
   const int64_t bytes = panel_bytes(o.type, kRows), count = panels(b.keys);
   for (int64_t p = 0; p < count; p += 2) {
@@ -262,7 +264,7 @@ void add_keys(const Block& b, const Operands& o) {
     if (t.k <= 0) continue;
     const int64_t last = p + 2 < count ? p + 2 : count;
     for (int64_t d = 0; d < o.dim;) {
-      const int rows = rows_of_tile(o.dim - d).rows;
+      const int rows = product_size(o.type, o.dim - d, 4).rows;
       const int64_t at = d * o.turned_stride + (b.first + begin) * o.element;
       float *dv = o.dv + d * o.sum_stride + b.begin, *dk = o.dk + d * o.sum_stride + b.begin;
       t.rows = o.dout_turned + at;
@@ -310,10 +312,11 @@ void write_keys(const Operands& o, const float* sums, float* out, int64_t stride
     }
 }
 
-void run_task(const AttentionBackwardArgs& a, uint8_t* scratch, int64_t sequence, int64_t group) {
+void run_task(const AttentionBackwardArgs& a, uint8_t* scratch, Matrix& matrix, int64_t sequence, int64_t group) {
   const int64_t first = a.start[sequence], first_key = a.key_start[sequence], stride = (int64_t)a.groups * a.dim;
   Places places = {scratch, 0};
-  const Operands o = lay_out(a, a.start[sequence + 1] - first, a.key_start[sequence + 1] - first_key, places);
+  Operands o = lay_out(a, a.start[sequence + 1] - first, a.key_start[sequence + 1] - first_key, places);
+  o.matrix = &matrix;
   memset(o.dk, 0, (size_t)(panels(o.dim) * 16 * o.sum_stride) * 4);
   memset(o.dv, 0, (size_t)(panels(o.dim) * 16 * o.sum_stride) * 4);
   place_keys(a, o, first_key, group);
@@ -334,8 +337,9 @@ int64_t attention_backward_scratch(const AttentionBackwardArgs& a) {
 // Tasks from the longest sequence down, dealt in turn to the workers, slice after slice.
 void attention_backward(const AttentionBackwardArgs& a, int share, int shares) {
   const int64_t slices = a.slices, mine = share % slices * (shares / slices) + share / slices;
+  Matrix matrix;
   for (int64_t task = mine; task < a.sequences * a.groups; task += shares)
-    run_task(a, a.scratch + share * a.scratch_stride, a.order[task / a.groups], task % a.groups);
+    run_task(a, a.scratch + share * a.scratch_stride, matrix, a.order[task / a.groups], task % a.groups);
 }
 
 }  // namespace pyllm::PYLLM_ISA

@@ -10,13 +10,21 @@ from typing import Any
 
 from pyllm import _core
 from pyllm.auto.adapters import base_of, load_adapter
+from pyllm.auto.classifiers import AutoModelForSequenceClassification
 from pyllm.auto.new import PAIRS, new_config, new_model
 from pyllm.auto.weights import load_weights
 from pyllm.errors import ModelFileError
 from pyllm.formats import download, open_model, read_config
 from pyllm.models.causal import CausalLM
 
-__all__ = ["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer", "new_config", "new_model"]
+__all__ = [
+    "AutoConfig",
+    "AutoModelForCausalLM",
+    "AutoModelForSequenceClassification",
+    "AutoTokenizer",
+    "new_config",
+    "new_model",
+]
 
 PRECISIONS = ("default", "high")
 _IGNORED = {

@@ -1,35 +1,39 @@
 """Measure a model: loss, perplexity and bits per byte on shards, `eval MODEL --data SHARDS`; or an encoder-decoder's
-answers beside the targets of pairs, `eval RUN --data PAIRS --metric bleu,chrf`.
+answers beside the targets of pairs, `eval RUN --data PAIRS --metric bleu,chrf`; a text classifier's on labelled texts.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from pyllm.cli import options, output
+from pyllm.cli import classify, options, output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`pyllm eval MODEL --data SHARDS [--split valid] [--context N] [--json]`, `--data PAIRS --metric NAMES`."""
+    """`pyllm eval MODEL --data SHARDS [--split valid] [--context N]`, `--data PAIRS --metric NAMES`, `--data TEXTS`."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="name, GGUF file, folder or run")
     add("--data", required=True, nargs="+", metavar="DATA",
-        help="folder that `pyllm data prepare` wrote with its tokenizer; or one or two files of pairs")  # fmt: skip
+        help="folder that `pyllm data prepare` wrote; one or two files of pairs; labelled texts")  # fmt: skip
     add("--split", default="valid", choices=("train", "valid"), help="which part of shards (valid)")
     add("--context", type=options.whole(1), metavar="N", help="tokens of a sample (the model's, 1,024 at most)")
     add("--samples", type=options.whole(1), metavar="N", help="how many samples at most")
-    add("--metric", metavar="NAMES", help="of pairs, separated by commas: bleu, chrf, accuracy, f1, mcc")
+    add("--metric", metavar="NAMES", help="separated by commas: accuracy, f1, mcc; of pairs bleu, chrf too")
     add("--beam", type=options.whole(1, 1024), default=4, metavar="N", help="beams of a search for targets (4)")
     add("--length-penalty", type=options.real(-1000.0, 1000.0), default=1.0, metavar="X", help="of their scores (1)")
+    classify.add_columns(parser)
     options.add_threads(parser)
     options.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    from pyllm.auto.classifiers import is_classifier
     from pyllm.cli import running
     from pyllm.evaluate.shards import measure
 
+    if is_classifier(args.model):
+        return classify.evaluate(args)
     if args.metric is not None:
         return pairs(args)
     if len(args.data) > 1:

@@ -2,6 +2,7 @@
 An encoder-decoder learns on from pairs, as `pyllm pretrain` reads them: `finetune RUN --data more.tsv --out RUN2`.
 
 Records are {"messages": [{"role", "content"}, ...]}, {"prompt", "completion"} or {"text"}; answers alone are learned.
+With `--task classify` it learns which class a text is of, and ends with its scores on texts held out.
 """
 
 from __future__ import annotations
@@ -9,14 +10,18 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pyllm.cli import options, training
+from pyllm.cli import classify, options, training
+
+_USUAL = {"lr": 1e-4, "batch": 4, "epochs": 1.0, "context": 512}  # of conversations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`pyllm finetune MODEL --data FILE --out RUN [...]`."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="name, GGUF file or folder")
-    add("--data", required=True, nargs="+", metavar="FILE", help="jsonl, also .gz, .xz, .zst; or one or two of pairs")
+    files = "jsonl, also .gz, .xz, .zst; one or two of pairs; texts: also csv, tsv"
+    add("--data", required=True, nargs="+", metavar="FILE", help=files)
+    add("--task", choices=("chat", "classify"), default="chat", help="answers, or classes of texts (chat)")
     add("--valid", nargs="+", metavar="PAIRS", help="pairs to judge by (some of the data are held out)")
     add("--held-out", type=options.whole(1), default=64, metavar="N", help="records to judge by (64)")
     add("--lora", type=options.whole(1, 65536), metavar="R", help="rank of an adapter that learns in the model's stead")
@@ -24,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--lora-targets", metavar="NAMES", help="matrices that it changes, of q,k,v,o,gate,up,down (all)")
     add("--lora-dropout", type=options.real(0.0, 0.99), default=0.0, metavar="X", help="of what it reads (0)")
     training.add_training(parser, rate=1e-4, batch=4, context=512)
+    classify.add_finetune(parser)
+    parser.set_defaults(**dict.fromkeys(_USUAL))  # as the task has it
 
 
 def run(args: argparse.Namespace) -> int:
@@ -33,7 +40,17 @@ def run(args: argparse.Namespace) -> int:
     from pyllm.train.language import finetune
     from pyllm.train.pairs import tune_pairs
 
+    usual = classify.USUAL if args.task == "classify" else _USUAL
+    for name, value in usual.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     bars = [ProgressBar()]
+    if args.task == "classify":
+        if adapter(args) is not None:
+            raise options.UsageError("--lora goes with --task chat")
+        if len(args.data) > 1 or args.valid:
+            raise options.UsageError("--data: one file of labelled texts; --valid and two files are for pairs")
+        return classify.finetune(args)
     if is_of_pairs(args.model):
         if args.lora is not None:
             raise options.UsageError("--lora changes language models; an encoder-decoder learns whole")

@@ -39,6 +39,7 @@ VERBS = {
     "plan": "say what training and running a model cost: operations, memory, time",
     "fit": "learn a table: a net that predicts one column of a CSV file",
     "predict": "predict that column of new rows",
+    "compare": "let RNN, LSTM, GRU, attention and Transformer learn the same, as a page",
     "report": "show a training run as a page: curves, samples, parameters",
     "bench": "measure speed beside this machine's limits",
     "doctor": "describe this machine as pyllm sees it",

@@ -85,7 +85,7 @@ def count_file(path: str) -> tuple[Count, list[str]]:
 
 def file_cache(config: dict[str, Any] | None) -> Cache | None:
     """The cache that a configuration asks for."""
-    if config is None or config["model_type"] in ("rnn", "seq2seq"):
+    if config is None or config["model_type"] in ("rnn", "ulmfit", "seq2seq"):
         return None
     if config["model_type"] == "transformer":
         return Cache(config["num_decoder_layers"], config["nhead"], config["d_model"] // config["nhead"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from typing import Any
 
@@ -25,8 +26,10 @@ def draw(model: Any, tokenizer: Any, text: str, target: list[int], path: str, ov
     weights = model.cross_weights(source, [model.start_id, *target]).mean(axis=0)
     names = [[_name(tokenizer, each) for each in ids] for ids in (source, [*target, tokenizer.eos_token_id])]
     figure = _figure(weights, *names)
+    drawn = io.BytesIO()  # matplotlib wants to seek
+    figure.savefig(drawn, format=os.path.splitext(path)[1][1:].lower(), dpi=150)
     with Staging(check_target(path, overwrite)) as staging, staging.create(os.path.basename(path)) as file:
-        figure.savefig(file, format=os.path.splitext(path)[1][1:].lower(), dpi=150, metadata={})
+        file.write(drawn.getvalue())
 
 
 def _name(tokenizer: Any, token: int) -> str:

@@ -1,15 +1,53 @@
-"""How good answers are beside what was wanted: shares of equal ones, and sacrebleu's scores of translations."""
+"""How often a classifier is right, and how near answers in words are to what was wanted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-CLASSES = ("accuracy", "f1", "mcc")
-TRANSLATION = ("bleu", "chrf")
-METRICS = (*TRANSLATION, *CLASSES)
+Classes = NDArray[Any]  # numbers from 0
+
+
+def accuracy(wanted: Classes, said: Classes) -> float:
+    """The share of equal ones."""
+    w, s = _checked(wanted, said)
+    return float((w == s).mean())
+
+
+def f1(wanted: Classes, said: Classes) -> float:
+    """2 tp / (2 tp + fp + fn): with two classes that of class 1, with more the mean of all that occur (macro).
+
+    0 where neither wanted nor said. scikit-learn's f1_score, GLUE's F1.
+    """
+    w, s = _checked(wanted, said)
+    found = [1] if max(w.max(), s.max()) < 2 else np.union1d(w, s)
+    return float(np.mean([_f1(w == each, s == each) for each in found]))
+
+
+def mcc(wanted: Classes, said: Classes) -> float:
+    """Matthews' correlation: (c n - sum t_k p_k) / sqrt((n^2 - sum p_k^2) (n^2 - sum t_k^2)), t_k wanted and p_k said
+    of class k, c right of n; 0 where one of them never changes. Gorodkin 2004, Comput. Biol. Chem. 28.
+    """
+    w, s = _checked(wanted, said)
+    classes = int(max(w.max(), s.max())) + 1
+    t, p = (np.bincount(each, minlength=classes).astype(np.float64) for each in (w, s))
+    n = float(len(w))
+    spread = (n * n - (p * p).sum()) * (n * n - (t * t).sum())
+    return float(((w == s).sum() * n - (t * p).sum()) / np.sqrt(spread)) if spread > 0 else 0.0
+
+
+METRICS: dict[str, Callable[[Classes, Classes], float]] = {"accuracy": accuracy, "f1": f1, "mcc": mcc}
+
+
+def scores(wanted: Classes, said: Classes, names: tuple[str, ...] = tuple(METRICS)) -> dict[str, float]:
+    """These metrics by name. Raises ValueError for one that is not known."""
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        raise ValueError(f"metrics: {', '.join(unknown)} not known, allowed are {', '.join(METRICS)}")
+    return {name: METRICS[name](wanted, said) for name in names}
 
 
 class Score(NamedTuple):
@@ -19,44 +57,27 @@ class Score(NamedTuple):
     signature: str = ""
 
 
-def scores(names: Sequence[str], found: Sequence[Any], wanted: Sequence[Any]) -> dict[str, Score]:
-    """The named metrics of answers. bleu and chrf take texts, 0 to 100; the others compare any labels or texts.
+TRANSLATION = ("bleu", "chrf")
 
-    accuracy: the share of equal ones. f1: the mean over classes of 2 TP / (2 TP + FP + FN), classes that are in either.
-    mcc: the correlation of both, -1 to 1, 0 where one of them never varies (Gorodkin 2004 for several classes).
+
+def text_scores(names: Sequence[str], found: Sequence[str], wanted: Sequence[str]) -> dict[str, Score]:
+    """The named metrics of answers in words: bleu and chrf, 0 to 100, and METRICS with every text as a class.
+
     Raises ValueError for a name that is not known, none to compare, and lengths that differ; ImportError without the
     package that bleu and chrf need.
     """
-    unknown = [name for name in names if name not in METRICS]
+    unknown = [name for name in names if name not in (*TRANSLATION, *METRICS)]
     if unknown or not names:
-        raise ValueError(f"metric: {', '.join(unknown) or 'none'}; known are {', '.join(METRICS)}")
+        known = ", ".join((*TRANSLATION, *METRICS))
+        raise ValueError(f"metric: {', '.join(unknown) or 'none'}; known are {known}")
     if len(found) != len(wanted) or not len(found):
         sizes = f"{len(found)} answers for {len(wanted)} references"
         raise ValueError(f"metric: {sizes}, allowed are as many, one at least")
-    return {name: _one(name, found, wanted) for name in names}
-
-
-def _one(name: str, found: Sequence[Any], wanted: Sequence[Any]) -> Score:
-    if name in TRANSLATION:
-        return _sacrebleu(name, found, wanted)
-    table = confusion(found, wanted)
-    if name == "accuracy":
-        return Score(float(np.trace(table) / table.sum()))
-    said, were, right = table.sum(axis=1), table.sum(axis=0), np.diag(table)
-    if name == "f1":
-        return Score(float((2 * right / (said + were)).mean()))
-    total = float(table.sum())
-    covariance = total * right.sum() - said @ were
-    spread = float(total**2 - said @ said) * float(total**2 - were @ were)
-    return Score(float(covariance / spread**0.5) if spread else 0.0)
-
-
-def confusion(found: Sequence[Any], wanted: Sequence[Any]) -> np.ndarray:
-    """(classes, classes) counts: rows are what was said, columns what it was; the classes of both, sorted."""
-    classes, numbers = np.unique(np.array([*found, *wanted]), return_inverse=True)
-    table = np.zeros((len(classes), len(classes)))
-    np.add.at(table, (numbers[: len(found)], numbers[len(found) :]), 1)
-    return table
+    classes = np.unique(np.array([*wanted, *found]), return_inverse=True)[1].astype(np.int64).reshape(2, -1)
+    return {
+        name: _sacrebleu(name, found, wanted) if name in TRANSLATION else Score(METRICS[name](*classes))
+        for name in names
+    }
 
 
 def _sacrebleu(name: str, found: Sequence[str], wanted: Sequence[str]) -> Score:
@@ -68,3 +89,18 @@ def _sacrebleu(name: str, found: Sequence[str], wanted: Sequence[str]) -> Score:
     metric = BLEU() if name == "bleu" else CHRF()
     score = metric.corpus_score(list(found), [list(wanted)]).score
     return Score(float(score), str(metric.get_signature()))
+
+
+def _f1(w: NDArray[np.bool_], s: NDArray[np.bool_]) -> float:
+    both = w.sum() + s.sum()
+    return float(2 * (w & s).sum() / both) if both else 0.0
+
+
+def _checked(wanted: Classes, said: Classes) -> tuple[Classes, Classes]:
+    w, s = np.asarray(wanted), np.asarray(said)
+    if w.ndim != 1 or w.shape != s.shape or not len(w) or w.dtype.kind not in "iu" or s.dtype.kind not in "iu":
+        found = f"wanted {w.shape} {w.dtype}, said {s.shape} {s.dtype}"
+        raise ValueError(f"metrics: {found}, allowed are as many whole numbers, at least one")
+    if min(w.min(), s.min()) < 0:
+        raise ValueError(f"metrics: class {min(w.min(), s.min())}, allowed are 0 and above")
+    return w, s

@@ -11,7 +11,7 @@ import numpy as np
 
 from pyllm.data import read_pairs
 from pyllm.errors import ContextError, DataError
-from pyllm.evaluate.metrics import Score, scores
+from pyllm.evaluate.metrics import Score, text_scores
 
 AT_ONCE = 64  # sources handed to the model together
 
@@ -56,7 +56,7 @@ def measure(
 
     paths: one file of pairs, or two parallel ones, the first `samples` of them. Raises DataError, ValueError.
     """
-    scores(names, ["a"], ["a"])  # names and packages before the work
+    text_scores(names, ["a"], ["a"])  # names and packages before the work
     found = list(islice(read_pairs(paths, len(paths) == 2), samples))
     if not found:
         raise DataError("pairs", "", None, "none", "at least one")
@@ -64,7 +64,7 @@ def measure(
     sources = [pair.source for pair in found]
     said = [each[0].text for each in translate(model, tokenizer, sources, num_beams, length_penalty=length_penalty)]
     seconds = time.perf_counter() - start
-    return scores(names, said, [pair.target for pair in found]), len(found), seconds
+    return text_scores(names, said, [pair.target for pair in found]), len(found), seconds
 
 
 def source_of(tokenizer: Any, text: str) -> list[int]:

@@ -34,7 +34,7 @@ TRANSFORMER = (
 )
 SEQ2SEQ = (
     *_SHARED,
-    Field("cell", "choice", default="lstm", choices=("lstm", "gru")),
+    Field("cell", "choice", default="lstm", choices=("lstm", "gru", "tanh")),
     Field("attention", "choice", default="general", choices=("none", "additive", "dot", "general")),
     Field("embedding_size", "int", *_SIZES, 256),
     Field("hidden_size", "int", *_SIZES, 512),

@@ -120,6 +120,15 @@ RNN = (
     *_IDS,
 )
 
+_DROPPED = {"output_p": 0.1, "hidden_p": 0.15, "input_p": 0.25, "embed_p": 0.02, "weight_p": 0.2}
+ULMFIT = (
+    *(field for field in RNN if field.name not in ("cell", "dropout", "tie_word_embeddings")),
+    *(Field(name, "float", 0.0, 0.99, p) for name, p in _DROPPED.items()),
+    Field("alpha", "float", 0.0, 1e6, 2.0),
+    Field("beta", "float", 0.0, 1e6, 1.0),
+    Field("tie_word_embeddings", "bool", default=True),
+)
+
 # Settings that change the arithmetic: refused unless they are off.
 _GPT2_FIXED = {"scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False}
 _GEMMA_FIXED = {"use_bidirectional_attention": False}
@@ -291,6 +300,11 @@ def check_rnn(raw: Raw) -> dict[str, Any]:
     return config | {"model_type": "rnn"}
 
 
+def check_ulmfit(raw: Raw) -> dict[str, Any]:
+    """Of AWD-LSTM, with the names of fastai's dropouts."""
+    return check_fields(raw, ULMFIT) | {"model_type": "ulmfit"}
+
+
 FAMILIES: dict[str, Callable[[Raw], dict[str, Any]]] = {
     "gpt2": check_gpt2,
     "llama": check_llama,
@@ -302,6 +316,7 @@ FAMILIES: dict[str, Callable[[Raw], dict[str, Any]]] = {
     "gemma3_text": check_gemma3,
     "gpt_neox": check_gpt_neox,
     "rnn": check_rnn,
+    "ulmfit": check_ulmfit,
     "seq2seq": check_seq2seq,
     "transformer": check_transformer,
 }

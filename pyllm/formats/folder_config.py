@@ -16,6 +16,7 @@ ARCHITECTURES = {
     "gemma3_text": "Gemma3ForCausalLM",
     "gpt_neox": "GPTNeoXForCausalLM",
     "rnn": "RecurrentLM",
+    "ulmfit": "AWDLSTM",
     "seq2seq": "Seq2Seq",
     "transformer": "Transformer",
 }

@@ -65,13 +65,21 @@ FAMILIES = (
         "the target sentence, word by word",
         "pyllm/models/transformer.py",
     ),
-    Family("AWD-LSTM", 2017, "Regularizing and Optimizing LSTM Language Models", "recurrent", "the next word"),
+    Family(
+        "AWD-LSTM",
+        2017,
+        "Regularizing and Optimizing LSTM Language Models",
+        "recurrent",
+        "the next word",
+        "pyllm/models/ulmfit.py",
+    ),
     Family(
         "ULMFiT",
         2018,
         "Universal Language Model Fine-tuning for Text Classification",
         "recurrent",
         "the next word, then classes",
+        "pyllm/models/classifier.py",
     ),
     Family(
         "GPT",

@@ -233,14 +233,25 @@ def recurrent(
     vocabulary: int,
     tied: bool = False,
     head_bias: bool = True,
+    narrow: bool = False,
 ) -> Count:
-    """A recurrent language model whose cell has so many gates; two biases a layer, as PyTorch has them."""
-    ends = (Part("hidden weights", (gates * hidden, hidden)), Part("biases", (gates * hidden,), 2, "biases"))
+    """A recurrent language model whose cell has so many gates; two biases a layer, as PyTorch has them.
+
+    narrow: the last layer is as wide as the embedding, AWD-LSTM's.
+    """
+
+    def layer(name: str, inputs: int, units: int, times: int = 1) -> Group:
+        weights = Part("input weights", (gates * units, inputs)), Part("hidden weights", (gates * units, units))
+        return Group(name, (*weights, Part("biases", (gates * units,), 2, "biases")), times)
+
+    last = embedding if narrow else hidden
     found = [Group("embedding", (Part("embedding", (vocabulary, embedding)),))]
-    found.append(Group("first layer", (Part("input weights", (gates * hidden, embedding)), *ends)))
-    if layers > 1:
-        found.append(Group("layers above", (Part("input weights", (gates * hidden, hidden)), *ends), layers - 1))
-    output = () if tied else (Part("output", (vocabulary, hidden)),)
+    found.append(layer("first layer", embedding, last if layers == 1 else hidden))
+    if layers - 1 - narrow > 0:
+        found.append(layer("layers above", hidden, hidden, layers - 1 - narrow))
+    if narrow and layers > 1:
+        found.append(layer("last layer", hidden, last))
+    output = () if tied else (Part("output", (vocabulary, last)),)
     bias = (Part("output", (vocabulary,), kind="biases"),) if head_bias else ()
     if output or bias:
         found.append(Group("output bias" if tied else "output", (*output, *bias)))

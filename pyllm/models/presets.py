@@ -133,7 +133,8 @@ ALIASES = {
 }
 
 
-_DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_neox", "gpt2", "rnn")
+_RECURRENT = ("rnn", "ulmfit")
+_DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_neox", "gpt2", *_RECURRENT)
 _GATES = {"lstm": 4, "gru": 3}
 
 
@@ -156,7 +157,7 @@ def _of_transformer(values: dict[str, Any]) -> Preset:
 
 def _of_seq2seq(values: dict[str, Any]) -> Preset:
     numbers = {
-        "gates": _GATES[values["cell"]],
+        "gates": _GATES.get(values["cell"], 1),
         "embedding": values["embedding_size"],
         "hidden": values["hidden_size"],
         "layers": values["num_layers"],
@@ -177,15 +178,16 @@ def from_config(values: dict[str, Any]) -> Preset:
     if kind not in _DECODERS:
         raise ModelFileError("config", "model_type", None, printable(kind), f"counted are: {', '.join(_DECODERS)}")
     tied = values["tie_word_embeddings"]
-    if kind == "rnn":
+    if kind in _RECURRENT:
         numbers = {
-            "gates": _GATES.get(values["cell"], 1),
+            "gates": _GATES.get(values.get("cell", "lstm"), 1),
             "embedding": values["embedding_size"],
             "hidden": values["hidden_size"],
             "layers": values["num_hidden_layers"],
             "vocabulary": values["vocab_size"],
         }
-        return Preset(kind, "recurrent", numbers | {"tied": tied, "head_bias": values["head_bias"]})
+        narrow = {"narrow": True} if kind == "ulmfit" and tied else {}
+        return Preset(kind, "recurrent", numbers | {"tied": tied, "head_bias": values["head_bias"]} | narrow)
     if kind == "gpt2":
         numbers = {
             "hidden": values["n_embd"],

@@ -11,7 +11,19 @@ from pyllm.nn.module import Module, Parameter
 from pyllm.nn.multihead import Grown, MultiHeadAttention, Other, Own, seen
 from pyllm.nn.norm import LayerNorm, RMSNorm
 from pyllm.nn.position import rotary_context, rotary_frequencies, sinusoids
-from pyllm.nn.recurrent import GRU, LSTM, RNN, GRUCell, LSTMCell, Recurrent, RNNCell, end_to_end
+from pyllm.nn.recurrent import (
+    GRU,
+    LSTM,
+    RNN,
+    GRUCell,
+    LSTMCell,
+    Recurrent,
+    RNNCell,
+    WeightDrop,
+    end_to_end,
+    in_steps,
+)
+from pyllm.nn.recurrent_variants import PeepholeLSTM, ResetFirstGRU
 from pyllm.nn.state import State
 from pyllm.nn.sublayers import (
     DecoderLayer,
@@ -50,17 +62,21 @@ __all__ = [
     "Own",
     "ParallelBlock",
     "Parameter",
+    "PeepholeLSTM",
     "RMSNorm",
     "RNNCell",
     "Recurrent",
+    "ResetFirstGRU",
     "SandwichBlock",
     "SelfAttention",
     "Stack",
     "State",
     "Trace",
+    "WeightDrop",
     "decoder_layer",
     "encoder_layer",
     "end_to_end",
+    "in_steps",
     "post_norm",
     "pre_norm",
     "rotary_context",

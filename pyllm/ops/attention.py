@@ -53,7 +53,7 @@ def attention(
     if softcap is not None and not softcap > 0:
         raise ValueError(f"attention: softcap {softcap}: above 0")
     scale = d**-0.5 if scale is None else scale
-    out = np.empty_like(q)
+    out = _core.empty(q.shape)
     for i in range(batch if queries else 0):
         a, b, c = (np.ascontiguousarray(x[i].transpose(1, 0, 2)).reshape(x.shape[2], -1) for x in (q, k, v))
         y = _core.attention(a, b, c, heads, groups, d, scale, causal, window or 0, softcap or 0, "F32")
@@ -125,7 +125,7 @@ def _rotated(x: Array, table: Array, places: Any, order: Any) -> Array:
     d = x.shape[-1]
     if (order == np.arange(d)).all():
         return _core.rotary(x.reshape(-1, *x.shape[-2:]), table, places).reshape(x.shape)
-    out = np.empty_like(x)
+    out = _core.empty(x.shape)
     rows = np.ascontiguousarray(x[..., order]).reshape(-1, *x.shape[-2:])
     out[..., order] = _core.rotary(rows, table, places).reshape(x.shape)
     return out

@@ -68,7 +68,7 @@ def _linear(x: Any, weight: Any, bias: Any, residual: Any, precision: str = "def
         raise ValueError(f"linear: x {a.shape} @ W ({n}, {k}): {a.shape[-1] if a.ndim else 1} and {k} differ")
     b = None if bias is None else vector(bias, n, "linear", "bias")
     shape = (*a.shape[:-1], n)
-    y = np.empty(shape, np.float32) if residual is None else _copy(residual, shape)
+    y = _core.empty(shape) if residual is None else _copy(residual, shape)
     inputs = (residual, x, weight, bias, *(() if adapted is None else (adapted.a, adapted.b)))
     if y.size == 0:
         zeros = (np.zeros_like(a), np.zeros(w.shape, np.float32), np.zeros(n, np.float32))
@@ -131,7 +131,9 @@ def _copy(residual: Any, shape: tuple[int, ...]) -> Array:
     r = float32(residual, "linear_add", "residual")
     if r.shape != shape:
         raise ValueError(f"linear_add: residual {r.shape} and the product {shape} differ")
-    return r.copy()
+    y = _core.empty(shape)
+    y[...] = r
+    return y
 
 
 def times(dy: Array, w: Any, kind: str, transposed: bool) -> Any:
