@@ -1,5 +1,7 @@
 """Encoder-decoders: the same numbers as PyTorch's, forward and back, whole or step by step, whatever the batch."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,10 @@ import pyllm
 from pyllm import ops
 from pyllm.auto.new import new_config, new_model
 from pyllm.errors import ContextError
+from pyllm.models.counting import count_preset
 from pyllm.models.encoder_decoder import split
+from pyllm.models.planning import Plan, memory, sizes, training_flop
+from pyllm.models.presets import PRESETS, from_config
 
 SMALL = {"vocab_size": 50, "dropout": 0.0, "label_smoothing": 0.0, "eos_token_id": 0}
 TRANSFORMER = SMALL | {
@@ -224,6 +229,21 @@ def test_a_folder_opens_again_with_the_same_logits(kind, tmp_path):
     other = model_of(kind, seed=5)
     other.load_state_dict(state)
     assert same_bits(other.forward(sources, targets).data, logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_are_counted_from_the_sizes(kind):
+    model = model_of(kind)
+    values = asdict(model.config) | {"model_type": KINDS[kind][0]}
+    counted = sizes(from_config(values))
+    assert counted.parameters == model.num_parameters()
+    assert model.training_flops() == 3 * counted.multiplied
+    plan = Plan(kind, counted, batch=2, context=8, dtype="fp32")
+    assert training_flop(plan, 16) >= 6 * 8 * counted.multiplied and memory(plan).total > 16 * counted.parameters
+
+
+def test_published_sizes_are_the_papers():
+    assert [round(count_preset(PRESETS[f"transformer-{name}"]).total / 1e6) for name in ("base", "big")] == [63, 214]
 
 
 def test_a_language_model_is_no_encoder_decoder(tmp_path):

@@ -30,8 +30,9 @@ USUAL: dict[str, dict[str, Any]] = {
     "seq2seq": {"vocab_size": 8192},
 }
 PAIRS = ("transformer", "seq2seq")  # encoder-decoders, which learn from pairs
-RECURRENT = ("rnn", "lstm", "gru", "awd-lstm")  # neither transformers nor llama.cpp know them
-_GIVEN = ("gpt2", *RECURRENT, *PAIRS)  # families of which no size follows from another
+RECURRENT = ("rnn", "lstm", "gru", "awd-lstm")
+OWN = (*RECURRENT, *PAIRS)  # neither transformers nor llama.cpp know them
+_GIVEN = ("gpt2", *OWN)  # families of which no size follows from another
 
 
 def new_config(family: str, **sizes: Any) -> Any:

@@ -137,6 +137,12 @@ class EncoderDecoder(nn.Module, ABC):
         """What the head makes of rows (rows, width): (rows, vocabulary)."""
         return self.watch("logits", ops.linear(rows, self.head.weight.value, self._head_bias))
 
+    def training_flops(self) -> float:
+        """As every module's, but a row is of a source or of a target and passes one side; tables are only looked up."""
+        tables = {id(part.weight): part.weight for _, part in self.named_modules() if isinstance(part, nn.Embedding)}
+        looked_up = sum(each.size for each in tables.values() if each is not self.head.weight)
+        return 3.0 * (self.num_parameters() - looked_up)
+
     def forward(self, source_ids: Any, target_ids: Any) -> Any:
         """Logits (target, vocabulary) of one target, or (targets of all, ...) of lists of both, end to end."""
         (sources, starts), (targets, target_starts) = self._rows(source_ids, "source"), self._rows(target_ids, "target")

@@ -45,7 +45,7 @@ def pretrain(
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = new_config(family, **({"vocab_size": tokenizer.vocab_size} | ends | fields))
     length = context or int(config.context_length)
-    _refuse(family, config, arguments, length)
+    refuse_unless_trains(family, config, arguments, length)
     data = Packed(Shards(shards, "train", tokenizer=tokenizer), length, arguments.seed)
     valid = validation(shards, length, arguments.seed)
     model = AutoModelForCausalLM.from_config(config, arguments.seed)
@@ -75,7 +75,7 @@ def finetune(
     if model.adapters:
         raise ValueError(f"finetune: {name} is an adapter; merge it first: pyllm convert {name} FOLDER")
     length = min(context, model.context_length)
-    _refuse(name, model.config, arguments, length, None if lora is None else (lora.r, stored_bytes(model)))
+    refuse_unless_trains(name, model.config, arguments, length, None if lora is None else (lora.r, stored_bytes(model)))
     rows = Conversations(records, tokenizer, length, arguments.seed)
     data, valid = rows.held_out(min(held_out, max(1, len(rows) // 10)))
     about = data.report | {"sha256": data.identity}
@@ -102,8 +102,13 @@ def stored_bytes(model: Any) -> int:
     return sum(parameter.value.nbytes for parameter in model.own_parameters().values())
 
 
-def _refuse(name: str, config: Any, a: TrainingArguments, length: int, frozen: tuple[int, int] | None = None) -> None:
-    """frozen: (rank, bytes of the weights) where an adapter learns and not the model."""
+def refuse_unless_trains(
+    name: str, config: Any, a: TrainingArguments, length: int, frozen: tuple[int, int] | None = None
+) -> None:
+    """Raise DoesNotFitError for a run that memory cannot hold.
+
+    frozen: (rank, bytes of the weights) where an adapter learns and not the model.
+    """
     values = asdict(config) | {"model_type": type(config).__module__.rpartition(".")[2]}
     dtype = "bf16" if a.bf16 else "fp32"
     rank, weights = frozen or (0, None)

@@ -11,7 +11,7 @@ from pyllm.auto.pairs import AutoModelForSeq2SeqLM
 from pyllm.data import Pairs, fingerprint
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback, Samples
-from pyllm.train.language import carry_out
+from pyllm.train.language import carry_out, refuse_unless_trains
 from pyllm.train.trainer import Result
 
 SAMPLES = 3  # held-out sources that are translated after each evaluation
@@ -33,11 +33,12 @@ def learn_pairs(
 
     fields: of the configuration; the vocabulary is the tokenizer's. pairs, valid: one file of pairs or two parallel
     ones, as pyllm.data.Pairs reads; without `valid` some pairs are held out. length: tokens of a side at most. A sample
-    is a pair. Raises DataError, TrainingError, ValueError.
+    is a pair. Raises DataError, DoesNotFitError, TrainingError, ValueError.
     """
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = new_config(family, **({"vocab_size": tokenizer.vocab_size} | ends | fields))
+    refuse_unless_trains(family, config, arguments, min(length, config.max_position_embeddings))
     model = AutoModelForSeq2SeqLM.from_config(config, arguments.seed)
     return _learn(model, tokenizer, pairs, arguments, length, valid, callbacks, {}, command)
 
