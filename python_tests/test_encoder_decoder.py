@@ -27,6 +27,8 @@ KINDS = {
     "tables apart": ("transformer", TRANSFORMER | {"share_encoder_decoder_embeddings": False}),
     "none": ("seq2seq", SEQ2SEQ | {"attention": "none", "cell": "gru", "bidirectional": False}),
     "dot": ("seq2seq", SEQ2SEQ | {"attention": "dot"}),
+    "plain cells": ("seq2seq", SEQ2SEQ | {"attention": "dot", "cell": "tanh", "tie_word_embeddings": True,
+                                          "embedding_size": 24}),
     "general": ("seq2seq", SEQ2SEQ | {"attention": "general", "cell": "gru", "share_encoder_decoder_embeddings": True}),
     "additive": ("seq2seq", SEQ2SEQ | {"attention": "additive", "num_layers": 1}),
 }
@@ -130,6 +132,56 @@ def test_the_transformer_is_torchs_by_its_names(kind):
     for name, array in other.state_dict().items():
         if name.startswith(("encoder.", "decoder.")):
             assert same_bits(array, model.state_dict()[name])
+
+
+def torch_seq2seq(model, source, target):
+    """Logits of one pair by torch's layers in float64, and the leaves by pyllm's names."""
+    c, double = model.config, torch.float64
+    leaves = {
+        name: torch.tensor(array, dtype=double, requires_grad=True) for name, array in model.learned_arrays().items()
+    }
+    kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[c.cell]
+
+    def over(side, x, *state, **options):
+        size = c.hidden_size // (2 if options else 1)
+        layers = kind(c.embedding_size, size, c.num_layers, dtype=double, **options)
+        own = {n.removeprefix(side): leaf for n, leaf in leaves.items() if n.startswith(side)}
+        return torch.func.functional_call(layers, own, (x, *state))
+
+    def joined(h):
+        return torch.cat([h[0::2], h[1::2]], dim=-1) if c.bidirectional else h
+
+    ways = {"bidirectional": True} if c.bidirectional else {}
+    memory, end = over("encoder.", leaves["source_embedding.weight"][torch.tensor(source)], **ways)
+    first = tuple(map(joined, end)) if c.cell == "lstm" else joined(end)
+    table = leaves.get("target_embedding.weight", leaves["source_embedding.weight"])
+    h, _ = over("decoder.", table[torch.tensor(target)], first)
+    if c.attention == "additive":
+        a, b = h @ leaves["attention.queries.weight"].T, memory @ leaves["attention.keys.weight"].T
+        scores = torch.tanh(a[:, None] + b[None]) @ leaves["attention.score.weight"][0]
+    elif c.attention != "none":
+        scores = h @ (memory if c.attention == "dot" else memory @ leaves["attention.keys.weight"].T).T
+    if c.attention != "none":
+        found = torch.softmax(scores, dim=-1) @ memory
+        h = torch.tanh(torch.cat([found, h], dim=-1) @ leaves["attention.combine.weight"].T)
+    return h @ leaves["head.weight"].T + leaves["head.bias"], leaves
+
+
+@pytest.mark.parametrize("kind", ["none", "dot", "general", "additive"])
+def test_recurrent_ones_are_torchs_layers(kind):
+    """Logits and every gradient, of a pair that is the second of three."""
+    model, (sources, targets) = model_of(kind), pairs()
+    cotangent = np.random.default_rng(5).standard_normal((len(targets[1]), 50)).astype(np.float32)
+    logits, leaves = torch_seq2seq(model, sources[1], targets[1])
+    logits.backward(torch.tensor(cotangent, dtype=torch.float64))
+    found = model.forward(sources[:3], targets[:3])
+    part = slice(len(targets[0]), len(targets[0]) + len(targets[1]))
+    np.testing.assert_allclose(found.data[part], logits.detach(), rtol=1e-5, atol=1e-5)
+    dy = np.zeros(found.shape, np.float32)
+    dy[part] = cotangent
+    found.backward(dy)
+    for name, parameter in model.own_parameters().items():
+        near(parameter.value.grad, leaves[name].grad.numpy())
 
 
 def near(a, b):
