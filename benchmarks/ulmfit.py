@@ -1,7 +1,7 @@
 """Text classifiers by how many labels they have: TF-IDF, MLP, LSTM from scratch, ULMFiT; accuracy, time, size, latency.
 
 ulmfit.py DATA OUT [--labels 100,500,5000,all] [--seeds 0,1,2,3,4] [--systems tfidf,mlp,lstm,ulmfit] [--ablate 500]
-          [--steps 1200] [--general FOLDER] [--picture-only]
+          [--steps 1200] [--general FOLDER] [--lm-epochs 3] [--classifier-steps 300] [--picture-only]
 
 DATA holds SST-2's files and the English ones (benchmarks/sst.py says which). Every result is a line of
 OUT/results.jsonl; what is there already is not computed again, so that the command goes on where it was stopped, also
@@ -41,9 +41,11 @@ from pyllm.train.texts import TextSettings, learn_texts
 SIZES = {"embedding_size": 256, "hidden_size": 512, "num_hidden_layers": 2}
 DROPPED = {"output_p": 0.05, "hidden_p": 0.05, "input_p": 0.05, "embed_p": 0.02, "weight_p": 0.1}
 VOCABULARY, TERMS = 8192, 5000  # byte pairs; the MLP's inputs
-LM_EPOCHS, LM_RATE = 3, 4e-3  # over the unlabelled sentences
-STEPS, BATCH, RATE = 300, 32, 4e-3  # of a classifier: so many steps at least, 3 epochs of many labels
+LM_RATE = 4e-3  # over the unlabelled sentences
+BATCH, RATE = 32, 4e-3  # of a classifier
+EPOCHS = 3  # at least, where there are many labels
 FULL = RECIPES["ulmfit"]
+LM_RECIPE = replace(FULL, gradual=False)
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no discriminative rates": {"recipe": replace(FULL, layer_divisor=1.0)},
     "no slanted triangle": {"recipe": replace(FULL, schedule="constant")},
@@ -64,19 +66,20 @@ class Said(NamedTuple):
     nbytes: int
 
 
-def language_models(folder: Path, out: Path, steps: int, given: Path | None, known: sst.Data) -> None:
-    """OUT/general, OUT/target (general, then the reviews) and OUT/target-alone (the reviews only)."""
+def language_models(args: argparse.Namespace, known: sst.Data) -> None:
+    """OUT/general, OUT/target (general, then the reviews) and for ablations OUT/target-alone (reviews only)."""
+    out = args.out
     seconds = json.loads((out / "language.json").read_text()) if (out / "language.json").exists() else {}
     if not (out / "general" / "run.json").exists():
         start = time.time()
-        if given is not None:
-            shutil.copytree(given, out / "general", dirs_exist_ok=True)
+        if args.general is not None:
+            shutil.copytree(args.general, out / "general", dirs_exist_ok=True)
         else:
-            _general(folder, out, steps)
+            _general(args.data, out, args.steps)
         seconds["general"] = time.time() - start
     tokenizer = AutoTokenizer.from_pretrained(out / "general")
     pieces = Pieces(encoded(tokenizer, [sentence for sentence, _ in known.sentences]), 64)
-    for name in ("target", "target-alone"):
+    for name in ("target", "target-alone") if args.ablate else ("target",):
         if (out / name / "done").exists():
             continue
         model = AutoModelForCausalLM.from_pretrained(out / "general", dtype="float32")
@@ -84,7 +87,7 @@ def language_models(folder: Path, out: Path, steps: int, given: Path | None, kno
             model = new_model(model.config)
         start = time.time()
         a = _arguments(out / name, LM_RATE, 1, per_device_train_batch_size=64, bf16=True)
-        result = Learner(model, pieces, a, None, [ProgressBar()]).fit(LM_EPOCHS, None, replace(FULL, gradual=False))
+        result = Learner(model, pieces, a, None, [ProgressBar()]).fit(args.lm_epochs, None, LM_RECIPE)
         model.eval().save_pretrained(out / name)
         tokenizer.save_pretrained(out / name)
         seconds[name] = time.time() - start
@@ -108,13 +111,13 @@ def _arguments(out: Path, rate: float, epochs: float, **more: Any) -> TrainingAr
     return TrainingArguments(str(out), learning_rate=rate, num_train_epochs=epochs, **(usual | more))
 
 
-def tfidf(rows: Rows, seed: int, work: Path) -> Said:
+def tfidf(rows: Rows, seed: int, steps: int, work: Path) -> Said:
     """Logistic regression on words and pairs of them."""
     found = fit_baseline([each for each, _ in rows], np.array([label for _, label in rows]))
     return Said(found.predict, found.weight.size, found.weight.nbytes + found.idf.nbytes)
 
 
-def mlp(rows: Rows, seed: int, work: Path) -> Said:
+def mlp(rows: Rows, seed: int, steps: int, work: Path) -> Said:
     """A dense net of 64 units on the TF-IDF of the most frequent terms."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -124,7 +127,7 @@ def mlp(rows: Rows, seed: int, work: Path) -> Said:
     model = MLP(x.shape[1], 64, 2).initialise(seed).train()
     optimizer = AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     random = np.random.default_rng(seed)
-    for _ in range(max(STEPS, 3 * len(rows) // BATCH)):
+    for _ in range(max(steps, EPOCHS * len(rows) // BATCH)):
         batch = random.integers(0, len(rows), BATCH)
         optimizer.zero_grad()
         cross_entropy(model(x[batch].toarray()), targets[batch]).backward()
@@ -138,14 +141,14 @@ def mlp(rows: Rows, seed: int, work: Path) -> Said:
 
 
 def neural(
-    rows: Rows, seed: int, work: Path, source: str = "target", recipe: Recipe | str = FULL, new: bool = False
+    rows: Rows, seed: int, steps: int, work: Path, source: str = "target", recipe: Recipe | str = FULL, new: bool = 0
 ) -> Said:
     """A classifier on the language model OUT/source; new: on random weights of its shape."""
     tokenizer = AutoTokenizer.from_pretrained(work.parent / source)
     model = AutoModelForCausalLM.from_pretrained(work.parent / source, dtype="float32")
     if new:
         model = new_model(model.config, seed)
-    epochs = max(3.0, STEPS * BATCH / len(rows))
+    epochs = max(float(EPOCHS), steps * BATCH / len(rows))
     if isinstance(recipe, Recipe):
         recipe = replace(recipe, thaw_epochs=max(1.0, epochs / 6))
     settings = TextSettings(recipe=recipe, lm_epochs=0, valid=0.0, drop_mult=2.0)
@@ -156,23 +159,25 @@ def neural(
     return Said(lambda given: probabilities(model, tokenizer, given).argmax(axis=1), count, 4 * count)
 
 
-def scratch(rows: Rows, seed: int, work: Path) -> Said:
+def scratch(rows: Rows, seed: int, steps: int, work: Path) -> Said:
     """The same classifier without any pretraining, everything learns from the first step."""
-    return neural(rows, seed, work, recipe="plain", new=True)
+    return neural(rows, seed, steps, work, recipe="plain", new=True)
 
 
 SYSTEMS: dict[str, Callable[..., Said]] = {"tfidf": tfidf, "mlp": mlp, "lstm": scratch, "ulmfit": neural}
 
 
-def one(system: str, labels: str, seed: int, known: sst.Data, out: Path, options: dict[str, Any]) -> dict[str, Any]:
+def one(
+    system: str, labels: str, seed: int, known: sst.Data, args: argparse.Namespace, options: dict[str, Any]
+) -> dict[str, Any]:
     """Learn and judge once."""
     random = np.random.default_rng([seed, 1])
     pool = known.phrases if labels == "all" else known.sentences
     chosen = random.permutation(len(pool))[: len(pool) if labels == "all" else int(labels)]
-    work = out / f"{system}-{labels}-{seed}".replace(" ", "-")
+    work = args.out / f"{system}-{labels}-{seed}".replace(" ", "-")
     kind = SYSTEMS["ulmfit" if options else system]
     start = time.perf_counter()
-    said = kind([pool[i] for i in chosen], seed, work, **options)
+    said = kind([pool[i] for i in chosen], seed, args.classifier_steps, work, **options)
     seconds = time.perf_counter() - start
     texts, targets = [each for each, _ in known.test], np.array([label for _, label in known.test])
     found = scores(targets, said.classes(texts))
@@ -198,6 +203,8 @@ def main() -> None:
     add("--systems", default=",".join(SYSTEMS))
     add("--ablate", default="", help="labels of the ablations, none unless said")
     add("--steps", type=int, default=1200, help="of the general language model, 2,048 tokens each")
+    add("--lm-epochs", type=float, default=3.0, help="of the reviews' language")
+    add("--classifier-steps", type=int, default=300, help="of 32 texts, at least")
     add("--general", type=Path, help="a language model to begin with")
     add("--picture-only", action="store_true")
     args = parser.parse_args()
@@ -206,7 +213,7 @@ def main() -> None:
     done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     if not args.picture_only:
         known = sst.split(sst.read(args.data))
-        language_models(args.data, args.out, args.steps, args.general, known)
+        language_models(args, known)
         seeds = [int(seed) for seed in args.seeds.split(",")]
         wanted = [(labels, seed, system, dict[str, Any]()) for labels in args.labels.split(",") for seed in seeds
                   for system in args.systems.split(",")]  # fmt: skip
@@ -215,11 +222,12 @@ def main() -> None:
         for labels, seed, system, options in wanted:
             if any((row["system"], row["labels"], row["seed"]) == (system, labels, seed) for row in done):
                 continue
-            done.append(one(system, labels, seed, known, args.out, options))
+            done.append(one(system, labels, seed, known, args, options))
             print(json.dumps(done[-1]), flush=True)
             with path.open("a") as file:
                 file.write(json.dumps(done[-1]) + "\n")
-    (args.out / "settings.json").write_text(json.dumps({"sizes": SIZES, "recipe": asdict(FULL), "steps": STEPS}))
+    settings = {"sizes": SIZES, "recipe": asdict(FULL), **vars(args)}
+    (args.out / "settings.json").write_text(json.dumps(settings, default=str))
     print(draw(done, list(SYSTEMS), args.out / "ulmfit.svg"))
 
 

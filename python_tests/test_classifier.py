@@ -205,3 +205,34 @@ def test_a_language_models_own_head_is_no_part_of_it():
     assert "trunk.embedding.weight" in tied.learned() and "trunk.head.bias" not in tied.learned()
     assert not any(name.startswith("trunk.head") for name in own.own_parameters())
     assert own.num_parameters() == sum(parameter.size for parameter in own.learned().values())
+
+
+def test_the_heads_scale_begins_with_mean_and_deviation_of_what_it_will_see():
+    model, texts = model_of("gru"), texts_of(*range(1, 40))
+    model.standardise(texts, seed=3)
+    ids, starts = joined(texts)
+    scaled = model.head.scale(model.pooled(ids, starts)).data
+    assert np.abs(scaled.mean(axis=0)).max() < 1e-3 and np.abs(scaled.std(axis=0) - 1).max() < 0.1
+    again = model_of("gru")
+    again.standardise(texts, seed=3)
+    assert same_bits(again.head.scale.weight.array(), model.head.scale.weight.array())
+    dropping = model_of("awd-lstm")
+    dropping.standardise(texts)
+    with ops.noise(0, 0):
+        noisy = dropping.head.scale(dropping.pooled(*joined(texts[:32]))).data
+    assert 0.5 < noisy.std() < 2.0  # with what dropout makes of the texts, which varies far more than they do
+
+
+def test_the_head_is_torchs_parts():
+    model = model_of("gru")
+    head, x = model.head, random((6, 36), 0)
+    parts = {name: torch.tensor(array.astype(np.float64)) for name, array in head.learned_arrays().items()}
+    functional = torch.nn.functional
+
+    def twin(a):
+        scaled = a * parts["scale.weight"] + parts["scale.bias"]
+        inner = functional.linear(scaled, parts["inner.weight"], parts["inner.bias"])
+        normed = functional.layer_norm(inner, inner.shape[-1:], parts["norm.weight"], parts["norm.bias"])
+        return functional.linear(functional.relu(normed), parts["score.weight"], parts["score.bias"])
+
+    parity(head, twin, x)

@@ -43,7 +43,7 @@ def test_groups_are_fastais():
     assert found[0] == {"trunk.embedding.weight"} and len(found) == 4
     assert {name.split(".l")[0][:12] for name in found[1]} == {"trunk.rnns.0"}
     assert all(name.startswith("trunk.rnns.1.") for name in found[2]) and len(found[2]) == 4
-    assert all(name.startswith("head.") for name in found[3]) and len(found[3]) == 6
+    assert all(name.startswith("head.") for name in found[3]) and len(found[3]) == 8
     found = names_of(new_model(new_config("awd-lstm", vocab_size=30, **TINY["awd-lstm"])))
     assert len(found) == 3 and found[-1] == {"embedding.weight", "head.bias"}  # tied: the embedding is the head
     found = names_of(new_model(new_config("lstm", vocab_size=30, **TINY["gru"])))
@@ -111,13 +111,13 @@ def test_the_recipe_thaws_layer_after_layer_along_slanted_triangles(tmp_path):
     watch = Watch()
     result = learner(tmp_path, callbacks=[watch], num_train_epochs=5).fit(recipe="ulmfit")
     assert isinstance(result, Result) and result.complete and np.isfinite(result.valid_loss)
-    assert watch.learning == [6, 10, 14, 15] and [len(rates) for rates in watch.rates] == [4, 4, 4, 20]
+    assert watch.learning == [8, 12, 16, 17] and [len(rates) for rates in watch.rates] == [4, 4, 4, 20]
     last = watch.rates[-1]
     assert last[0] == pytest.approx(1e-2 / 32) and np.argmax(last) == 2 and last[2] == pytest.approx(1e-2)
     assert all(a > b for a, b in pairwise(last[2:]))
     watch = Watch()
     learner(tmp_path / "b", callbacks=[watch]).fit(recipe=Recipe(gradual=False, schedule="constant"))
-    assert watch.learning == [15] and set(watch.rates[0]) == {1e-2}
+    assert watch.learning == [17] and set(watch.rates[0]) == {1e-2}
     with pytest.raises(ValueError, match="recipe 'fast', allowed are plain, one_cycle, ulmfit"):
         learner(tmp_path).fit(recipe="fast")
 

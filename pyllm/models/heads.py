@@ -23,23 +23,25 @@ class Scale(nn.Module):
 
 
 class Head(nn.Module):
-    """y = W2 drop(relu(W1 drop(s x + t) + b1)) + b2; without a hidden layer y = W x.
+    """y = W2 drop(relu(norm(W1 drop(s x + t) + b1))) + b2; without a hidden layer y = W x.
 
     s and t learn; TextClassifier.standardise begins them so that every number of the pooled rows has mean 0 and
-    deviation 1. They stand where the paper has batch norm, with which a text's gradient would depend on its company.
+    deviation 1. They and LayerNorm stand where the paper has batch norm, with which a text's gradient would depend on
+    its company.
     """
 
     def __init__(self, width: int, hidden: int, classes: int, dropout: float) -> None:
         self.scale = Scale(width) if hidden else None
+        self.norm = nn.LayerNorm(hidden, 1e-5) if hidden else None
         self.inner = nn.Linear(width, hidden, bias=True) if hidden else None
         self.score = nn.Linear(hidden or width, classes, bias=hidden > 0)
         self.dropout = dropout
 
     def __call__(self, x: Any) -> Any:
         """(texts, width) to (texts, classes)."""
-        if self.scale is None or self.inner is None:
+        if self.scale is None or self.inner is None or self.norm is None:
             return self.score(x)
-        x = ops.relu(self.inner(self._dropped(self.scale(x), b"pooled")))
+        x = ops.relu(self.norm(self.inner(self._dropped(self.scale(x), b"pooled"))))
         return self.score(self._dropped(x, b"inner"))
 
     def _dropped(self, x: Any, name: bytes) -> Any:

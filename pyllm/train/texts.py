@@ -190,7 +190,8 @@ def _split(rows: Texts, targets: NDArray[np.int64], share: float, seed: int) -> 
         for i in np.flatnonzero(targets == each).tolist():
             copies.setdefault(rows.texts[i], []).append(i)
         groups = list(copies.items())
-        wanted = round(share * sum(map(len, copies.values())))
+        count = sum(map(len, copies.values()))
+        wanted = min(round(share * count), count - 1)
         for place in permute(np.arange(len(groups)), len(groups), seed, each).tolist():
             text, places = groups[place]
             out = held_out.setdefault(text, len(places) <= wanted)
