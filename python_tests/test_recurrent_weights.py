@@ -133,16 +133,15 @@ def of_onnx(path, name):
 def test_silero_hears_speech_where_the_package_does(silero):
     _, model, frames = silero
     state = {name.removeprefix("_model."): tensor for name, tensor in model.state_dict().items()}
-    layer = nn.LSTM(128, 128).load_state_dict({f"{p}_l0": state[f"decoder.rnn.{p}"].numpy() for p in PARTS}).eval()
+    weights = {p: state[f"decoder.rnn.{p}"].numpy() for p in PARTS}
     x = features(state, frames)
-    h, _ = layer(x)
+    h, _ = nn.LSTM(128, 128).load_state_dict({f"{p}_l0": weights[p] for p in PARTS}).eval()(x)
     weight, bias = (state[f"decoder.decoder.2.{name}"].numpy() for name in ("weight", "bias"))
     ours = 1 / (1 + np.exp(-(np.maximum(h, 0) @ weight.reshape(-1) + bias)))
     theirs = np.array([model(torch.tensor(frame[None, 64:]), 16000).item() for frame in frames])
     assert theirs.min() < 0.05 and theirs.max() > 0.95 and np.abs(ours - theirs).max() <= 1e-5
 
-    taken = {p: state[f"decoder.rnn.{p}"].numpy() for p in PARTS}
-    cell, now = nn.LSTMCell(128, 128).load_state_dict(taken).eval(), None
+    cell, now = nn.LSTMCell(128, 128).load_state_dict(weights).eval(), None
     steps = []
     for row in x:
         now = cell(row, now)
