@@ -93,6 +93,7 @@ class TextClassifier(nn.Module):
         """
         if self.head.scale is None:
             return
+        self.train()  # dropped are weights that learn, not panels
         parts = []
         for first in range(0, len(texts), _TOGETHER):
             with ops.noise(seed, first):
