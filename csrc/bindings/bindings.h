@@ -49,6 +49,20 @@ inline std::string shape_of(const py::array& a) {
 
 inline const float* data(const std::optional<FloatArray>& a) { return a ? a->data() : nullptr; }
 
+// Numbers that are float32 or bf16, the latter as uint16.
+using Halves = py::array_t<uint16_t, py::array::c_style>;
+struct Numbers {
+  const void* data;
+  bool half;
+};
+inline Numbers numbers(const char* op, const char* name, const py::array& a) {
+  const bool half = py::isinstance<Halves>(a);
+  if (!half && !py::isinstance<FloatArray>(a))
+    throw py::type_error(std::string(op) + ": " + name + " is " + py::str(a.dtype()).cast<std::string>() +
+                         ", allowed are float32 and uint16 (bf16) in C order");
+  return {a.data(), half};
+}
+
 inline FloatArray like(const FloatArray& x) {
   return FloatArray(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
 }

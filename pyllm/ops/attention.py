@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from pyllm import _core
-from pyllm.autograd import record
+from pyllm.autograd import record, wants
 from pyllm.ops.arithmetic import reshape, transpose
 from pyllm.ops.arrays import Array, float32
 from pyllm.ops.attention_weights import watched_attention
 from pyllm.ops.linear import linears
 from pyllm.ops.norm import Norm, normalise
-from pyllm.ops.precision import product_type
+from pyllm.ops.precision import product_type, stored
 from pyllm.ops.record import Symbol
 from pyllm.ops.sequences import places_of, starts_of
 from pyllm.ops.watch import Watch, unwatched
@@ -179,22 +179,21 @@ def row_attention(
     """Attention within each of many sequences whose rows lie one after the other, never the scores of all at once.
 
     q (..., heads d), k and v (..., groups d), starts as ops.documents; window and softcap 0: none. The backward pass
-    makes the scores again from the logarithms of their sums. Dao et al. 2022, arXiv:2205.14135.
+    makes the scores again from the logarithms of their sums; of bf16 products it keeps bf16 numbers. Dao et al. 2022,
+    arXiv:2205.14135.
     """
-    a, b, c = (float32(x, "attention", name) for x, name in ((q, "q"), (k, "k"), (v, "v")))
-    rows = int(starts[-1])
-    a2, b2, c2 = (x.reshape(rows, -1) for x in (a, b, c))
-    kind = product_type()
-    y, sums = _core.attention_forward(a2, b2, c2, starts, heads, groups, scale, causal, window, softcap, kind)
+    arrays = [float32(x, "attention", name) for x, name in ((q, "q"), (k, "k"), (v, "v"))]
+    shapes, rows, kind = [x.shape for x in arrays], int(starts[-1]), product_type()
+    inputs = [x.reshape(rows, -1) for x in arrays]
+    options = (starts, heads, groups, scale, causal, window, softcap, kind)
+    y, sums = _core.attention_forward(*inputs, *options)
+    keep = [stored(x, kind) for x in (*inputs, y)] if wants(q, k, v) else []
 
     def derivative(dy: Array) -> list[Array]:
-        dy = dy.reshape(rows, -1)
-        gradients = _core.attention_backward(
-            dy, a2, b2, c2, y, sums, starts, heads, groups, scale, causal, window, softcap, kind
-        )
-        return [each.reshape(x.shape) for each, x in zip(gradients, (a, b, c), strict=True)]
+        gradients = _core.attention_backward(dy.reshape(rows, -1), *(x() for x in keep), sums, *options)
+        return [each.reshape(shape) for each, shape in zip(gradients, shapes, strict=True)]
 
-    return record(y.reshape(a.shape), (q, k, v), derivative)
+    return record(y.reshape(shapes[0]), (q, k, v), derivative, keep[3] if keep and kind != "F32" else None)
 
 
 def _by_head(x: Any, heads: int, norm: Norm) -> Any:
