@@ -91,7 +91,7 @@ def _products(x: Any, parts: Sequence[tuple[Any, Any]], residual: Any = None, hi
             change.h = h
 
         def derivative(dy: Array) -> tuple[Any, ...]:
-            out = dy.reshape(len(rows), -1)
+            out = dy.reshape(-1, w.shape[0])
             dx = times(out, w, kind, True, change)
             own = columns.sums(out), _core.column_sums(out) if isinstance(bias, Tensor) else None
             return (dy, dx, *own, *(change.gradients(out) if change else ()))
