@@ -35,7 +35,7 @@ from pyllm import _core
 def tiny(folder: Path) -> Iterator[tuple[str, Path]]:
     """(name, file) of each tiny model."""
     for name, (config, dtype) in request_mixes.MODELS.items():
-        yield name, tiny_models.write_gguf(folder / f"{name}.gguf", config, tiny_models.random_weights(config), dtype)
+        yield name, tiny_models.write(folder / f"{name}.gguf", config, tiny_models.random_weights(config), dtype)
 
 
 def round_of(model: Any, seed: int, longest: int, new: int, counts: Counter[str]) -> list[str]:

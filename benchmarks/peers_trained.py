@@ -28,7 +28,7 @@ from peers_logits import TOLERANCE, relative, silent
 
 import pyllm
 from pyllm import text
-from pyllm.auto.new import RECURRENT, USUAL
+from pyllm.auto.new import OWN, USUAL
 from pyllm.data import prepare
 from pyllm.nn import LoraConfig
 from pyllm.train import TrainingArguments
@@ -179,7 +179,7 @@ def main(arguments: Any = None) -> int:
     args = parser.parse_args(arguments)
     transformers.utils.logging.disable_progress_bar()
     llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
-    left_out = set(USUAL) - set(RECURRENT) - {case.family for case in CASES.values()}
+    left_out = set(USUAL) - set(OWN) - {case.family for case in CASES.values()}
     wrong = [f"{family}: no model of it is trained here" for family in left_out]
     for name, case in CASES.items():
         if args.only in name:

@@ -20,7 +20,13 @@ import chart
 Result = dict[str, Any]
 PEER_NAMES = {"llama.cpp-flash": "llama.cpp, flash attention", "torch": "PyTorch", "torch-onednn": "PyTorch, oneDNN",
               "numpy-transposed": "numpy"}  # fmt: skip
-ISAS = {"avx512vnni": "AVX-512 with VNNI and BF16", "avx512": "AVX-512", "avx2": "AVX2", "base": "the baseline"}
+ISAS = {
+    "avx512amx": "AVX-512 with AMX",
+    "avx512vnni": "AVX-512 with VNNI and BF16",
+    "avx512": "AVX-512",
+    "avx2": "AVX2",
+    "base": "the baseline",
+}
 
 
 def beside(data: Result) -> Result:

@@ -1,17 +1,22 @@
-"""Training steps of recurrent language models in pyllm and in PyTorch (fp32, fused AdamW), paired in one process.
+"""Recurrent language models in pyllm and in PyTorch (fp32), training steps and decoding, paired in one process.
 
 recurrent.py [ROW ...] [--threads 2] [--pairs 9] [--out FILE.json]
 
-A step is: loss on random tokens, gradients, their norm, AdamW; equal shapes, random weights. PyTorch computes in fp32
-in the bf16 rows too: its recurrent layers have no faster type on CPUs. Memory as training.py measures it.
+A step is: loss on random tokens, gradients, their norm, AdamW (PyTorch's fused); equal shapes, random weights. PyTorch
+computes in fp32 in the bf16 rows too: its recurrent layers have no faster type on CPUs. Memory as training.py measures
+it. Decoding is one sequence, a token after the other, each the likeliest after the one before: pyllm's step and
+PyTorch's eager modules without gradients, the state carried, with as many threads as are fastest for it. The row
+"plain" has PyTorch without oneDNN, which lays weights out anew for every token.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import tempfile
+import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages for PyTorch, which pyllm takes by default
 
@@ -34,6 +39,22 @@ class Row(NamedTuple):
     asked: float
 
 
+class Decoding(NamedTuple):
+    """As Row; a step is so many tokens of a sequence. onednn: whether PyTorch has its usual kernels."""
+
+    what: str
+    cell: str
+    embedding: int
+    hidden: int
+    layers: int
+    vocabulary: int
+    dtype: str
+    asked: float
+    onednn: bool = True
+    batch: int = 1
+    context: int = 100
+
+
 def _both(what: str, cell: str, sizes: tuple[int, ...], fp32: float, bf16: float) -> dict[str, Row]:
     """The rows of both types. sizes: embedding, hidden, layers, vocabulary, batch, context."""
     asked = {"fp32": fp32, "bf16": bf16}
@@ -48,6 +69,9 @@ ROWS = {
     **_both("RNN 3 x 1150, 32 x 70", "rnn", LARGE, 2.0, 3.0),
     **_both("LSTM 2 x 512, 32 x 64", "lstm", MEDIUM, 1.3, 2.2),
     **_both("LSTM 2 x 200, 20 x 20", "lstm", SMALL, 2.0, 3.3),
+    "decode-fp32": Decoding("LSTM 2 x 512, decoding, fp32", "lstm", *MEDIUM[:4], "fp32", 10.0),
+    "decode-bf16": Decoding("LSTM 2 x 512, decoding, bf16", "lstm", *MEDIUM[:4], "bf16", 10.0),
+    "decode-plain": Decoding("LSTM 2 x 512, decoding, fp32, no oneDNN", "lstm", *MEDIUM[:4], "fp32", 1.0, False),
 }
 
 
@@ -56,19 +80,81 @@ def tokens(row: Row) -> np.ndarray:
     return np.random.default_rng(0).integers(0, row.vocabulary, (2, row.batch, row.context))
 
 
-def pyllm_step(row: Row) -> Callable[[], float]:
-    """A step of pyllm's; gives the loss."""
+def fields(row: Row | Decoding) -> dict[str, int]:
+    """Of the configuration of pyllm's model."""
     sizes = {"embedding_size": row.embedding, "hidden_size": row.hidden, "num_hidden_layers": row.layers}
-    return training.learning(row.cell, sizes | {"vocab_size": row.vocabulary}, tokens(row), row.dtype)
+    return sizes | {"vocab_size": row.vocabulary}
 
 
-def torch_step(row: Row) -> Callable[[], float]:
+def pyllm_step(row: Row | Decoding) -> Callable[[], float]:
+    """A step of pyllm's; gives the loss, or the last token."""
+    if isinstance(row, Decoding):
+        return pyllm_decoding(row)
+    return training.learning(row.cell, fields(row), tokens(row), row.dtype)
+
+
+def pyllm_decoding(row: Decoding) -> Callable[[], float]:
+    """Tokens of one sequence."""
+    from pyllm.auto import AutoModelForCausalLM, new_config, new_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        new_model(new_config(row.cell, **fields(row))).save_pretrained(folder)
+        dtype = {"fp32": "float32", "bf16": "bfloat16"}[row.dtype]
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, context_length=1 << 24)
+    state, token = model.new_state(), 0
+
+    def step() -> float:
+        nonlocal token
+        for _ in range(row.context):
+            token = int(model.step([(state, [token])])[0].argmax())
+        return float(token)
+
+    return step
+
+
+def torch_parts(row: Row | Decoding) -> list[Any]:
+    """Embedding, recurrent layers, head."""
+    import torch
+
+    layers = getattr(torch.nn, row.cell.upper())(row.embedding, row.hidden, row.layers)
+    return [torch.nn.Embedding(row.vocabulary, row.embedding), layers, torch.nn.Linear(row.hidden, row.vocabulary)]
+
+
+def torch_decoding(row: Decoding) -> Callable[[], float]:
+    """The same of PyTorch's, with the number of threads that is fastest."""
+    import torch
+
+    embedding, layers, head = torch_parts(row)
+    state, token = None, torch.zeros(1, 1, dtype=torch.long)
+
+    def step(threads: int) -> float:
+        nonlocal state, token
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        with torch.no_grad(), torch.backends.mkldnn.flags(enabled=row.onednn):
+            for _ in range(row.context):
+                rows, state = layers(embedding(token), state)
+                token = head(rows)[0].argmax(-1)[None]
+        torch.set_num_threads(before)
+        return float(token)
+
+    def seconds(threads: int) -> float:
+        step(threads)
+        start = time.perf_counter()
+        step(threads)
+        return time.perf_counter() - start
+
+    best = min(range(1, torch.get_num_threads() + 1), key=seconds)
+    return lambda: step(best)
+
+
+def torch_step(row: Row | Decoding) -> Callable[[], float]:
     """The same of PyTorch's: Embedding, LSTM, GRU or RNN over (context, batch), Linear."""
     import torch
 
-    embedding = torch.nn.Embedding(row.vocabulary, row.embedding)
-    layers = getattr(torch.nn, row.cell.upper())(row.embedding, row.hidden, row.layers)
-    head = torch.nn.Linear(row.hidden, row.vocabulary)
+    if isinstance(row, Decoding):
+        return torch_decoding(row)
+    embedding, layers, head = torch_parts(row)
     weights = [weight for part in (embedding, layers, head) for weight in part.parameters()]
     optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=True)
     ids, targets = (torch.from_numpy(np.ascontiguousarray(each.T)) for each in tokens(row))

@@ -85,6 +85,7 @@ class Program:
         self, x: int, norm: Any, weight: Weight, bias: ArrayLike | None = None, softcap: float = 0.0
     ) -> None: ...
     def map(self, x: int, up: int = -1, act: str = "none") -> int: ...
+    def recurrent(self, gates: int, cell: str, weight: Weight, inner_bias: ArrayLike | None) -> int: ...
     def rotary(self, frequency: collections.abc.Sequence[float], magnitude: float) -> int: ...
     def head(self, hidden: ArrayLike) -> NDArray[np.float32]:
         """Logits (rows, vocabulary) of hidden rows, with the bits that run gives."""
@@ -307,6 +308,7 @@ def attention_backward(
     window: int,
     softcap: float,
     type: str,
+    key_starts: ArrayLike | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """dq, dk and dv of attention_forward, from its out and lse; the same bytes for any number of threads."""
 
@@ -322,11 +324,14 @@ def attention_forward(
     window: int,
     softcap: float,
     type: str,
+    key_starts: ArrayLike | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """softmax(softcap(scale q K^T)) V of whole sequences: out (N, heads * d), lse (N, heads).
 
     q (N, heads * d), k and v (N, groups * d): the rows of all sequences one after the other; starts (sequences + 1)
     int32, from 0 to N; window: a causal query sees the last that many keys, 0: all; type of the products F32 or BF16.
+    key_starts (sequences + 1): k and v have rows of their own, (M, groups * d), and queries see all of those that have
+    the number of their sequence; not with causal.
     """
 
 def axpy(x: ArrayLike, a: float, into: NDArray[np.float32]) -> None:
@@ -398,6 +403,9 @@ def linears(
 
     lows: (A, B) or (h, B) of each weight, or None: A (r, k) of floats, h = x A^T (rows, r), B (n, r) F32.
     """
+
+def empty(shape: collections.abc.Sequence[int]) -> NDArray[np.float32]:
+    """A float32 array that is not set and begins on a line of 64 bytes."""
 
 def keep_freed() -> None:
     """Keeps freed memory for what comes next."""

@@ -217,7 +217,7 @@ def _sum(found: _Pending | None, more: Any, shape: tuple[int, ...], dy: Array) -
         if found is not None and found.owned:
             more(found.array, True)
             return found
-        fresh = np.empty(shape, np.float32)
+        fresh = _core.empty(shape)
         more(fresh, False)
         more = fresh
     more = np.asarray(more)  # arithmetic on arrays without dimensions gives plain numbers

@@ -83,7 +83,7 @@ class Tensor:
         if self._grad is None and self._spare is not None:
             self._lent, self._spare = self._spare, None
             return self._lent
-        return np.empty_like(self.data)
+        return _core.empty(self.data.shape)
 
     def take(self, gradient: Any) -> None:
         """Add a gradient: an array, or a function of (array to write to, whether to add)."""
@@ -92,7 +92,7 @@ class Tensor:
             self._grad, self._lent = gradient, None
             return
         if fresh:
-            self._grad = np.empty_like(self.data) if self._spare is None else self._spare
+            self._grad = _core.empty(self.data.shape) if self._spare is None else self._spare
         assert self._grad is not None
         if callable(gradient):
             gradient(self._grad, not fresh)

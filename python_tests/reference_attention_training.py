@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Case:
-    """Sequences of these lengths; window 0: all; cap 0: none."""
+    """Sequences of these lengths; window 0: all; cap 0: none; keys: lengths of the sequences seen, None: their own."""
 
     lengths: tuple[int, ...]
     heads: int = 2
@@ -19,6 +19,7 @@ class Case:
     causal: bool = True
     window: int = 0
     cap: float = 0.0
+    keys: tuple[int, ...] | None = None
 
     @property
     def starts(self) -> NDArray[np.int32]:
@@ -26,16 +27,25 @@ class Case:
         return np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int32)
 
     @property
+    def key_starts(self) -> NDArray[np.int32]:
+        """The same of the keys."""
+        return np.concatenate([[0], np.cumsum(self.lengths if self.keys is None else self.keys)]).astype(np.int32)
+
+    @property
     def scale(self) -> float:
         """A float32 number, as the kernels take it."""
         return float(np.float32(self.dim**-0.5))
 
 
-def _parts(case: Case, *arrays: tuple[NDArray, int]) -> list[list[NDArray]]:
-    """Of every sequence the arrays as (heads, length, width)."""
+def _parts(case: Case, *arrays: tuple[NDArray, int, bool]) -> list[list[NDArray]]:
+    """Of every sequence the arrays (numbers, heads, whether they are keys') as (heads, length, width)."""
+    spans = list(zip(pairwise(case.starts), pairwise(case.key_starts), strict=True))
     return [
-        [ref.f64(a[b:e]).reshape(e - b, heads, -1).swapaxes(0, 1) for a, heads in arrays]
-        for b, e in pairwise(case.starts)
+        [
+            ref.f64(a[span[keys][0] : span[keys][1]]).reshape(-1, heads, a.shape[1] // heads).swapaxes(0, 1)
+            for a, heads, keys in arrays
+        ]
+        for span in spans
     ]
 
 
@@ -53,15 +63,19 @@ def _scores(q: NDArray, k: NDArray, case: Case) -> NDArray:
     return ref.softcap(raw, case.cap) if case.cap else raw
 
 
-def _seen(length: int, case: Case) -> NDArray:
-    return ref.visible(length, length, case.causal, case.window or None)
+def _seen(length: int, keys: int, case: Case) -> NDArray:
+    return ref.visible(length, keys, case.causal, case.window or None)
+
+
+def _shapes(case: Case, q: NDArray, k: NDArray, v: NDArray) -> list[tuple[NDArray, int, bool]]:
+    return [(q, case.heads, False), (k, case.groups, True), (v, case.groups, True)]
 
 
 def forward(q: NDArray, k: NDArray, v: NDArray, case: Case) -> tuple[NDArray, NDArray]:
     """out (N, heads * d) = softmax(scores) V and lse (N, heads) = log sum exp(scores), within every sequence."""
     out, lse = [], []
-    for a, b, c in _parts(case, (q, case.heads), (k, case.groups), (v, case.groups)):
-        s = np.where(_seen(a.shape[1], case), _scores(a, b, case), -np.inf)
+    for a, b, c in _parts(case, *_shapes(case, q, k, v)):
+        s = np.where(_seen(a.shape[1], b.shape[1], case), _scores(a, b, case), -np.inf)
         top = s.max(axis=2, keepdims=True)
         lse.append(top + np.log(np.exp(s - top).sum(axis=2, keepdims=True)))
         out.append(np.exp(s - lse[-1]) @ _shared(c, case))
@@ -71,10 +85,9 @@ def forward(q: NDArray, k: NDArray, v: NDArray, case: Case) -> tuple[NDArray, ND
 def backward(dout: NDArray, q: NDArray, k: NDArray, v: NDArray, case: Case) -> tuple[NDArray, NDArray, NDArray]:
     """dq, dk, dv: dS = P (dO V^T - rowsum(dO O)), times 1 - (s/c)^2 under a cap; dq = scale dS K, dk = scale dS^T Q."""
     grads: tuple[list, list, list] = ([], [], [])
-    shapes = (dout, case.heads), (q, case.heads), (k, case.groups), (v, case.groups)
-    for g, a, b, c in _parts(case, *shapes):
+    for g, a, b, c in _parts(case, (dout, case.heads, False), *_shapes(case, q, k, v)):
         s = _scores(a, b, case)
-        p = ref.softmax(np.where(_seen(a.shape[1], case), s, -np.inf))
+        p = ref.softmax(np.where(_seen(a.shape[1], b.shape[1], case), s, -np.inf))
         dp = g @ _shared(c, case).swapaxes(1, 2)
         ds = p * (dp - (p * dp).sum(axis=2, keepdims=True))
         ds = ds * (1 - (s / case.cap) ** 2) if case.cap else ds
@@ -93,9 +106,8 @@ def bounds(dout: NDArray, q: NDArray, k: NDArray, v: NDArray, case: Case, unit: 
     No probability is less than about the smallest normal number.
     """
     found: tuple[list, list, list, list, list] = ([], [], [], [], [])
-    shapes = (dout, case.heads), (q, case.heads), (k, case.groups), (v, case.groups)
-    for g, a, b, c in _parts(case, *shapes):
-        length, seen = a.shape[1], _seen(a.shape[1], case)
+    for g, a, b, c in _parts(case, (dout, case.heads, False), *_shapes(case, q, k, v)):
+        length, seen = max(a.shape[1], b.shape[1]), _seen(a.shape[1], b.shape[1], case)
         raw = _scores(a, b, case)
         size = np.abs(a) @ np.abs(_shared(b, case)).swapaxes(1, 2) * case.scale
         error = ref.gamma(case.dim + 3) * size + (ref.softcap_bound(size, case.cap) if case.cap else 0)
@@ -109,7 +121,7 @@ def bounds(dout: NDArray, q: NDArray, k: NDArray, v: NDArray, case: Case, unit: 
         dp = np.abs(g) @ np.abs(_shared(c, case)).swapaxes(1, 2)
         ds = wrong * (dp + (p * dp).sum(axis=2, keepdims=True)) * case.scale
         found[0].append(wrong @ np.abs(_shared(c, case)))
-        found[1].append(np.full((case.heads, length, 1), part + ref.U * (reach + np.log(length) + 1)))
+        found[1].append(np.full((case.heads, a.shape[1], 1), part + ref.U * (reach + np.log(length) + 1)))
         found[2].append(ds @ np.abs(_shared(b, case)))
         for into, x in zip(found[3:], (ds.swapaxes(1, 2) @ np.abs(a), wrong.swapaxes(1, 2) @ np.abs(g)), strict=True):
             into.append(x.reshape(case.groups, -1, *x.shape[1:]).sum(axis=1))

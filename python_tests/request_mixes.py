@@ -33,6 +33,10 @@ MODELS = {
     "gemma2-BF16": (tiny_families.config("gemma2", num_hidden_layers=2, sliding_window=20), "BF16"),
     "gemma3-Q8_0": (tiny_families.config("gemma3_text", head_dim=16, query_pre_attn_scalar=16), "Q8_0"),
     "gpt-neox-BF16": (tiny_families.config("gpt_neox"), "BF16"),
+    "lstm-F32": (tiny_models.recurrent_config("lstm"), "F32"),
+    "lstm-BF16": (tiny_models.recurrent_config("lstm", hidden_size=32), "BF16"),
+    "gru-F32": (tiny_models.recurrent_config("gru"), "F32"),
+    "rnn-F16": (tiny_models.recurrent_config("tanh"), "F16"),
 }
 
 THREADS = (1, 2, 3, 4)

@@ -25,6 +25,15 @@ KINDS = {
 UNIT = {"F32": 0.0, "BF16": U_BF16}
 
 
+# Queries and keys of other lengths: heads, groups, softcap.
+CROSS = {"cross": (2, 2, 0.0), "cross grouped": (4, 2, 0.0), "cross softcap": (2, 1, 2.0)}
+
+
+def cross_cases(lengths, keys, dim):
+    for heads, groups, cap in CROSS.values():
+        yield Case(tuple(lengths), heads, groups, dim, False, 0, cap, tuple(keys))
+
+
 def cases(lengths, dim):
     for heads, groups, causal, window, cap in KINDS.values():
         yield Case(tuple(lengths), heads, groups, dim, causal, window, cap)
@@ -32,13 +41,14 @@ def cases(lengths, dim):
 
 def inputs(case, seed=0):
     """q, k, v and the cotangent."""
-    rows = sum(case.lengths)
-    heads = case.heads, case.groups, case.groups, case.heads
-    return [random((rows, n * case.dim), 4 * seed + i) for i, n in enumerate(heads)]
+    rows, keys = sum(case.lengths), int(case.key_starts[-1])
+    sizes = (rows, case.heads), (keys, case.groups), (keys, case.groups), (rows, case.heads)
+    return [random((n, heads * case.dim), 4 * seed + i) for i, (n, heads) in enumerate(sizes)]
 
 
 def options(case, type="F32"):
-    return case.starts, case.heads, case.groups, case.scale, case.causal, case.window, case.cap, type
+    key_starts = None if case.keys is None else case.key_starts
+    return case.starts, case.heads, case.groups, case.scale, case.causal, case.window, case.cap, type, key_starts
 
 
 def both(q, k, v, dout, case, type="F32"):
@@ -86,6 +96,18 @@ def test_the_twin_of_the_way_back_is_the_slope(kind):
         np.testing.assert_allclose(found, slope, rtol=1e-6, atol=1e-8)
 
 
+def test_the_twin_of_cross_attention_is_the_slope():
+    case = Case((4, 1, 3), 4, 2, 3, False, 0, 1.5, (2, 5, 1))
+    q, k, v, dout = (x.astype(np.float64) for x in inputs(case, 6))
+    for at, found in enumerate(twin.backward(dout, q, k, v, case)):
+        moved, direction = [q, k, v], random(found.shape, 30 + at).astype(np.float64)
+        step, value = 1e-6, []
+        for sign in (1, -1):
+            moved[at] = (q, k, v)[at] + sign * step * direction
+            value.append((dout * twin.forward(*moved, case)[0]).sum())
+        assert abs((value[0] - value[1]) / (2 * step) - (found * direction).sum()) < 1e-6
+
+
 # --- the core beside the twin ---
 
 
@@ -105,6 +127,29 @@ def test_every_length_is_near_the_twin(isa, type):
         long = [Case((513, 2), 1, 1, 64), Case((513,), 2, 1, 32, False, 0, 3.0), Case((513,), 1, 1, 20, True, 200)]
         for case in (*cases(range(1, 71), 8), *cases((255, 256, 257), 17), *long):
             near(case, type, inputs(case, 1))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("type", ["F32", "BF16"])
+def test_queries_over_other_keys_are_near_the_twin(isa, type):
+    """Few queries over many keys and many over few: blocks of keys and of queries end at other places."""
+    lengths, keys = (67, 1, 97, 16, 1, 200), (1, 67, 65, 260, 1, 17)
+    with using(isa):
+        for seed, dim in enumerate(WIDTHS):
+            for case in cross_cases(lengths, keys, dim):
+                near(case, type, inputs(case, seed))
+        for case in (*cross_cases(range(1, 40), range(39, 0, -1), 8), Case((3,), 1, 1, 64, False, 0, 0.0, (513,))):
+            near(case, type, inputs(case, 2))
+
+
+@pytest.mark.parametrize("type", ["F32", "BF16"])
+def test_a_sequence_that_sees_itself_has_the_bits_of_its_own(type):
+    """key_starts that are the starts change nothing."""
+    lengths = (65, 3, 100)
+    alone = Case(lengths, 4, 2, 24, False)
+    other = Case(lengths, 4, 2, 24, False, 0, 0.0, lengths)
+    found = [both(*inputs(case, 3), case, type) for case in (alone, other)]
+    assert all(same_bits(a, b) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -145,7 +190,10 @@ def test_autograd_of_torch_agrees():
 def everything(type, place=lambda x: x):
     """Bytes of all results on arrays that are large enough for several workers; `place` puts each into memory."""
     found = []
-    for case in (Case((257, 70, 130, 1, 97), 6, 3, 32), Case((150, 33), 2, 1, 15, False), Case((99, 300), 2, 2, 33)):
+    other = Case((20, 170, 65), 4, 2, 20, False, 0, 0.0, (130, 1, 99))
+    for case in (
+        Case((257, 70, 130, 1, 97), 6, 3, 32), Case((150, 33), 2, 1, 15, False), Case((99, 300), 2, 2, 33), other,
+    ):  # fmt: skip
         arrays = [place(x) for x in inputs(case, 11)]
         out, lse = _core.attention_forward(*arrays[:3], *options(case, type))
         grads = _core.attention_backward(arrays[3], *arrays[:3], place(out), place(lse), *options(case, type))
@@ -191,6 +239,23 @@ def test_sequences_do_not_depend_on_each_other(isa, type):
             assert np.isnan(a[: case.starts[1]]).all() and np.isnan(a[case.starts[2] :]).all()
 
 
+def test_queries_over_other_keys_do_not_depend_on_the_neighbours():
+    """The bits are those of the sequence alone, beside queries and keys that are nothing but NaN."""
+    for case in cross_cases((65, 31, 13), (20, 70, 130), 20):
+        arrays = inputs(case, 17)
+        for at, x in enumerate(arrays):
+            starts = case.starts if at in (0, 3) else case.key_starts
+            for nan in (0, 2):
+                x[starts[nan] : starts[nan + 1]] = np.nan
+        found = both(*arrays, case)
+        rows, keys = (slice(each[1], each[2]) for each in (case.starts, case.key_starts))
+        parts = rows, keys, keys, rows
+        lone = Case((31,), case.heads, case.groups, 20, False, 0, case.cap, (70,))
+        alone = both(*(np.ascontiguousarray(x[part]) for x, part in zip(arrays, parts, strict=True)), lone)
+        for a, b, part in zip(found, alone, (rows, rows, rows, keys, keys), strict=True):
+            assert same_bits(a[part], b) and np.isfinite(b).all()
+
+
 def test_work_that_is_cut_into_slices_is_done_whole():
     """So many operations are done in several runs of the kernel, each with a part of the tasks."""
     case, lone = Case((1024, 1000, 1024), 6, 3, 64), Case((1000,), 6, 3, 64)
@@ -227,6 +292,9 @@ def test_what_cannot_be_is_refused_by_name():
     def starts(*numbers):
         return {"starts": np.array(numbers, np.int32)}
 
+    def keys(*numbers):
+        return {"key_starts": np.array(numbers, np.int32)}
+
     refused = [
         ({"k": k[:-1]}, r"k \(8, 16\), allowed is \(9, 16\)"),
         ({"v": v[:, :8].copy()}, r"v \(9, 8\), allowed is \(9, 16\)"),
@@ -245,6 +313,10 @@ def test_what_cannot_be_is_refused_by_name():
         (starts(0, 5, 5, 9), "starts 5 at 2 after 5"),
         (starts(0, 7, 5, 9), "starts 5 at 2 after 7"),
         (starts(0, 5, 10), "starts end with 10, q has 9 rows"),
+        (keys(0, 5, 9), "key_starts with causal"),
+        ({**keys(0, 9), "causal": False}, "key_starts of 1 sequences, allowed is 2"),
+        ({**keys(0, 5, 8), "causal": False}, "key_starts end with 8, k has 9 rows"),
+        ({**keys(0, 9, 9), "causal": False}, "key_starts 9 at 2 after 9"),
     ]
     for change, what in refused:
         with pytest.raises(ValueError, match=f"^attention_forward: {what}"):

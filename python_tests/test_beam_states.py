@@ -10,9 +10,9 @@ PROMPT = np.random.default_rng(5).integers(0, 317, 150).tolist()
 PAGE = 64
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    config = tiny_models.llama_config()
+@pytest.fixture(scope="module", params=["llama", "lstm"])
+def model(request, tmp_path_factory):
+    config = tiny_models.llama_config() if request.param == "llama" else tiny_models.recurrent_config(request.param)
     path = tiny_models.write_folder(tmp_path_factory.mktemp("tiny"), config, tiny_models.random_weights(config), "BF16")
     return pyllm.AutoModelForCausalLM.from_pretrained(path)
 

@@ -81,8 +81,14 @@ def test_pretraining_leaves_a_model_like_any(place, trained, capsys):
     assert run(place, "report", "@run", "--json") == 0
     facts, _ = said(capsys)
     assert "<svg" in Path(facts["path"]).read_text(encoding="utf-8")
-    assert run(place, "generate", "-m", "@run", "-p", "the quick", "-n", "4") == 0
-    assert capsys.readouterr().out.strip()
+    written = []
+    for words in (["-m", "@run"], ["@run"], ["-m", "nothing", "@run"]):  # the flag may be left out
+        capsys.readouterr()
+        assert run(place, "generate", *words, "-p", "the quick", "-n", "4", "--no-display-prompt") == 0
+        written.append(capsys.readouterr().out)
+    assert len(set(written)) == 1 and written[0].strip()
+    assert run(place, "bench", "llm", "@run", "--runs", "1", "--json") == 0  # a short context
+    assert said(capsys)[0]["prompt"] < 512
     assert run(place, "chat", "-m", "@run", "-p", "hello", "-n", "4") == 0
     assert run(place, "convert", "@run", "-o", "@run.gguf") == 0
     capsys.readouterr()

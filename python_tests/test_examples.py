@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import tiny_models
+from packages import unpacked
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -67,12 +68,39 @@ def test_train_loop(tmp_path):
     assert losses[0] > 2 and losses[-1] < 0.1 and lines[-1].startswith("the cat sat on the mat and the dog")
 
 
+def test_recurrent(tmp_path):
+    lines = run("recurrent.py", cwd=tmp_path).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["rnn", "lstm", "gru"]
+    for line in lines:
+        assert float(line.split()[2].rstrip(":")) < 0.1 and "the cat sat on the " in line
+    assert all("and the dog sat on the " in line for line in lines[1:])  # the plain cell forgets where it is
+
+
 def test_pipeline(tmp_path):
     lines = run("pipeline.py", cwd=tmp_path).splitlines()
     assert lines[0] == "13 documents, 76,846 tokens to learn from"
     assert 20 < float(lines[1].split("perplexity ")[1].split()[0]) < 200 and lines[2].startswith("She was")
 
 
+def test_translate(tmp_path):
+    lines = run("translate.py", cwd=tmp_path).splitlines()
+    assert float(lines[0].split()[-1]) < 0.1 and lines[1] == "[3, 1, 4, 1, 5] backwards: [5, 1, 4, 1, 3]"
+    shares = [[int(n) for n in line.strip("[] ").split()] for line in lines[3:]]
+    assert [row.index(max(row)) for row in shares[:5]] == [4, 3, 2, 1, 0]
+
+
 def test_transfer_learning(tmp_path):
     nothing, novel = (float(line.split()[-1]) for line in run("transfer_learning.py", cwd=tmp_path).splitlines())
     assert novel < nothing - 0.2
+
+
+def test_ulmfit(tmp_path):
+    lines = run("ulmfit.py", cwd=tmp_path).splitlines()
+    assert lines[0].startswith("accuracy 0.") and float(lines[0].split(",")[0].split()[1]) > 0.6
+    assert "always 'Harriet'" in lines[1] and lines[2].startswith("TF-IDF + logistic regression: accuracy 0.")
+
+
+def test_grapheme_to_phoneme(tmp_path):
+    weights = unpacked("g2p-en==2.1.0") / "g2p_en" / "checkpoint20.npz"
+    lines = run("grapheme_to_phoneme.py", weights, "transformer", "a", "Perplexity", cwd=tmp_path).splitlines()
+    assert lines == ["transformer T R AE0 N S F AO1 R M ER0", "a AA1", "Perplexity P ER0 P L EH1 K S AH0 T IY0"]

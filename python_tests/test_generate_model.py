@@ -16,11 +16,12 @@ PROMPTS = [[5, 6, 7], [9] * 40, [300, 12, 44, 8, 91], [17], list(range(3, 300))]
 SAMPLED = {"do_sample": True, "temperature": 1.3, "top_k": 0, "top_p": 0.95, "eos_token_id": None}
 
 
-@pytest.fixture(scope="module")
-def path(tmp_path_factory):
-    config = tiny_models.llama_config()
+@pytest.fixture(scope="module", params=["llama-Q4_1", "gru-F32"])
+def path(request, tmp_path_factory):
+    family, dtype = request.param.split("-")
+    config = tiny_models.llama_config() if family == "llama" else tiny_models.recurrent_config(family)
     file = tmp_path_factory.mktemp("model") / "tiny.gguf"
-    tiny_models.write_gguf(file, config, tiny_models.random_weights(config, seed=2), dtype="Q4_1")
+    tiny_models.write(file, config, tiny_models.random_weights(config, seed=2), dtype=dtype)
     return file
 
 

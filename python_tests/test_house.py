@@ -42,6 +42,7 @@ BELOW = {
     "generate": {"auto", "models", "nn", "ops", "text"},
     "train": {"data", "optim", "auto", "models", "nn", "ops", "tensor", "autograd", "text", "formats"},
     "evaluate": {"train", "optim", "data", "generate", "auto", "models", "nn", "ops", "text", "formats"},
+    "sklearn": {"evaluate", "train", "data", "auto", "models", "text"},
     "cli": {"evaluate", "train", "data", "generate", "auto", "models", "nn", "ops", "text", "formats"},
 }
 UPWARD = {
@@ -49,6 +50,7 @@ UPWARD = {
     ("models", "generate"): "model.generate is the name that Hugging Face's users call",
     ("models", "evaluate"): "so are model.score and model.embed, beside it",
     ("generate", "formats"): "how much memory may be taken is asked in one place, formats/memory.py",
+    ("train", "evaluate"): "lr_find().plot is the name that fastai's users call",
     ("models", "auto"): "and model.save_pretrained",
 }
 

@@ -13,7 +13,7 @@ import pyllm
 
 def load(folder, name, precision="default"):
     config, dtype = MODELS[name]
-    path = tiny_models.write_gguf(folder / "m.gguf", config, tiny_models.random_weights(config), dtype)
+    path = tiny_models.write(folder / "m.gguf", config, tiny_models.random_weights(config), dtype)
     return pyllm.AutoModelForCausalLM.from_pretrained(str(path), precision=precision)
 
 

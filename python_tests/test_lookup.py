@@ -19,17 +19,18 @@ PROMPTS = [RNG.integers(3, 317, n).tolist() for n in (1, 5, 40, 70, 130)]
 PROMPTS += [[5, 6, 7, 8] * 10, [9] * 30, PROMPTS[2] * 2]
 
 
-@pytest.fixture(scope="module", params=["llama-BF16", "gpt2-Q8_0"])
+@pytest.fixture(scope="module", params=["llama-BF16", "gpt2-Q8_0", "lstm-F32"])
 def model(request, tmp_path_factory):
     """Sharp enough that greedy answers repeat themselves and drawn ones do at times."""
     family, dtype = request.param.split("-")
-    config = getattr(tiny_models, f"{family}_config")(
-        **{"max_position_embeddings" if family == "llama" else "n_positions": 200}
-    )
+    config = {"llama": tiny_models.llama_config, "gpt2": tiny_models.gpt2_config}.get(
+        family, lambda **more: tiny_models.recurrent_config(family, **more)
+    )(**{"n_positions" if family == "gpt2" else "max_position_embeddings": 200})
     weights = tiny_models.random_weights(config, seed=3)
-    weights["lm_head.weight" if family == "llama" else "transformer.wte.weight"] *= 3
+    for head in {"lm_head.weight", "decoder.weight", "transformer.wte.weight"} & set(weights):
+        weights[head] *= 3
     path = tmp_path_factory.mktemp("lookup") / "m.gguf"
-    return pyllm.AutoModelForCausalLM.from_pretrained(tiny_models.write_gguf(path, config, weights, dtype))
+    return pyllm.AutoModelForCausalLM.from_pretrained(tiny_models.write(path, config, weights, dtype))
 
 
 class Oracle:

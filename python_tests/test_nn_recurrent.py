@@ -98,25 +98,39 @@ def test_plain_cells_take_their_function_and_their_bias(nonlinearity, bias):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("bias", (True, False))
-def test_cells_are_pytorchs(kind, bias):
+@pytest.mark.parametrize("dtype", FAR)
+def test_cells_are_as_near_to_float64_as_pytorchs(kind, bias, dtype):
     torch.manual_seed(1)
-    theirs = getattr(torch.nn, f"{kind}Cell")(3, 17, bias)
-    ours = getattr(nn, f"{kind}Cell")(3, 17, bias).load_state_dict(theirs.state_dict())
-    theirs, x, h = theirs.double(), random((5, 3), 0), random((5, 17), 1)
-    first, others = ((learn(h)[0], learn(h)[0]), tuple(leaves(h, h))) if kind == "LSTM" else (*learn(h), *leaves(h))
-    mine, other = ours(learn(x)[0], first), theirs(leaves(x)[0], others)
-    pairs = list(zip(mine, other, strict=True)) if kind == "LSTM" else [(mine, other)]
-    for a, b in pairs:
-        d = random(a.shape, 2)
-        np.testing.assert_allclose(a.data, b.detach().numpy(), rtol=1e-5, atol=1e-6)
-        a.backward(d)
-        b.backward(torch.tensor(d.astype(np.float64)), retain_graph=True)
-        if kind == "LSTM":  # a graph is walked once
-            break
-    for name, parameter in theirs.named_parameters():
-        np.testing.assert_allclose(ours.learned()[name].value.grad, parameter.grad.numpy(), rtol=1e-4, atol=1e-5)
-    one = ours(x[0], (h[0], h[0]) if kind == "LSTM" else h[0])
-    assert same_bits((one[0] if kind == "LSTM" else one).data, (mine[0] if kind == "LSTM" else mine).data[0])
+    theirs = getattr(torch.nn, f"{kind}Cell")(13, 33, bias)
+    ours = getattr(nn, f"{kind}Cell")(13, 33, bias).load_state_dict(theirs.state_dict())
+    x, *state = random((5, 13), 0), *(random((5, 33), 1 + i) for i in range(2 if kind == "LSTM" else 1))
+    cotangents = [random((5, 33), 4 + i) for i in range(len(state))]
+
+    def run(cell, x, state, take):
+        results = cell(x, tuple(state) if len(state) == 2 else state[0])
+        results = results if isinstance(results, tuple) else (results,)
+        sum((r * take(d)).sum() for r, d in zip(results, cotangents, strict=True)).backward()
+        return [*results, x.grad, *(each.grad for each in state)]
+
+    def run_twin(dtype):
+        cell, given = theirs.to(dtype), [torch.tensor(a, dtype=dtype, requires_grad=True) for a in (x, *state)]
+        cell.zero_grad()
+        results = run(cell, given[0], given[1:], lambda d: torch.tensor(d, dtype=dtype))
+        return [a.detach().double().numpy() for a in (*results, *(p.grad for p in cell.parameters()))]
+
+    given = learn(x, *state)
+    with ops.autocast(dtype):
+        mine = [np.asarray(a) for a in run(ours, given[0], given[1:], lambda d: d)]
+        mine += [p.value.grad for p in ours.learned().values()]
+    exact = run_twin(torch.float64)
+    mine = off(mine, exact)
+    assert max(mine) <= FAR[dtype], mine
+    if dtype == "fp32":
+        other = off(run_twin(torch.float32), exact)
+        assert all(a <= max(1.5 * b, 5e-7) for a, b in zip(mine, other, strict=True)), (mine, other)
+    one = ours.eval()(x[0], tuple(each[0] for each in state) if kind == "LSTM" else state[0][0])
+    many = ours(x, tuple(state) if kind == "LSTM" else state[0])
+    assert same_bits(one[0], many[0][0]) if kind == "LSTM" else same_bits(one, many[0])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -162,6 +176,8 @@ def test_lengths_come_in_any_order_and_may_be_zero(kind):
         nothing, _ = ours(x, lengths=[0, 0, 0, 0])
         assert nothing.shape == (5, 4, 34) and not nothing.data.any()
         assert ours(np.zeros((5, 0, 3), np.float32))[0].shape == (5, 0, 34)
+        alone, end = ours(np.zeros((0, 3), np.float32))
+        assert alone.shape == (0, 34) and (end[0] if kind == "LSTM" else end).shape == (4, 17)
 
 
 def test_dropout_lies_between_layers_and_is_drawn_again_on_the_way_back():
@@ -184,6 +200,74 @@ def test_dropout_lies_between_layers_and_is_drawn_again_on_the_way_back():
         (ours(value)[0] * plain).sum().backward()
         moved = [(ours(x + s * direction * np.float32(1e-2))[0].data * plain).sum(dtype=float) for s in (1, -1)]
     assert (moved[0] - moved[1]) / 2e-2 == pytest.approx(float((value.grad * direction).sum()), rel=2e-2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_dropout_between_layers_is_exact_given_its_mask(kind):
+    theirs, ours = pair(kind, 13, 33, 2, bidirectional=True, dropout=0.4)
+    x, d = random((6, 5, 13), 0), random((6, 5, 66), 1)
+    value = learn(x)[0]
+    with ops.noise(3, 4):
+        y, _ = ours(value)
+        mask = ops.dropout(np.ones((30, 66), np.float32), *ops.mask(0.4, ours.stream).draw).reshape(6, 5, 66)
+        (y * d).sum().backward()
+    assert set(np.unique(mask)) == {0, np.float32(1 / 0.6)} and 0.3 < (mask == 0).mean() < 0.5
+    layers = [getattr(torch.nn, kind)(width, 33, bidirectional=True).double() for width in (13, 66)]
+    for i, layer in enumerate(layers):
+        own = {name: tensor for name, tensor in theirs.state_dict().items() if f"_l{i}" in name}
+        layer.load_state_dict({name.replace(f"_l{i}", "_l0"): tensor for name, tensor in own.items()})
+    given = leaves(x)[0]
+    z = layers[1](layers[0](given)[0] * torch.tensor(mask))[0]
+    (z * torch.tensor(d)).sum().backward()
+    exact = [z.detach().numpy(), given.grad.numpy(), *(p.grad.numpy() for layer in layers for p in layer.parameters())]
+    assert max(off([y.data, value.grad, *(p.value.grad for p in ours.learned().values())], exact)) <= 1e-6
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", FAR)
+@pytest.mark.parametrize("value", (np.nan, np.inf))
+def test_what_is_not_finite_stays_in_its_sequence(kind, dtype, value):
+    """In x or in a first state of one sequence: all rows, states and gradients of the others keep their bits."""
+    ours = getattr(nn, kind)(3, 17, 2, bidirectional=True).initialise(1)
+    lengths, bad = [4, 6, 0, 2, 6, 5], 1
+    x, state = random((6, 6, 3), 0), [random((4, 6, 17), 1 + i) for i in range(2 if kind == "LSTM" else 1)]
+    cotangents = [random((6, 6, 34), 4), *(random((4, 6, 17), 5 + i) for i in range(len(state)))]
+    with ops.autocast(dtype), np.errstate(invalid="ignore"):
+        clean = run_ours(ours, x, state, lengths, cotangents)
+        for at in range(1 + len(state)):
+            dirty = [a.copy() for a in (x, *state)]
+            dirty[at][1, bad, 1] = value
+            found = run_ours(ours, dirty[0], dirty[1:], lengths, cotangents)
+            assert value == np.inf or np.isnan(found[0][:, bad]).any()
+            for a, b in zip(clean[: 2 + 2 * len(state)], found, strict=False):
+                assert same_bits(np.delete(a, bad, 1), np.delete(b, bad, 1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_stands_beyond_the_lengths_is_not_read(kind):
+    ours = getattr(nn, kind)(3, 17, 2, bidirectional=True).initialise(1)
+    lengths, x, state = [4, 6, 0, 2], random((6, 4, 3), 0), [random((4, 4, 17), 1)] * (2 if kind == "LSTM" else 1)
+    cotangents = [random((6, 4, 34), 4), *(random((4, 4, 17), 5 + i) for i in range(len(state)))]
+    clean = run_ours(ours, x, state, lengths, cotangents)
+    beyond = np.arange(6)[:, None] >= np.array(lengths)
+    found = run_ours(ours, np.where(beyond[..., None], np.float32(np.nan), x), state, lengths, cotangents)
+    assert all(same_bits(a, b) for a, b in zip(clean, found, strict=True)) and not found[1 + len(state)][beyond].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batches_without_a_step_or_a_sequence_learn_nothing(kind):
+    ours = getattr(nn, kind)(3, 17, 2, bidirectional=True).initialise(1)
+    for shape, lengths in (((5, 4, 3), [0] * 4), ((0, 4, 3), None), ((0, 4, 3), [0] * 4), ((5, 0, 3), [])):
+        state = [random((4, shape[1], 17), 1 + i) for i in range(2 if kind == "LSTM" else 1)]
+        cotangents = [random((*shape[:2], 34), 4), *(random(s.shape, 5 + i) for i, s in enumerate(state))]
+        y, *rest = run_ours(ours, random(shape, 0), state, lengths, cotangents)
+        n = len(state)
+        assert y.shape == (*shape[:2], 34) and not y.any() and not any(np.any(each) for each in rest[2 * n + 1 :])
+        assert all(same_bits(a, b) for a, b in zip(rest, [*state, np.zeros(shape, np.float32)], strict=False))
+        assert all(same_bits(a, b) for a, b in zip(rest[n + 1 :], cotangents[1:], strict=False))
 
 
 def test_weights_go_there_and_back(tmp_path):
@@ -224,6 +308,22 @@ WRONG = {
     "lengths": (lambda m: m(np.zeros((4, 2, 3)), lengths=[1]), r"lengths \(1,\) of int64, allowed are \(2,\)"),
     "long": (lambda m: m(np.zeros((4, 2, 3)), lengths=[1, 5]), "lengths from 1 to 5, allowed are 0 to 4"),
     "real": (lambda m: m(np.zeros((4, 2, 3)), lengths=[1.5, 2.0]), "of float64, allowed are"),
+    "negative": (lambda m: m(np.zeros((4, 2, 3)), lengths=[-1, 2]), "lengths from -1 to 2, allowed are 0 to 4"),
+    "many": (lambda m: m(np.zeros((4, 2, 3)), lengths=[[1, 2]]), r"lengths \(1, 2\) of int64, allowed are \(2,\)"),
+    "true": (lambda m: m(np.zeros((4, 2, 3)), lengths=[True, True]), "of bool, allowed are"),
+    "one": (lambda m: m(np.zeros((4, 3)), lengths=[5]), "lengths from 5 to 5, allowed are 0 to 4"),
+    "three": (lambda m: m(np.zeros((4, 2, 3)), (np.zeros((2, 2, 5)),) * 3), r"not a pair, allowed is \(h, c\)"),
+    "batch": (
+        lambda m: m(np.zeros((4, 2, 3)), (np.zeros((2, 2, 5)), np.zeros((2, 3, 5)))),
+        r"state \(2, 3, 5\), allowed is \(2, 2, 5\)",
+    ),
+    "pair": (
+        lambda m: nn.GRU(3, 5).initialise()(np.zeros((4, 2, 3)), (np.zeros((1, 2, 5)),) * 2),
+        "gru: state is a pair",
+    ),
+    "one state": (lambda m: m(np.zeros((4, 3)), (np.zeros((2, 7)),) * 2), r"lstm: state \(2, 7\), allowed is \(2, 5\)"),
+    "turned state": (lambda m: m(np.zeros((4, 3)), (np.zeros((5, 2)),) * 2), r"state \(5, 2\), allowed is \(2, 5\)"),
+    "text": (lambda m: m("x"), r"lstm: x \(\), allowed is"),
     "sizes": (lambda m: nn.LSTM(3, 0), "lstm: sizes 3, 0 in 1 layers, allowed are 1 or more"),
     "dropout": (lambda m: nn.GRU(3, 2, 1, dropout=1.0), "gru: dropout 1.0, allowed are 0 up to"),
     "function": (lambda m: nn.RNN(3, 2, 1, "sine"), "rnn: nonlinearity 'sine', allowed are 'tanh' and 'relu'"),

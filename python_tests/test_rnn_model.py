@@ -159,8 +159,6 @@ def test_folders_give_back_the_model(family, tmp_path):
 
 def test_what_is_not_there_is_said(tmp_path):
     model = model_of("lstm").eval()
-    with pytest.raises(ValueError, match="lstm: whole sequences are supported, steps from a state are not"):
-        model.generate([[1, 2]], max_new_tokens=2)
     with pytest.raises(ValueError, match="GGUF has no architecture for rnn; save_pretrained writes a folder"):
         from pyllm.auto.saving import save_gguf
 

@@ -21,12 +21,13 @@ RNG = np.random.default_rng(3)
 TEXTS = [[int(i) for i in RNG.integers(0, 317, n)] for n in (1, 2, 3, 63, 64, 65, 130, 5, 600, 40, 2)]
 
 
-@pytest.fixture(scope="module", params=["llama-Q4_1", "gpt2-F32"])
+@pytest.fixture(scope="module", params=["llama-Q4_1", "gpt2-F32", "lstm-F32"])
 def model(request, tmp_path_factory):
     family, dtype = request.param.split("-")
-    config = getattr(tiny_models, f"{family}_config")()
+    known = {"llama": tiny_models.llama_config, "gpt2": tiny_models.gpt2_config}
+    config = known[family]() if family in known else tiny_models.recurrent_config(family)
     path = tmp_path_factory.mktemp("scoring") / "m.gguf"
-    tiny_models.write_gguf(path, config, tiny_models.random_weights(config), dtype)
+    tiny_models.write(path, config, tiny_models.random_weights(config), dtype)
     return pyllm.AutoModelForCausalLM.from_pretrained(path)
 
 

@@ -65,9 +65,37 @@ def gpt2_config(**changes: Any) -> Config:
     return config | changes
 
 
+def recurrent_config(cell: str, **changes: Any) -> Config:
+    """A config.json of a small recurrent language model; keyword arguments replace or add fields."""
+    config = {
+        "architectures": ["RecurrentLM"],
+        "model_type": "rnn",
+        "cell": cell,
+        "vocab_size": 317,
+        "embedding_size": 24,
+        "hidden_size": 40,
+        "num_hidden_layers": 2,
+        "max_position_embeddings": 640,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
+    return config | changes
+
+
 def shapes(config: Config) -> dict[str, tuple[int, ...]]:
     """Every weight's name and shape, as Hugging Face stores them."""
-    return _gpt2_shapes(config) if config["model_type"] == "gpt2" else tiny_families.shapes(config)
+    own = {"gpt2": _gpt2_shapes, "rnn": _recurrent_shapes}
+    return own.get(config["model_type"], tiny_families.shapes)(config)
+
+
+def _recurrent_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    units, width, vocabulary = config["hidden_size"], config["embedding_size"], config["vocab_size"]
+    gates = {"lstm": 4, "gru": 3}.get(config["cell"], 1) * units
+    out: dict[str, tuple[int, ...]] = {"encoder.weight": (vocabulary, width)}
+    for i in range(config["num_hidden_layers"]):
+        out[f"rnn.weight_ih_l{i}"], out[f"rnn.weight_hh_l{i}"] = (gates, width if i == 0 else units), (gates, units)
+        out[f"rnn.bias_ih_l{i}"] = out[f"rnn.bias_hh_l{i}"] = (gates,)
+    return out | {"decoder.weight": (vocabulary, units), "decoder.bias": (vocabulary,)}
 
 
 def _gpt2_shapes(config: Config) -> dict[str, tuple[int, ...]]:
@@ -96,11 +124,11 @@ def random_weights(config: Config, seed: int = 0) -> Weights:
     out = {}
     for name, shape in shapes(config).items():
         value = rng.standard_normal(shape)
-        if name.endswith(".bias"):
+        if name.endswith(".bias") or ".bias_" in name:
             value *= 0.1
         elif len(shape) == 1:
             value = 0.1 * value + (not config["model_type"].startswith("gemma"))
-        elif not any(part in name for part in ("embed_tokens", "wte", "wpe", "embed_in")):
+        elif not any(part in name for part in ("embed_tokens", "wte", "wpe", "embed_in", "encoder")):
             value *= 2 / np.sqrt(shape[0] if ".c_" in name else shape[1])
         out[name] = value.astype(np.float32)
     return out
@@ -124,6 +152,11 @@ def write_safetensors(path: Path, weights: Weights, dtype: str) -> None:
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def write(path: str | Path, config: Config, weights: Weights, dtype: str = "F32") -> Path:
+    """As GGUF, or as a folder where GGUF has no architecture."""
+    return (write_folder if config["model_type"] == "rnn" else write_gguf)(path, config, weights, dtype)
 
 
 def write_folder(path: str | Path, config: Config, weights: Weights, dtype: str = "F32", shards: int = 1) -> Path:

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "core/memory.h"
+#include "core/recurrent.h"
 #include "core/workers.h"
 
 namespace py = pybind11;
@@ -40,6 +41,7 @@ E named(const char* what, const std::string& name, std::initializer_list<std::pa
 }
 
 pyllm::Act act_named(const std::string& name);
+pyllm::Cell cell_named(const std::string& op, const std::string& name);
 
 inline std::string shape_of(const py::array& a) {
   std::string text = "(";
@@ -63,9 +65,10 @@ inline Numbers numbers(const char* op, const char* name, const py::array& a) {
   return {a.data(), half};
 }
 
-inline FloatArray like(const FloatArray& x) {
-  return FloatArray(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
-}
+// Numbers, not set, from a line of 64 bytes on, which numpy's own begin 16 bytes after: there every second vector would
+// lie on two lines. From the common heap, so that what is freed comes back.
+FloatArray empty(const std::vector<py::ssize_t>& shape);
+inline FloatArray like(const FloatArray& x) { return empty(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim())); }
 
 // The numbers of an array that is changed in place. Nothing is converted: a copy would be changed in its stead.
 inline float* in_place(const char* op, const char* name, const py::array& a) {

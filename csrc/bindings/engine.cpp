@@ -131,12 +131,12 @@ FloatArray head(Recorded& self, const FloatArray& hidden) {
 void bind_states(py::module_& m) {
   py::class_<pyllm::Pool, std::shared_ptr<pyllm::Pool>>(m, "Pool")
       .def(py::init([](const Recorded& r, int64_t limit) {
-             return std::make_shared<pyllm::Pool>(r.program.cache(), limit);
+             return std::make_shared<pyllm::Pool>(r.program.page_bytes(), limit);
            }),
            py::arg("program"), py::arg("limit_bytes") = 0)
       .def_property_readonly("pages", &pyllm::Pool::pages)
       .def_property_readonly("free_pages", &pyllm::Pool::free_pages)
-      .def_property_readonly("page_bytes", [](const pyllm::Pool& p) { return p.layout().page_bytes(); })
+      .def_property_readonly("page_bytes", &pyllm::Pool::page_bytes)
       .def_property_readonly("page_length", [](const pyllm::Pool&) { return pyllm::kPage; });
 
   py::class_<SharedPage>(m, "Page").def_property_readonly("users",
@@ -269,6 +269,13 @@ void bind_engine(py::module_& m) {
           },
           py::arg("q"), py::arg("layer"), py::arg("heads"), py::arg("scale"), py::arg("window") = 0,
           py::arg("softcap") = 0.0f)
+      .def(
+          "recurrent",
+          [](Recorded& r, int gates, const std::string& cell, std::shared_ptr<Weight> w,
+             std::optional<FloatArray> inner_bias) {
+            return r.program.recurrent(gates, cell_named("recurrent", cell), std::move(w), floats(inner_bias));
+          },
+          py::arg("gates"), py::arg("cell"), py::arg("weight"), py::arg("inner_bias"))
       .def(
           "add_norm",
           [](Recorded& r, int residual, int x, const py::object& norm) {

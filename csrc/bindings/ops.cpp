@@ -34,6 +34,19 @@ pyllm::Act act_named(const std::string& name) {
                      {"sigmoid", Act::Sigmoid}});
 }
 
+FloatArray empty(const std::vector<py::ssize_t>& shape) {
+  constexpr size_t kLine = 64;
+  size_t bytes = sizeof(float);
+  for (const py::ssize_t n : shape)
+    if (n < 0 || __builtin_mul_overflow(bytes, (size_t)n, &bytes))
+      throw std::invalid_argument("empty: a dimension of " + std::to_string(n) + " is negative or too large");
+  void* all = bytes + kLine < bytes ? nullptr : std::malloc(bytes + kLine);
+  if (!all) throw std::bad_alloc();
+  const py::capsule owner(all, [](void* p) { std::free(p); });
+  pyllm::prefer_huge(all, bytes);
+  return FloatArray(shape, (float*)(((uintptr_t)all + kLine - 1) / kLine * kLine), owner);
+}
+
 namespace {
 
 // Rows are made ready so many bytes at a time: they stay in the third-level cache, and in memory that is used again.
@@ -111,7 +124,7 @@ void add_part(pyllm::LinearArgs& a, const Weight& w, const std::optional<FloatAr
 
 // Where a product goes: into the array given, which must hold as many numbers, or a new one.
 py::object place(const pyllm::LinearArgs& a, const Weight& w, const py::object& into) {
-  if (into.is_none()) return FloatArray({(py::ssize_t)a.rows, (py::ssize_t)w.n()});
+  if (into.is_none()) return empty({(py::ssize_t)a.rows, (py::ssize_t)w.n()});
   in_place("linear", "into", into);
   if (py::cast<py::array>(into).size() != a.rows * w.n())
     throw std::invalid_argument("linear: into has not the " + std::to_string(a.rows * w.n()) +
@@ -138,7 +151,7 @@ using Low = std::pair<std::variant<const Weight*, FloatArray>, const Weight*>;
 FloatArray add_low(const pyllm::LinearArgs& a, pyllm::LinearPart& part, const Low& low, pyllm::LinearArgs& before) {
   const Weight& b = *low.second;
   const auto* down = std::get_if<const Weight*>(&low.first);
-  FloatArray h = down ? FloatArray({(py::ssize_t)a.rows, (py::ssize_t)(*down)->n()}) : std::get<FloatArray>(low.first);
+  FloatArray h = down ? empty({(py::ssize_t)a.rows, (py::ssize_t)(*down)->n()}) : std::get<FloatArray>(low.first);
   if (b.type() != pyllm::Type::F32 || b.n() != part.n || h.ndim() != 2 || h.shape(0) != a.rows ||
       h.shape(1) != b.k() || (down && (pyllm::quantised((*down)->type()) || (*down)->k() != a.k)))
     throw std::invalid_argument("linears: h " + shape_of(h) + " and B (" + std::to_string(b.n()) + ", " +
@@ -197,7 +210,7 @@ FloatArray norm(const FloatArray& x, const FloatArray& weight, const std::option
 
 // y = act(x) * up; x and up float32, or both bf16.
 FloatArray map(const py::array& x, const std::optional<py::array>& up, const std::string& act, float cap) {
-  FloatArray y(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
+  FloatArray y = empty(std::vector<py::ssize_t>(x.shape(), x.shape() + x.ndim()));
   const Numbers of = numbers("map", "x", x), other = up ? numbers("map", "up", *up) : of;
   if (other.half != of.half || (up && up->size() != x.size()))
     throw std::invalid_argument("map: x " + shape_of(x) + " and up " + shape_of(*up) + " differ in size or type");
@@ -214,7 +227,7 @@ py::tuple map_halves(const FloatArray& x, const std::optional<FloatArray>& up, c
     throw std::invalid_argument("map_halves: x " + shape_of(x) + " and up " + shape_of(*up) + " differ");
   const std::vector<py::ssize_t> shape(x.shape(), x.shape() + x.ndim());
   Halves kept(shape), kept_up(up ? shape : std::vector<py::ssize_t>{0});
-  FloatArray y(wanted ? shape : std::vector<py::ssize_t>{0});
+  FloatArray y = empty(wanted ? shape : std::vector<py::ssize_t>{0});
   pyllm::MapArgs a = {x.data(),
                       data(up),
                       wanted ? y.mutable_data() : nullptr,
@@ -262,7 +275,7 @@ FloatArray attention(const FloatArray& q, const FloatArray& key, const FloatArra
   float* out = y.mutable_data();
   without_gil([&] {
     pyllm::CacheLayout layout = {1, kv_heads, dim, pyllm::type_named(cache)};
-    pyllm::Sequence sequence(std::make_shared<pyllm::Pool>(layout, 0));
+    pyllm::Sequence sequence(std::make_shared<pyllm::Pool>(layout.page_bytes(), 0));
     sequence.reserve(keys);
     std::vector<pyllm::Row> row((size_t)keys), query((size_t)rows);
     for (int64_t i = 0; i < keys; ++i) row[(size_t)i] = {i, sequence.table()};
@@ -308,7 +321,7 @@ std::pair<FloatArray, FloatArray> heads(const FloatArray& q, const FloatArray& k
   const pyllm::Kernels& kernels = use();
   without_gil([&] {
     pyllm::CacheLayout layout = {1, (int)k.shape(1), (int)k.shape(2), pyllm::Type::F32};
-    pyllm::Sequence sequence(std::make_shared<pyllm::Pool>(layout, 0));
+    pyllm::Sequence sequence(std::make_shared<pyllm::Pool>(layout.page_bytes(), 0));
     sequence.reserve(rows);
     std::vector<pyllm::Row> row;
     for (int64_t i = 0; i < rows; ++i) row.push_back({i, sequence.table()});
@@ -323,7 +336,7 @@ FloatArray embedding(const py::array_t<int32_t, py::array::c_style>& ids, const 
     if (ids.data()[i] < 0 || ids.data()[i] >= w.n())
       throw std::out_of_range("embedding: id " + std::to_string(ids.data()[i]) + " at " + std::to_string(i) +
                               ", allowed are 0 to " + std::to_string(w.n() - 1));
-  FloatArray y({ids.size(), (py::ssize_t)w.k()});
+  FloatArray y = empty({ids.size(), (py::ssize_t)w.k()});
   pyllm::EmbeddingArgs a = {ids.data(), nullptr, w.panels(), nullptr,  y.mutable_data(),
                             ids.size(), w.k(),   w.k(),      w.type(), 1};
   const pyllm::Kernels& kernels = use();
@@ -338,6 +351,7 @@ void bind_ops(py::module_& m) {
         py::arg("into") = py::none(), py::arg("add") = false, py::arg("transposed") = false);
   m.def("linears", &linears, py::arg("x"), py::arg("weights"), py::arg("biases"), py::arg("high") = false,
         py::arg("into") = py::none(), py::arg("add") = false, py::arg("lows") = py::list());
+  m.def("empty", &empty, "A float32 array that is not set and begins on a line of 64 bytes");
   m.def("keep_freed", &pyllm::keep_freed, "Keeps freed memory for what comes next");
   m.def("norm", &norm, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("layer"),
         py::arg("residual") = py::none());

@@ -54,11 +54,9 @@ void take_sizes(Asked& x, const Sizes& sizes) {
 
 Asked check(const char* op, const std::string& cell, const FloatArray& weight, int64_t sequences, const Sizes& sizes,
             bool reversed, const std::string& type) {
-  using pyllm::Cell;
   Asked x{op};
   x.reversed = reversed;
-  x.shape.cell = named<Cell>((x.op + ": cell").c_str(), cell,
-                             {{"tanh", Cell::Tanh}, {"relu", Cell::ReLU}, {"lstm", Cell::LSTM}, {"gru", Cell::GRU}});
+  x.shape.cell = cell_named(op, cell);
   x.shape.type =
       named<pyllm::Type>((x.op + ": type").c_str(), type, {{"F32", pyllm::Type::F32}, {"BF16", pyllm::Type::BF16}});
   const int64_t gates = x.shape.gates();
@@ -120,7 +118,7 @@ py::tuple recurrent_forward(const std::string& cell, const py::array& gates, con
   if (inner_bias && (inner_bias->ndim() != 1 || inner_bias->shape(0) != units))
     x.refuse("inner_bias " + shape_of(*inner_bias) + ", allowed is (" + std::to_string(units) + ",)");
   const std::vector<py::ssize_t> all = {(py::ssize_t)x.rows, (py::ssize_t)units}, none = {0, 0};
-  FloatArray h(all), c(lstm ? all : none), inner(gru ? all : none);
+  FloatArray h = empty(all), c = empty(lstm ? all : none), inner = empty(gru ? all : none);
   a.h = h.mutable_data(), a.c = c.mutable_data(), a.inner = inner.mutable_data();
   a.first = data(first), a.first_c = data(first_c), a.inner_bias = data(inner_bias);
   const pyllm::Kernels& kernels = use();
@@ -158,7 +156,7 @@ py::tuple recurrent_backward(const std::string& cell, const FloatArray& dh, cons
   x.has_shape("first_c", first_c, sequences, units);
   const std::vector<py::ssize_t> all = {(py::ssize_t)x.rows, (py::ssize_t)(3 * units)}, none = {0, 0},
                                  each = {(py::ssize_t)sequences, (py::ssize_t)units};
-  FloatArray dfirst(each), carry(lstm || gru ? each : none), hidden(gru ? all : none);
+  FloatArray dfirst = empty(each), carry = empty(lstm || gru ? each : none), hidden = empty(gru ? all : none);
   std::fill_n(dfirst.mutable_data(), dfirst.size(), 0.0f);
   if (lstm && dc) std::copy_n(dc->data(), dc->size(), carry.mutable_data());
   else std::fill_n(carry.mutable_data(), carry.size(), 0.0f);
@@ -179,6 +177,12 @@ py::tuple recurrent_backward(const std::string& cell, const FloatArray& dh, cons
 }
 
 }  // namespace
+
+pyllm::Cell cell_named(const std::string& op, const std::string& name) {
+  using pyllm::Cell;
+  return named<Cell>((op + ": cell").c_str(), name,
+                     {{"tanh", Cell::Tanh}, {"relu", Cell::ReLU}, {"lstm", Cell::LSTM}, {"gru", Cell::GRU}});
+}
 
 void bind_recurrent(py::module_& m) {
   m.def("recurrent_forward", &recurrent_forward, py::arg("cell"), py::arg("gates"), py::arg("weight"),

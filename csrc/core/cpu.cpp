@@ -6,6 +6,10 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#if defined(PYLLM_HAS_avx512amx)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 namespace pyllm {
 
@@ -21,6 +25,9 @@ extern const Kernels table;
 namespace avx512vnni {
 extern const Kernels table;
 }
+namespace avx512amx {
+extern const Kernels table;
+}
 
 namespace {
 
@@ -28,7 +35,7 @@ struct Cpu {
   bool ssse3 = false, sse41 = false, sse42 = false, popcnt = false, fma = false, f16c = false, avx = false,
        avx2 = false;
   bool bmi1 = false, bmi2 = false, avx512f = false, avx512bw = false, avx512dq = false, avx512vl = false;
-  bool vnni = false, bf16 = false, os_avx = false, os_avx512 = false;
+  bool vnni = false, bf16 = false, amx = false, os_avx = false, os_avx512 = false, os_amx = false;
 };
 
 Cpu detect() {
@@ -44,16 +51,26 @@ Cpu detect() {
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     c.os_avx = (low & 0x6) == 0x6;
     c.os_avx512 = (low & 0xe6) == 0xe6;
+    c.os_amx = (low & 0x60000) == 0x60000;
   }
   if (__get_cpuid_count(7, 0, &a, &b, &x, &d)) {
     c.bmi1 = bit(b, 3), c.avx2 = bit(b, 5), c.bmi2 = bit(b, 8), c.avx512f = bit(b, 16), c.avx512dq = bit(b, 17);
-    c.avx512bw = bit(b, 30), c.avx512vl = bit(b, 31), c.vnni = bit(x, 11);
+    c.avx512bw = bit(b, 30), c.avx512vl = bit(b, 31), c.vnni = bit(x, 11), c.amx = bit(d, 22) && bit(d, 24);
     unsigned leaves = a;
     if (leaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &x, &d)) c.bf16 = bit(a, 5);
   }
 #endif
   return c;
 }
+
+#if defined(PYLLM_HAS_avx512amx)
+// Linux keeps the registers of matrix tiles (8 KB) only for processes that ask; refused where a signal stack of a
+// thread is too small for them.
+bool allowed_tiles() {
+  constexpr long kRequest = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+}
+#endif
 
 std::vector<const Kernels*> find() {
   std::vector<const Kernels*> found;
@@ -71,6 +88,9 @@ std::vector<const Kernels*> find() {
   if (v3) found.push_back(&avx2::table);
   if (v4) found.push_back(&avx512::table);
   if (v4 && c.vnni && c.bf16) found.push_back(&avx512vnni::table);
+#endif
+#if defined(PYLLM_HAS_avx512amx)
+  if (v4 && c.vnni && c.bf16 && c.amx && c.os_amx && allowed_tiles()) found.push_back(&avx512amx::table);
 #endif
   return found;
 }
@@ -97,10 +117,12 @@ std::atomic<const Kernels*>& active() {
 
 std::vector<std::pair<std::string, bool>> cpu_features() {
   Cpu c = detect();
-  return {{"sse4_2", c.sse42},      {"popcnt", c.popcnt},      {"avx", c.avx},          {"avx2", c.avx2},
-          {"fma", c.fma},           {"f16c", c.f16c},          {"avx512f", c.avx512f},  {"avx512bw", c.avx512bw},
-          {"avx512dq", c.avx512dq}, {"avx512vl", c.avx512vl},  {"avx512_vnni", c.vnni}, {"avx512_bf16", c.bf16},
-          {"os_avx", c.os_avx},     {"os_avx512", c.os_avx512}};
+  return {{"sse4_2", c.sse42},      {"popcnt", c.popcnt},     {"avx", c.avx},
+          {"avx2", c.avx2},         {"fma", c.fma},           {"f16c", c.f16c},
+          {"avx512f", c.avx512f},   {"avx512bw", c.avx512bw}, {"avx512dq", c.avx512dq},
+          {"avx512vl", c.avx512vl}, {"avx512_vnni", c.vnni},  {"avx512_bf16", c.bf16},
+          {"amx_bf16", c.amx},      {"os_avx", c.os_avx},     {"os_avx512", c.os_avx512},
+          {"os_amx", c.os_amx}};
 }
 
 const std::vector<const Kernels*>& runnable() {

@@ -110,11 +110,11 @@ struct AttentionArgs {
 
 // dq, dk, dv of out = attention(q, k, v) over whole sequences, row after row.
 struct AttentionBackwardArgs {
-  const float *dout, *q, *k, *v, *out, *lse;  // (rows, heads * dim), k and v (rows, groups * dim), lse (rows, heads)
+  const float *dout, *q, *k, *v, *out, *lse;  // (rows, heads * dim), k and v (keys, groups * dim), lse (rows, heads)
   float *dq, *dk, *dv;
-  const int32_t* start;  // of every sequence; sequences + 1 numbers
-  const int32_t* order;  // the sequences, the longest first
-  int64_t sequences, longest;
+  const int32_t *start, *key_start;  // of every sequence's queries and keys; sequences + 1 numbers each
+  const int32_t* order;              // the sequences, the longest first
+  int64_t sequences, longest, longest_keys;
   int heads, groups, dim;
   float scale, softcap;  // as in AttentionArgs, and so are causal and window
   bool causal;

@@ -73,6 +73,15 @@ Buffer::~Buffer() {
   std::free(base_);  // null for a part
 }
 
+void prefer_huge([[maybe_unused]] void* p, [[maybe_unused]] size_t bytes) {
+#if PYLLM_MMAP && defined(MADV_HUGEPAGE)
+  constexpr uintptr_t kPage = 4096;
+  if (bytes < 2 * kHuge) return;
+  const uintptr_t first = ((uintptr_t)p + kPage - 1) / kPage * kPage;
+  madvise((void*)first, (uintptr_t)p + bytes - first, MADV_HUGEPAGE);
+#endif
+}
+
 void keep_freed() {
 #if defined(__GLIBC__)
   mallopt(M_MMAP_THRESHOLD, 1 << 30);

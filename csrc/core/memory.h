@@ -42,6 +42,9 @@ class Buffer {  // zeroed; std::bad_alloc when memory is short
 // pages cost more than what is computed on them. For the whole process; nothing where the system has no such switch.
 void keep_freed();
 
+// Asks for huge pages for the whole ones within memory that is large.
+void prefer_huge(void* p, size_t bytes);
+
 std::string huge_pages();  // the system's mode: "always", "madvise", "never", "unknown"
 
 }  // namespace pyllm

@@ -1,43 +1,13 @@
 #include "engine/program.h"
 
 #include <algorithm>
-#include <atomic>
-#include <climits>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
 
-#include "core/cpu.h"
-#include "core/workers.h"
+#include "engine/steps.h"
 
 namespace pyllm {
-
-// What one replay knows. Offsets into the shared scratch are given out while steps are bound.
-struct Program::Context {
-  const Kernels& k;
-  int workers;
-  int64_t rows;
-  const int32_t* tokens;
-  std::vector<Row> row;
-  std::vector<int32_t> segment;
-  std::vector<int32_t> wanted;
-  float* out;
-  std::vector<float*> buffer;  // by value
-  int64_t shared_bytes = 0, worker_bytes = 0;
-  uint8_t *shared = nullptr, *own = nullptr;
-  int64_t positions = 0;                 // longest sequence after this step
-  const int64_t ahead = stream_ahead();  // see LinearArgs
-};
-
-// Measured twice: once to learn the scratch it needs (shared and own are null), then to get its addresses.
-struct Program::Step {
-  virtual ~Step() = default;
-  virtual void bind(Context& c) = 0;
-  virtual int phases() const { return 1; }  // each begins when the one before is done
-  virtual double flops() const { return 0; }
-  virtual void run(const Kernels& k, int phase, int share, int shares, int worker) const = 0;
-  virtual std::string describe() const = 0;
-};
 
 struct Program::EmbeddingStep : Step {
   std::shared_ptr<Weight> tokens;
@@ -380,7 +350,8 @@ void Program::logits(int x, NormOf norm, Part head, float softcap) {
 
 // Values whose lives do not overlap share a buffer.
 void Program::finish() {
-  std::vector<int> free_after;  // per buffer: the last step that uses it
+  for (int each : state_) use(each);  // read when all steps are done
+  std::vector<int> free_after;        // per buffer: the last step that uses it
   for (Value& v : values_) {
     int chosen = -1;
     for (size_t b = 0; b < free_after.size() && chosen < 0; ++b)
@@ -418,8 +389,13 @@ void RotaryTable::grow(int64_t positions, int64_t context, int64_t dim) {
 void Program::run(const int32_t* tokens, const std::vector<Segment>& segments, const std::vector<int32_t>& wanted,
                   bool hidden, float* out) {
   Context c{kernels(), threads(), 0, tokens, {}, {0}, wanted, out, {}};
+  std::optional<Walk> walk;
+  if (state_numbers_) {
+    c.walk = &walk.emplace(segments, tokens, wanted, state_numbers_);
+    c.tokens = walk->tokens.data(), c.row = walk->row, c.wanted = walk->wanted;
+  }
   for (const Segment& s : segments) {
-    for (int64_t i = 0; i < s.count; ++i) c.row.push_back({s.sequence->length() + i, s.sequence->table()});
+    for (int64_t i = 0; i < s.count && !walk; ++i) c.row.push_back({s.sequence->length() + i, s.sequence->table()});
     c.segment.push_back((int32_t)c.row.size());
     c.positions = std::max(c.positions, s.sequence->length() + s.count);
   }
@@ -438,6 +414,11 @@ void Program::run(const int32_t* tokens, const std::vector<Segment>& segments, c
   if (hidden) steps.push_back(hidden_);
   else steps.insert(steps.end(), steps_.begin() + (long)trunk_, steps_.end());
   replay(steps, c);
+  if (walk) {
+    std::vector<Walk::Part> parts;
+    for (int each : state_) parts.push_back({c.buffer[(size_t)each], width_of(each)});
+    walk->keep(parts);
+  }
   for (const Segment& s : segments) s.sequence->append(s.count);
 }
 

@@ -11,6 +11,7 @@
 
 #include "core/kernels.h"
 #include "core/memory.h"
+#include "core/recurrent.h"
 #include "engine/state.h"
 #include "engine/weight.h"
 
@@ -45,14 +46,9 @@ struct Part {
   int more = -1;  // a value of its outputs' width that is added as a bias is
 };
 
-struct Segment {
-  Sequence* sequence;
-  int64_t count;
-};
-
 class Program {
  public:
-  // heads = 0: no attention, no cache.
+  // heads = 0: no attention, no keys and values.
   Program(int layers, int heads, int dim, Type cache, int64_t context, bool high_precision);
 
   int rotary(Rotary rotary);  // gives its number; kUnturned is none
@@ -64,6 +60,9 @@ class Program {
   // Queries and keys normalised head by head and turned; q stays where it is, k goes to the cache of `layer`.
   void heads(int q, int k, Floats q_weight, Floats k_weight, float eps, int layer, int rotary);
   int attention(int q, int layer, int heads, float scale, int64_t window, float softcap);
+  // h of every row from the input products of a recurrent layer, from the states that sequences have, whose pages get
+  // the new ones. weight: of every gate whole panels of (units, units); inner_bias: what GRU's reset multiplies too.
+  int recurrent(int gates, Cell cell, std::shared_ptr<Weight> weight, Floats inner_bias);
   void add_norm(int residual, int x, NormOf norm);  // residual += norm(x)
   int map(int x, int up, Act act);
   void logits(int x, NormOf norm, Part head, float softcap);  // last: only for the rows that are wanted
@@ -76,7 +75,7 @@ class Program {
   // Logits of hidden rows, the same bits as run gives: a long text's logits need not be held at once.
   void head(const float* hidden, int64_t rows, float* out);
 
-  const CacheLayout& cache() const { return cache_; }
+  int64_t page_bytes() const;  // of its sequences
   int64_t context() const { return context_; }
   int64_t vocabulary() const { return vocabulary_; }
   int64_t width() const { return width_; }
@@ -96,6 +95,7 @@ class Program {
   struct LinearStep;
   struct HeadsStep;
   struct AttentionStep;
+  struct RecurrentStep;
   struct NormStep;
   struct MapStep;
   struct SoftcapStep;
@@ -108,6 +108,8 @@ class Program {
   void replay(const Steps& steps, Context& c);
 
   CacheLayout cache_;
+  std::vector<int> state_;  // what a recurrent program's states consist of: values of all rows, h and c of each layer
+  int64_t state_numbers_ = 0;
   std::vector<RotaryTable> rotary_;
   int64_t context_, vocabulary_ = 0, width_ = 0;
   int terms_;

@@ -6,8 +6,8 @@
 
 namespace pyllm {
 
-Pool::Pool(CacheLayout layout, int64_t limit_bytes) : layout_(layout), limited_(limit_bytes > 0) {
-  if (limited_) grow(limit_bytes / layout_.page_bytes());
+Pool::Pool(int64_t page_bytes, int64_t limit_bytes) : page_bytes_(page_bytes), limited_(limit_bytes > 0) {
+  if (limited_) grow(limit_bytes / page_bytes_);
 }
 
 int64_t Pool::free_pages() {
@@ -16,9 +16,8 @@ int64_t Pool::free_pages() {
 }
 
 void Pool::grow(int64_t pages) {
-  const int64_t bytes = layout_.page_bytes();
-  slabs_.emplace_back((size_t)(pages * bytes));
-  for (int64_t i = pages - 1; i >= 0; --i) free_.push_back(slabs_.back().data() + i * bytes);
+  slabs_.emplace_back((size_t)(pages * page_bytes_));
+  for (int64_t i = pages - 1; i >= 0; --i) free_.push_back(slabs_.back().data() + i * page_bytes_);
   pages_ += pages;
 }
 
@@ -27,7 +26,7 @@ uint8_t* Pool::take() {
   if (free_.empty()) {
     if (limited_) return nullptr;
     // A slab fills whole huge pages: small pages come several at once.
-    grow(std::max<int64_t>(1, (int64_t(4) << 20) / layout_.page_bytes()));
+    grow(std::max<int64_t>(1, (int64_t(4) << 20) / page_bytes_));
   }
   uint8_t* page = free_.back();
   free_.pop_back();
@@ -58,7 +57,7 @@ bool Sequence::reserve(int64_t length) {
     size_t written = (size_t)(length_ / kPage);
     Page own = take();
     if (!own) return false;
-    std::memcpy(own.get(), pages_[written].get(), (size_t)pool_->layout().page_bytes());
+    std::memcpy(own.get(), pages_[written].get(), (size_t)pool_->page_bytes());
     table_[written] = own.get();
     pages_[written] = std::move(own);
   }

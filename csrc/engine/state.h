@@ -1,5 +1,5 @@
-// Keys and values of running sequences, in pages of kPage positions from one pool. Pages are shared by fork and by
-// whoever places another's page, and copied when one of the sharers writes.
+// What running sequences remember, keys and values or recurrent states, in pages of kPage positions from one pool.
+// Pages are shared by fork and by whoever places another's page, and copied when one of the sharers writes.
 #pragma once
 #include <memory>
 #include <mutex>
@@ -14,8 +14,8 @@ namespace pyllm {
 // as they are asked for.
 class Pool {
  public:
-  Pool(CacheLayout layout, int64_t limit_bytes);
-  const CacheLayout& layout() const { return layout_; }
+  Pool(int64_t page_bytes, int64_t limit_bytes);
+  int64_t page_bytes() const { return page_bytes_; }
   int64_t pages() const { return pages_; }
   int64_t free_pages();
 
@@ -25,7 +25,7 @@ class Pool {
 
  private:
   void grow(int64_t pages);
-  CacheLayout layout_;
+  int64_t page_bytes_;
   bool limited_;
   int64_t pages_ = 0;
   std::mutex lock_;
@@ -61,6 +61,12 @@ class Sequence {
   std::vector<Page> pages_;
   std::vector<uint8_t*> table_;
   int64_t length_ = 0;
+};
+
+// The next tokens of a sequence.
+struct Segment {
+  Sequence* sequence;
+  int64_t count;
 };
 
 }  // namespace pyllm

@@ -2,6 +2,8 @@
 //
 //   P = exp(S - lse), dV = P^T dO, dP = dO V^T, dS = P * (dP - rowsum(dO * O)), dQ = scale dS K, dK = scale dS^T Q
 //
+// Queries of a sequence see the keys of the sequence of that number: its own (causal or not), or another's.
+//
 // A task is a sequence and a key/value head: the heads of its group, blocks of keys, within them blocks of queries.
 // The scores of a block stand by queries; dK and dV are summed by features, and turned when they are written. Who does
 // a task, and in whatever company, changes none of its sums.
@@ -22,7 +24,8 @@ constexpr int64_t kScoreStride = odd_lines(kKeys * 4) / 4;
 // are features over tokens.
 struct Operands {
   Type type;
-  int64_t element, length, dim;                // bytes of a number, tokens, features
+  Matrix* matrix;
+  int64_t element, queries, length, dim;       // bytes of a number, query rows, keys, features
   int64_t key_panel, key_features;             // bytes from panel to panel: 16 keys, 16 features of all keys
   int64_t row_stride, turned_stride;           // bytes
   int64_t dq_stride, sum_stride;               // floats
@@ -44,20 +47,21 @@ struct Places {
   }
 };
 
-Operands lay_out(const AttentionBackwardArgs& a, int64_t length, Places& to) {
+Operands lay_out(const AttentionBackwardArgs& a, int64_t queries, int64_t length, Places& to) {
   Operands o = {};
-  o.type = a.type, o.element = a.type == Type::F32 ? 4 : 2, o.length = length, o.dim = a.dim;
-  const int64_t wide = panels(a.dim) * 16, long_ = panels(length) * 16;
+  o.type = a.type, o.element = a.type == Type::F32 ? 4 : 2, o.dim = a.dim;
+  o.queries = queries, o.length = length;
+  const int64_t wide = panels(a.dim) * 16, long_ = panels(length) * 16, rows = panels(queries) * 16;
   o.key_panel = panel_bytes(a.type, (a.dim + 1) / 2 * 2), o.key_features = panel_bytes(a.type, long_);
-  o.row_stride = odd_lines(wide * o.element), o.turned_stride = odd_lines(long_ * o.element);
+  o.row_stride = odd_lines(wide * o.element), o.turned_stride = odd_lines(rows * o.element);
   o.dq_stride = odd_lines(wide * 4) / 4, o.sum_stride = odd_lines((long_ + kKeys) * 4) / 4;
   o.keys = to.take(panels(length) * o.key_panel), o.values = to.take(panels(length) * o.key_panel);
   o.features = to.take(panels(a.dim) * o.key_features);
-  o.q = to.take(length * o.row_stride), o.dout = to.take(length * o.row_stride);
+  o.q = to.take(queries * o.row_stride), o.dout = to.take(queries * o.row_stride);
   o.q_turned = to.take(wide * o.turned_stride), o.dout_turned = to.take(wide * o.turned_stride);
-  o.dq = (float*)to.take(length * o.dq_stride * 4);
+  o.dq = (float*)to.take(queries * o.dq_stride * 4);
   o.dk = (float*)to.take(wide * o.sum_stride * 4), o.dv = (float*)to.take(wide * o.sum_stride * 4);
-  o.delta = (float*)to.take(length * 4);
+  o.delta = (float*)to.take(queries * 4);
   o.score = (float*)to.take(kRows * kScoreStride * 4), o.slope = (float*)to.take(kRows * kScoreStride * 4);
   o.p_panels = to.take(kKeys / 16 * panel_bytes(a.type, kRows));
   o.ds_panels = to.take(kKeys / 16 * panel_bytes(a.type, kRows));
@@ -78,27 +82,26 @@ PYLLM_INLINE void put_pair(Type type, uint8_t* panel, int64_t k, f32v first, f32
   store((float*)panel + k * 16 + 16, second);
 }
 
-// Numbers [d, d + 16) of 16 tokens from t on, times scale, zeros where there are none. The lines of the tokens after
-// them are fetched meanwhile: they lie far apart.
-PYLLM_INLINE void read_block(const Operands& o, const float* x, int64_t stride, int64_t t, int64_t d, float scale,
-                             float (&block)[16][16]) {
-  const int64_t n = o.dim - d;
+// Numbers [d, d + n), 16 at most, of 16 tokens from t on, times scale, zeros where there are none. The lines of the
+// tokens after them are fetched meanwhile: they lie far apart.
+PYLLM_INLINE void read_block(int64_t length, int64_t n, const float* x, int64_t stride, int64_t t, int64_t d,
+                             float scale, float (&block)[16][16]) {
   const f32v factor = set1(scale);
   for (int i = 0; i < 16; ++i) {
     const float* from = x + (t + i) * stride + d;
-    if (t + 16 + i < o.length) prefetch(from + 16 * stride);
-    if (t + i >= o.length) store(block[i], set1(0));
+    if (t + 16 + i < length) prefetch(from + 16 * stride);
+    if (t + i >= length) store(block[i], set1(0));
     else store(block[i], mul(n < 16 ? load_n(from, (int)n) : load(from), factor));
   }
 }
 
-// 16 tokens of x (length, dim) as rows, and as rows of features over tokens; both filled with zeros to whole vectors.
+// 16 tokens of x (queries, dim) as rows, and as rows of features over tokens; both filled with zeros to whole vectors.
 void place_rows(const Operands& o, const float* x, int64_t stride, int64_t t, float scale, uint8_t* rows,
                 uint8_t* turned) {
   alignas(64) float block[16][16], back[16][16];
   for (int64_t d = 0; d < o.dim; d += 16) {
-    read_block(o, x, stride, t, d, scale, block);
-    for (int64_t i = 0; i < 16 && t + i < o.length; ++i)
+    read_block(o.queries, o.dim - d, x, stride, t, d, scale, block);
+    for (int64_t i = 0; i < 16 && t + i < o.queries; ++i)
       put_numbers(o.type, rows + (t + i) * o.row_stride, d, load(block[i]));
     transpose16(block[0], 16, back[0]);
     for (int i = 0; i < 16; ++i) put_numbers(o.type, turned + (d + i) * o.turned_stride, t, load(back[i]));
@@ -109,7 +112,7 @@ void place_rows(const Operands& o, const float* x, int64_t stride, int64_t t, fl
 void place_panels(const Operands& o, const float* x, int64_t stride, int64_t t, uint8_t* panel, uint8_t* features) {
   alignas(64) float block[16][16], back[16][16];
   for (int64_t d = 0; d < o.dim; d += 16) {
-    read_block(o, x, stride, t, d, 1, block);
+    read_block(o.length, o.dim - d, x, stride, t, d, 1, block);
     transpose16(block[0], 16, back[0]);
     for (int i = 0; i < 16 && d + i < o.dim; i += 2) put_pair(o.type, panel, d + i, load(back[i]), load(back[i + 1]));
     for (int i = 0; features && i < 16; i += 2)
@@ -128,7 +131,7 @@ void place_keys(const AttentionBackwardArgs& a, const Operands& o, int64_t first
 
 void place_queries(const AttentionBackwardArgs& a, const Operands& o, int64_t first, int64_t head) {
   const int64_t stride = (int64_t)a.heads * a.dim, from = first * stride + head * a.dim;
-  for (int64_t t = 0; t < o.length; ++t) {
+  for (int64_t t = 0; t < o.queries; ++t) {
     if (t % 16 == 0) {
       place_rows(o, a.q + from, stride, t, a.scale, o.q, o.q_turned);
       place_rows(o, a.dout + from, stride, t, 1, o.dout, o.dout_turned);
@@ -137,12 +140,12 @@ void place_queries(const AttentionBackwardArgs& a, const Operands& o, int64_t fi
     f32v total = set1(0);
     for (int64_t d = 0; d < o.dim; d += 16) {
       const int n = o.dim - d < 16 ? (int)(o.dim - d) : 16;
-      if (t + 16 < o.length) prefetch(out + 16 * stride + d);
+      if (t + 16 < o.queries) prefetch(out + 16 * stride + d);
       total = fma(load_n(dout + d, n), load_n(out + d, n), total);
     }
     o.delta[t] = sum(total);
   }
-  memset(o.dq, 0, (size_t)(o.length * o.dq_stride) * 4);
+  memset(o.dq, 0, (size_t)(o.queries * o.dq_stride) * 4);
 }
 
 // Keys [begin, begin + keys) against queries [first, first + rows) of a sequence.
@@ -160,27 +163,26 @@ struct Block {
   }
 };
 
-TileSize rows_of_tile(int64_t rows) { return tile_size(rows, 4, float_limit(rows)); }
-
 // One tile of rows times panels [p, end) that lie `bytes` apart; out begins at panel 0.
 void multiply(Type type, TileArgs& t, int rows, const uint8_t* panel, int64_t bytes, int64_t p, int64_t end,
               float* out) {
   TileSize s = {1, 1};
   for (; p < end; p += s.panels) {
-    s = tile_size(rows, end - p, float_limit(rows));
+    s = product_size(type, rows, end - p);
     for (int i = 0; i < s.panels; ++i) t.panel[i] = panel + (p + i) * bytes;
     t.out = out + p * 16;
-    float_tile(type, s)(t);
+    product(type, s, t);
   }
 }
 
 // S = q K^T and dP = dO V^T, as far as the rows of a tile see keys.
 void scores(const Block& b, const Operands& o) {
   TileArgs t = {};
+  t.matrix = o.matrix;
   t.row_stride = o.row_stride, t.k = o.dim, t.out_stride = kScoreStride;
   const uint8_t *keys = o.keys + b.begin / 16 * o.key_panel, *values = o.values + b.begin / 16 * o.key_panel;
   for (int64_t r = 0; r < b.rows;) {
-    const int rows = rows_of_tile(b.rows - r).rows;
+    const int rows = product_size(o.type, b.rows - r, 4).rows;
     const int64_t p = b.from(r) / 16, end = panels(b.to(r + rows - 1));
     t.rows = o.q + (b.first + r) * o.row_stride;
     multiply(o.type, t, rows, keys, o.key_panel, p, end, o.score + r * kScoreStride);
@@ -234,9 +236,10 @@ void soften(const Block& b, const Operands& o, int64_t head, int64_t sequence_fi
 // dQ += dS K over the keys that the rows of a tile see.
 void add_queries(const Block& b, const Operands& o) {
   TileArgs t = {};
+  t.matrix = o.matrix;
   t.row_stride = kScoreStride * 4, t.out_stride = o.dq_stride, t.add = true;
   for (int64_t r = 0; r < b.rows;) {
-    const int rows = rows_of_tile(b.rows - r).rows;
+    const int rows = product_size(o.type, b.rows - r, 4).rows;
     const int64_t from = b.from(r) / 16 * 16;
     t.k = b.to(r + rows - 1) - from;
     t.rows = o.ds_rows + r * t.row_stride + from * o.element;
@@ -250,6 +253,7 @@ void add_queries(const Block& b, const Operands& o) {
 // even one on, since blocks of keys and of rows are even and begin together.
 void add_keys(const Block& b, const Operands& o) {
   TileArgs t = {};
+  t.matrix = o.matrix;
   t.row_stride = o.turned_stride, t.out_stride = o.sum_stride, t.add = true;
   const int64_t bytes = panel_bytes(o.type, kRows), count = panels(b.keys);
   for (int64_t p = 0; p < count; p += 2) {
@@ -260,7 +264,7 @@ void add_keys(const Block& b, const Operands& o) {
     if (t.k <= 0) continue;
     const int64_t last = p + 2 < count ? p + 2 : count;
     for (int64_t d = 0; d < o.dim;) {
-      const int rows = rows_of_tile(o.dim - d).rows;
+      const int rows = product_size(o.type, o.dim - d, 4).rows;
       const int64_t at = d * o.turned_stride + (b.first + begin) * o.element;
       float *dv = o.dv + d * o.sum_stride + b.begin, *dk = o.dk + d * o.sum_stride + b.begin;
       t.rows = o.dout_turned + at;
@@ -281,7 +285,8 @@ void run_head(const AttentionBackwardArgs& a, const Operands& o, int64_t first, 
   place_queries(a, o, first, head);
   for (int64_t begin = 0; begin < o.length; begin += kKeys) {
     const int64_t keys = o.length - begin < kKeys ? o.length - begin : kKeys;
-    const int64_t seen = a.window ? begin + keys - 1 + a.window : o.length, last = seen < o.length ? seen : o.length;
+    const int64_t seen = a.window ? begin + keys - 1 + a.window : o.queries;
+    const int64_t last = seen < o.queries ? seen : o.queries;
     for (int64_t at = a.causal ? begin : 0; at < last; at += kRows) {
       const Block b = {a, begin, keys, at, last - at < kRows ? last - at : kRows};
       scores(b, o);
@@ -291,7 +296,7 @@ void run_head(const AttentionBackwardArgs& a, const Operands& o, int64_t first, 
     }
   }
   float* out = a.dq + (first * a.heads + head) * a.dim;
-  for (int64_t t = 0; t < o.length; ++t)
+  for (int64_t t = 0; t < o.queries; ++t)
     for (int64_t d = 0; d < o.dim; d += 16)
       put_out(out + t * a.heads * a.dim + d, mul(load(o.dq + t * o.dq_stride + d), set1(a.scale)), o.dim - d);
 }
@@ -307,32 +312,34 @@ void write_keys(const Operands& o, const float* sums, float* out, int64_t stride
     }
 }
 
-void run_task(const AttentionBackwardArgs& a, uint8_t* scratch, int64_t sequence, int64_t group) {
-  const int64_t first = a.start[sequence], length = a.start[sequence + 1] - first, stride = (int64_t)a.groups * a.dim;
+void run_task(const AttentionBackwardArgs& a, uint8_t* scratch, Matrix& matrix, int64_t sequence, int64_t group) {
+  const int64_t first = a.start[sequence], first_key = a.key_start[sequence], stride = (int64_t)a.groups * a.dim;
   Places places = {scratch, 0};
-  const Operands o = lay_out(a, length, places);
+  Operands o = lay_out(a, a.start[sequence + 1] - first, a.key_start[sequence + 1] - first_key, places);
+  o.matrix = &matrix;
   memset(o.dk, 0, (size_t)(panels(o.dim) * 16 * o.sum_stride) * 4);
   memset(o.dv, 0, (size_t)(panels(o.dim) * 16 * o.sum_stride) * 4);
-  place_keys(a, o, first, group);
+  place_keys(a, o, first_key, group);
   const int64_t heads = a.heads / a.groups;
   for (int64_t h = 0; h < heads; ++h) run_head(a, o, first, group * heads + h);
-  write_keys(o, o.dk, a.dk + first * stride + group * a.dim, stride);
-  write_keys(o, o.dv, a.dv + first * stride + group * a.dim, stride);
+  write_keys(o, o.dk, a.dk + first_key * stride + group * a.dim, stride);
+  write_keys(o, o.dv, a.dv + first_key * stride + group * a.dim, stride);
 }
 
 }  // namespace
 
 int64_t attention_backward_scratch(const AttentionBackwardArgs& a) {
   Places places = {nullptr, 0};
-  lay_out(a, a.longest, places);
+  lay_out(a, a.longest, a.longest_keys, places);
   return places.used;
 }
 
 // Tasks from the longest sequence down, dealt in turn to the workers, slice after slice.
 void attention_backward(const AttentionBackwardArgs& a, int share, int shares) {
   const int64_t slices = a.slices, mine = share % slices * (shares / slices) + share / slices;
+  Matrix matrix;
   for (int64_t task = mine; task < a.sequences * a.groups; task += shares)
-    run_task(a, a.scratch + share * a.scratch_stride, a.order[task / a.groups], task % a.groups);
+    run_task(a, a.scratch + share * a.scratch_stride, matrix, a.order[task / a.groups], task % a.groups);
 }
 
 }  // namespace pyllm::PYLLM_ISA

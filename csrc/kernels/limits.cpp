@@ -2,7 +2,7 @@
 #include <time.h>
 
 #include "kernels/rows.h"
-#include "kernels/panels.h"
+#include "kernels/tiles.h"
 
 namespace pyllm::PYLLM_ISA {
 namespace {
@@ -42,6 +42,25 @@ template <class Start, class F> double rate(double seconds, double per_product, 
   return done / passed;
 }
 
+// bf16 where whole products go through matrix tiles: products of operands that stay in the first-level cache.
+double matrix_rate(double seconds) {
+  constexpr int64_t kInputs = 128;
+  alignas(64) static const uint8_t rows[kMaxRows * kInputs * 2] = {}, panels[2][kInputs * 32] = {};
+  alignas(64) float out[kMaxRows * 32];
+  Matrix matrix;
+  TileArgs a = {};
+  a.rows = rows, a.row_stride = kInputs * 2, a.panel[0] = panels[0], a.panel[1] = panels[1];
+  a.k = kInputs, a.out = out, a.out_stride = 32, a.matrix = &matrix;
+  const double begin = now();
+  double done = 0, passed = 0;
+  do {
+    for (int s = 0; s < 400; ++s) product(Type::BF16, {kMaxRows, 2}, a);
+    done += 400.0 * kMaxRows * 32 * 2 * kInputs;
+    passed = now() - begin;
+  } while (passed < seconds);
+  return done / passed;
+}
+
 }  // namespace
 
 double peak(int what, double seconds) {
@@ -53,6 +72,7 @@ double peak(int what, double seconds) {
     f32v x = set1(0.999f), y = set1(1e-6f);
     return rate(seconds, 32, [](int i) { return set1((float)i); }, [&](f32v a, int) { return fma(a, x, y); });
   }
+  if (what == 1 && on_matrix(Type::BF16)) return matrix_rate(seconds);
   if (what == 1)
     return rate(
         seconds, 64, [](int i) { return set1((float)i); },

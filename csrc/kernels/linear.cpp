@@ -14,10 +14,15 @@ constexpr int64_t kAhead = 8192;  // bytes that few rows of a k-type fetch ahead
 constexpr int kBusyRows = 4;      // from here on the time for a panel goes into its products, and the stream would stop
 constexpr int64_t kAcross = 64;   // rows of a transposed x made ready together: pieces of 256 bytes are read
 constexpr int64_t kShared = 4;    // panels a worker for which few rows' parts are shared out one by one
-// Rows that stay in the second-level cache (1 MB) while panels pass by; so many at least that fetching and expanding a
-// panel are repaid, even where the rows outgrow the cache. Of few panels each worker takes rows of its own, if so many.
-constexpr int64_t kBlockBytes = 448 << 10, kLeastRows = 264, kOwnRows = 24;
-constexpr int64_t kDeepSteps = 2048;  // of a slice of deep panels: 256 KB of two
+// Rows that stay in the second-level cache (of 1 MB) while panels pass by; so many at least that fetching and expanding
+// a panel are repaid, even where the rows outgrow the cache. Of few panels each worker takes rows of its own, if so
+// many. Processors with matrix tiles have 2 MB.
+constexpr int64_t kBlockBytes = kMatrixRows ? 1 << 20 : 448 << 10, kLeastRows = kMatrixRows ? 128 : 264, kOwnRows = 24;
+// Lines of a slice of deep panels: 256 KB of two; for matrix tiles 16 KB, which stay in the first-level cache.
+constexpr int64_t deep_steps(Type t) { return on_matrix(t) ? 128 : 2048; }
+constexpr int64_t kDeepRows = kMatrixRows ? 512 : 264;  // whose sums wait between slices
+// Panels that rows pass together slice after slice: the more, the fewer times rows come from the second-level cache.
+constexpr int kTogether = kMatrixRows ? 4 : 2;
 
 f32v activated(f32v x, Act act) { return activate(x, act, 1); }
 
@@ -37,8 +42,8 @@ f32v rotate(const LinearArgs& a, f32v y, int64_t row, int64_t feature) {
   return fma(swap_pairs(y), load(s), mul(y, load(c)));
 }
 
-struct Group {                        // one panel, or a gate's and its up's, that go through tiles together
-  const uint8_t *panel[2], *next[2];  // next: what will be read after this group
+struct Group {  // one panel, or a gate's and its up's, that go through tiles together
+  const uint8_t *panel[kTogether], *next[kTogether];  // next: what will be read after this group
   int part, size;
   int64_t index;  // of the panel within its part
   Type type;
@@ -50,6 +55,7 @@ struct Job {
   const uint8_t* prepared;
   uint8_t* expanded;
   bool few;
+  Matrix* matrix;
 };
 
 // Sums of one panel for consecutive rows, `step` floats apart.
@@ -59,11 +65,19 @@ struct Sums {
   f32v of(int64_t row) const { return load(y + row * step); }
 };
 
+// Whether many rows' outputs go past the caches: they would be read before they are written, and leave them anyway.
+// Only for matrix tiles, beside which everything else is slow; whole lines alone.
+bool streams(const LinearPart& part, int64_t rows) {
+  return on_matrix(part.type) && rows >= 16 && (part.out_stride % 16 | ((int64_t)part.out & 63)) == 0;
+}
+
 // What follows the product, for rows [row, row + rows) of one panel. f makes a row's 16 numbers of its sums.
 template <class F> PYLLM_INLINE void each_row(const LinearPart& part, int64_t index, int64_t row, int64_t rows, F f) {
   int64_t n = part.n - index * 16;
   float* out = part.out + row * part.out_stride + index * 16;
-  if (n >= 16)
+  if (n >= 16 && part.epilogue != Epilogue::Add && streams(part, rows))
+    for (int64_t r = 0; r < rows; ++r) store_past(out + r * part.out_stride, f(r, out + r * part.out_stride));
+  else if (n >= 16)
     for (int64_t r = 0; r < rows; ++r) store(out + r * part.out_stride, f(r, out + r * part.out_stride));
   else
     for (int64_t r = 0; r < rows; ++r) {
@@ -148,6 +162,10 @@ bool bare(const LinearArgs& a, const Group& g) {
          !part.low && (g.index + g.size) * 16 <= part.n;
 }
 
+// Whether a group's two panels go through a tile together though rows are few: of one row's bf16 products each waits
+// for the one before it, those of two panels do not.
+bool paired(const Job& j, Type type) { return j.a.rows == 1 && form_of(type) == kBF16; }
+
 // Products of a group with rows [first, last), and what follows them. An operand is a row, in int8 one of its terms.
 void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
   const LinearArgs& a = j.a;
@@ -156,31 +174,32 @@ void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
   const bool expanded = form == kInt8 && !j.few, direct = bare(a, g);
   const LinearPart& part = a.part[g.part];
   TileArgs t = {};
-  t.k = a.k, t.row_stride = j.layout.stride[form];
+  t.k = a.k, t.row_stride = j.layout.stride[form], t.matrix = j.matrix;
   const uint8_t* panel[2] = {g.panel[0], g.panel[1]};
   if (expanded)
     for (int p = 0; p < g.size; ++p) {
       panel[p] = j.expanded + p * expanded_bytes(g.type, a.k);
       expand(g.type, g.panel[p], a.k, (uint8_t*)panel[p]);
     }
-  const int64_t tiles = (last - first) * terms / (expanded ? kIntRows : kTileRows) + 1,
+  const int64_t tiles = (last - first) * terms / (expanded ? kIntRows : product_rows(g.type)) + 1,
                 bytes = panel_bytes(g.type, a.k);
   t.fetch_step = bytes / (tiles * (form == kInt8 ? a.k / 32 : form == kBF16 ? (a.k + 1) / 2 : a.k)) + 1;
   alignas(64) float sums[2][kMaxRows * 2 * 16];
   int64_t tile = 0;
   for (int64_t op = first * terms, end = last * terms; op < end;) {
-    TileSize limit = expanded ? kExpandedLimit : form == kInt8 ? TileSize{kDirectRows, 1} : float_limit(end - op);
-    if (j.few) limit.panels = 1;
+    const TileSize limit = expanded ? kExpandedLimit : TileSize{kDirectRows, 1};
     TileSize s = {1, 1};
     t.rows = j.prepared + j.layout.offset[form] + op * t.row_stride;
     Sums y[2];
     for (int p = 0; p < g.size; p += s.panels) {
-      s = tile_size(end - op, g.size - p, limit);
+      const int64_t left = j.few && !paired(j, g.type) ? 1 : g.size - p;
+      s = form == kInt8 ? tile_size(end - op, left, limit) : product_size(g.type, end - op, left);
       for (int i = 0; i < s.panels; ++i) t.panel[i] = panel[p + i], t.fetch[i] = g.next[p + i] + bytes * tile / tiles;
       t.out = sums[p], t.out_stride = s.panels * 16;
       if (direct) t.out = part.out + op * part.out_stride + (g.index + p) * 16, t.out_stride = part.out_stride;
       t.ahead = j.few && op == first * terms ? ahead(a, g.type, end - op) : 0;
-      (expanded ? expanded_tile(g.type, s) : form == kInt8 ? direct_tile(g.type, s.rows) : float_tile(g.type, s))(t);
+      t.size = s;
+      (expanded ? expanded_tile(g.type, s) : form == kInt8 ? direct_tile(g.type, s.rows) : product_tile(g.type, s))(t);
       for (int i = 0; i < s.panels; ++i) y[p + i] = {sums[p] + i * 16, t.out_stride};
     }
     if (direct) {
@@ -207,45 +226,55 @@ void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
 // first.
 bool deep(const Job& j, Type type) {
   const Form form = form_of(type);
-  return !j.few && !j.a.gated && form != kInt8 && (form == kBF16 ? j.a.k / 2 : j.a.k) > kDeepSteps * 3 / 2;
+  return !j.few && !j.a.gated && form != kInt8 && (form == kBF16 ? j.a.k / 2 : j.a.k) > deep_steps(type) * 3 / 2;
+}
+
+// Rows from x on times one panel or two; what comes next is fetched meanwhile, a part for every tile.
+void run_pair(Type type, TileArgs t, int pair, int64_t rows, const uint8_t* x, float* sums) {
+  const int64_t part = t.fetch_step * (type == Type::BF16 ? (t.k + 1) / 2 : t.k);
+  for (int64_t r = 0; r < rows;) {
+    TileSize s = {1, 1};
+    for (int p = 0; p < pair; p += s.panels) {
+      s = product_size(type, rows - r, pair - p);
+      TileArgs one = t;
+      one.rows = x + r * t.row_stride, one.out = sums + r * t.out_stride + p * 16;
+      for (int i = 0; i < s.panels; ++i) one.panel[i] = t.panel[p + i], one.fetch[i] = t.fetch[p + i];
+      product(type, s, one);
+    }
+    for (int p = 0; p < pair; ++p) t.fetch[p] += part;
+    r += s.rows;
+  }
 }
 
 // As run_group, slice after slice of the inputs; sums wait in memory, where adding goes on in the same order.
 void run_deep(const Job& j, const Group& g, int64_t first, int64_t last) {
   const LinearArgs& a = j.a;
   const Form form = form_of(g.type);
-  const int64_t depth = kDeepSteps * (form == kBF16 ? 2 : 1), width = form == kBF16 ? 2 : 4;
-  alignas(64) float sums[kLeastRows][32];
+  const int64_t depth = deep_steps(g.type) * (form == kBF16 ? 2 : 1), width = form == kBF16 ? 2 : 4;
+  alignas(64) float sums[kDeepRows][kTogether * 16];
   TileArgs t = {};
-  t.row_stride = j.layout.stride[form], t.out_stride = 32;
+  t.row_stride = j.layout.stride[form], t.out_stride = kTogether * 16, t.matrix = j.matrix;
   for (int64_t row = first, rows; row < last; row += rows) {
-    rows = last - row < kLeastRows ? last - row : kLeastRows;
+    rows = last - row < kDeepRows ? last - row : kDeepRows;
     const uint8_t* x = j.prepared + j.layout.offset[form] + row * t.row_stride;
     for (int64_t k = 0; k < a.k; k += depth) {
       t.k = a.k - k < depth ? a.k - k : depth, t.add = k > 0;
       const int64_t slice = panel_bytes(g.type, t.k), steps = form == kBF16 ? (t.k + 1) / 2 : t.k;
-      for (int p = 0; p < g.size; ++p) {
-        t.panel[p] = g.panel[p] + panel_bytes(g.type, k);
-        t.fetch[p] = k + depth < a.k ? t.panel[p] + slice : g.next[p];
-      }
-      t.fetch_step = slice / ((rows / kTileRows + 1) * steps) + 1;
-      for (int64_t r = 0; r < rows;) {
-        TileSize s = {1, 1};
-        for (int p = 0; p < g.size; p += s.panels) {
-          s = tile_size(rows - r, g.size - p, float_limit(rows - r));
-          TileArgs one = t;
-          one.rows = x + r * t.row_stride + k * width, one.out = sums[r] + p * 16;
-          for (int i = 0; i < s.panels; ++i) one.panel[i] = t.panel[p + i], one.fetch[i] = t.fetch[p + i];
-          float_tile(g.type, s)(one);
+      t.fetch_step = slice / ((rows / product_rows(g.type) + 1) * steps) + 1;
+      for (int p = 0; p < g.size; p += 2) {
+        const int pair = g.size - p < 2 ? 1 : 2;
+        for (int i = 0; i < pair; ++i) {
+          t.panel[i] = g.panel[p + i] + panel_bytes(g.type, k);
+          t.fetch[i] = k + depth < a.k ? t.panel[i] + slice : g.next[p + i];
         }
-        for (int p = 0; p < g.size; ++p) t.fetch[p] += t.fetch_step * steps;
-        r += s.rows;
+        run_pair(g.type, t, pair, rows, x + k * width, sums[0] + p * 16);
       }
     }
     for (int p = 0; p < g.size; ++p) {
       Group one = g;
       one.index += p;
-      finish(a, one, row, rows, {sums[0] + p * 16, 32}, {sums[0] + p * 16, 32});
+      const Sums y = {sums[0] + p * 16, kTogether * 16};
+      finish(a, one, row, rows, y, y);
     }
   }
 }
@@ -257,7 +286,10 @@ int64_t items(const LinearArgs& a) {
   return n;
 }
 
-// Items [first, last) in groups of one panel where rows are few, else of two of one part.
+// Panels of a group of many rows.
+int together(const Job& j, Type type) { return deep(j, type) ? kTogether : 2; }
+
+// Items [first, last) in groups of one panel where rows are few, else of several of one part.
 void run_items(const Job& j, int64_t first, int64_t last, int64_t row0, int64_t row1) {
   const LinearArgs& a = j.a;
   int part = 0;
@@ -269,7 +301,8 @@ void run_items(const Job& j, int64_t first, int64_t last, int64_t row0, int64_t 
     Group g = {{a.part[part].panels + (i - base) * bytes}, {}, part, 1, i - base, type};
     int64_t taken = 1;
     if (a.gated) g.panel[g.size++] = a.part[1].panels + (i - base) * bytes;
-    else if (!j.few && left > 1 && last - i > 1) g.panel[g.size++] = g.panel[0] + bytes, taken = 2;
+    const int64_t most = a.gated ? 1 : paired(j, type) ? 2 : j.few ? 1 : together(j, type);
+    for (; taken < most && taken < left && i + taken < last; ++taken) g.panel[g.size++] = g.panel[0] + taken * bytes;
     for (int p = 0; p < g.size; ++p) g.next[p] = g.panel[p] + taken * bytes;
     if (deep(j, type)) run_deep(j, g, row0, row1);
     else run_group(j, g, row0, row1);
@@ -323,7 +356,8 @@ void linear(const LinearArgs& a, int worker, int workers) {
   uint8_t* own = a.scratch + worker * a.scratch_stride;
   float* normed = (float*)own;
   own += (a.k + 31) / 32 * 128;
-  Job j = {a, prepared_layout(a), a.prepared, nullptr, a.rows <= kFewRows};
+  Matrix matrix;
+  Job j = {a, prepared_layout(a), a.prepared, nullptr, a.rows <= kFewRows, &matrix};
   if (!a.prepared) {
     for (int64_t r = 0; r < a.rows; ++r) prepare_row(a, j.layout, r, normed, own);
     j.prepared = own;
@@ -336,14 +370,17 @@ void linear(const LinearArgs& a, int worker, int workers) {
   int64_t row_bytes = 0;
   for (int f = 0; f < kForms; ++f) row_bytes += j.layout.offset[f] < 0 ? 0 : j.layout.stride[f] * a.terms;
   int64_t most = kBlockBytes / row_bytes > kLeastRows ? kBlockBytes / row_bytes : kLeastRows;
-  int64_t step = a.gated ? 1 : 2, groups = (n + step - 1) / step, blocks = (a.rows + most - 1) / most;
+  int64_t step = a.gated ? 1 : together(j, a.part[0].type), groups = (n + step - 1) / step,
+          blocks = (a.rows + most - 1) / most;
   if (groups < 4 * a.workers && blocks < a.workers && a.rows >= a.workers * kOwnRows) blocks = a.workers;
-  int64_t rows = ((a.rows + blocks - 1) / blocks + kMaxRows - 1) / kMaxRows * kMaxRows;
+  const int64_t whole = product_rows(a.part[0].type),
+                rows = ((a.rows + blocks - 1) / blocks + whole - 1) / whole * whole;
   Share s = share(groups * blocks, worker, workers);
   for (int64_t t = s.first; t < s.last; ++t) {
     int64_t first = t / groups * rows, last = first + rows < a.rows ? first + rows : a.rows, g = t % groups * step;
     if (first < last) run_items(j, g, g + step < n ? g + step : n, first, last);
   }
+  stores_past_done();
 }
 
 }  // namespace pyllm::PYLLM_ISA

@@ -30,23 +30,23 @@ struct Pass {
 
 // Panels outermost: rows stay in the cache while a pair of panels passes over them, and the next pair is fetched.
 void products(const Pass& x, int64_t rows, RowSums* sums) {
+  Matrix matrix;
   TileArgs t = {};
-  t.k = x.k, t.row_stride = x.stride, t.out_stride = kItems * 16, t.add = x.add;
-  const TileSize limit = float_limit(rows);
+  t.matrix = &matrix, t.k = x.k, t.row_stride = x.stride, t.out_stride = kItems * 16, t.add = x.add;
   const int64_t bytes = panel_bytes(x.type, x.k), steps = x.type == Type::BF16 ? (x.k + 1) / 2 : x.k;
   for (int i = 0, panels; i < x.items; i += panels) {
-    panels = tile_size(rows, x.items - i, limit).panels;
+    panels = product_size(x.type, rows, x.items - i).panels;
     const uint8_t* next = i + panels < x.items ? x.panel[i + panels] : x.next;
     for (int p = 0; p < panels; ++p) t.panel[p] = x.panel[i + p];
     for (int p = 0; p < 2; ++p) t.fetch[p] = next + p * bytes;
-    const int64_t whole = rows / kTileRows;  // tiles that fetch
+    const int64_t whole = rows / product_rows(x.type);  // tiles that fetch
     t.fetch_step = whole ? bytes / (whole * steps) + 1 : 0;
     t.ahead = whole ? 0 : next - x.panel[i];
     for (int64_t r = 0; r < rows;) {
-      const TileSize s = tile_size(rows - r, panels, {limit.rows, panels});
+      const TileSize s = {product_size(x.type, rows - r, panels).rows, panels};
       t.rows = x.rows + r * x.stride;
       t.out = sums[r] + i * 16;
-      float_tile(x.type, s)(t);
+      product(x.type, s, t);
       for (int p = 0; p < 2; ++p) t.fetch[p] += t.fetch_step * steps;
       r += s.rows;
     }

@@ -5,6 +5,9 @@
 
 namespace pyllm::PYLLM_ISA {
 
+struct TileSize {
+  int rows, panels;
+};
 struct TileArgs {
   const uint8_t* rows;  // R prepared rows in the form of the type, row_stride bytes apart
   int64_t row_stride;
@@ -15,14 +18,13 @@ struct TileArgs {
   int64_t fetch_step;
   float* out;  // out[r * out_stride + p * 16 ...]
   int64_t out_stride;
-  bool add;  // float tiles: the sums start from out and not from zero
+  bool add;        // float tiles: the sums start from out and not from zero
+  TileSize size;   // for tiles that are not made for one size
+  Matrix* matrix;  // of the thread, for products
 };
 using Tile = void (*)(const TileArgs&);
 
-constexpr int kMaxRows = 12;
-struct TileSize {
-  int rows, panels;
-};
+constexpr int kMaxRows = kMatrixRows > 12 ? kMatrixRows : 12;
 // The largest tile not above what is left.
 inline TileSize tile_size(int64_t rows, int64_t panels, TileSize limit) {
   constexpr int kRows[] = {12, 8, 6, 4, 3, 2, 1}, kPanels[] = {4, 2, 1};
@@ -49,6 +51,18 @@ inline TileSize float_limit(int64_t rows) {
 Tile direct_tile(Type t, int rows);  // one panel as it is stored: weights come as one stream
 Tile expanded_tile(Type t, TileSize size);
 Tile float_tile(Type t, TileSize size);
+// Tiles of whole products, all of whose rows go through them; as `float_tile`, or through the processor's matrix tiles.
+Tile product_tile(Type t, TileSize size);
+constexpr bool on_matrix(Type t) { return kMatrixRows > 0 && t == Type::BF16; }
+constexpr int product_rows(Type t) { return on_matrix(t) ? kMatrixRows : kTileRows; }
+inline TileSize product_size(Type t, int64_t rows, int64_t panels) {
+  if (!on_matrix(t)) return tile_size(rows, panels, float_limit(rows));
+  return {rows < kMatrixRows ? (int)rows : kMatrixRows, panels < 2 ? 1 : 2};
+}
+inline void product(Type t, TileSize size, TileArgs& a) {
+  a.size = size;
+  product_tile(t, size)(a);
+}
 void expand(Type t, const uint8_t* panel, int64_t k, uint8_t* out);
 
 namespace {

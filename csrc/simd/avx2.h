@@ -28,6 +28,8 @@ PYLLM_INLINE __m256i lanes_below(int n, int from) {
 }
 PYLLM_INLINE f32v load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
 PYLLM_INLINE void store(float* p, f32v a) { _mm256_storeu_ps(p, a.lo); _mm256_storeu_ps(p + 8, a.hi); }
+PYLLM_INLINE void store_past(float* p, f32v a) { store(p, a); }
+PYLLM_INLINE void stores_past_done() {}
 PYLLM_INLINE f32v load_n(const float* p, int n) {
   return {_mm256_maskload_ps(p, lanes_below(n, 0)), _mm256_maskload_ps(p + 8, lanes_below(n, 8))};
 }

@@ -26,6 +26,8 @@ PYLLM_INLINE __mmask16 first(int n) { return (__mmask16)_bzhi_u32(0xffffu, (unsi
 
 PYLLM_INLINE f32v load(const float* p) { return _mm512_loadu_ps(p); }
 PYLLM_INLINE void store(float* p, f32v a) { _mm512_storeu_ps(p, a); }
+PYLLM_INLINE void store_past(float* p, f32v a) { _mm512_stream_ps(p, a); }
+PYLLM_INLINE void stores_past_done() { _mm_sfence(); }
 PYLLM_INLINE f32v load_n(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
 PYLLM_INLINE void store_n(float* p, f32v a, int n) { _mm512_mask_storeu_ps(p, first(n), a); }
 PYLLM_INLINE f32v set1(float x) { return _mm512_set1_ps(x); }
@@ -102,7 +104,7 @@ PYLLM_INLINE void store_bf16(uint16_t* p, f32v a) {
 }
 // For zeros and normal numbers that round to normal ones, where the CPU's own conversion rounds alike.
 PYLLM_INLINE void store_bf16_normal(uint16_t* p, f32v a) {
-#if defined(PYLLM_ISA_avx512vnni)
+#if defined(PYLLM_VNNI_BF16)
   _mm256_storeu_si256((__m256i*)p, (__m256i)_mm512_cvtneps_pbh(a));
 #else
   store_bf16(p, a);
@@ -113,7 +115,7 @@ PYLLM_INLINE void store_bf16_alternate(uint16_t* p, f32v a) {
   _mm512_mask_storeu_epi16(p, 0x55555555u, round_bf16(a));
 }
 PYLLM_INLINE void store_bf16_pairs_normal(uint8_t* p, f32v a, f32v b) {
-#if defined(PYLLM_ISA_avx512vnni)
+#if defined(PYLLM_VNNI_BF16)
   __m512i lo = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(a));
   __m512i hi = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(b));
 #else
@@ -137,7 +139,7 @@ template <int S> PYLLM_INLINE u8v bits(u8v a, uint8_t mask) {
   else if constexpr (S < 0) return {_mm512_and_si512(_mm512_slli_epi16(a.v, -S), m)};
   else return {_mm512_and_si512(a.v, m)};
 }
-#if defined(PYLLM_ISA_avx512vnni)
+#if defined(PYLLM_VNNI_BF16)
 PYLLM_INLINE s8v quad(const int8_t* p) { int32_t q; memcpy(&q, p, 4); return {_mm512_set1_epi32(q)}; }
 // Written out, since GCC copies the sums of the intrinsic from register to register.
 template <bool NARROW> PYLLM_INLINE i32v dot_u8s8(i32v acc, u8v w, s8v a) {

@@ -49,6 +49,9 @@ PYLLM_INLINE uint16_t f32_to_bf16(float f) {
 PYLLM_INLINE i32x4 lane(int quarter) { return i32x4{0, 1, 2, 3} + 4 * quarter; }
 PYLLM_INLINE f32v load(const float* p) { f32v r; memcpy(r.q, p, 64); return r; }
 PYLLM_INLINE void store(float* p, f32v a) { memcpy(p, a.q, 64); }
+// Past the caches: p lies on a line of 64 bytes. Others see them after stores_past_done.
+PYLLM_INLINE void store_past(float* p, f32v a) { store(p, a); }
+PYLLM_INLINE void stores_past_done() {}
 PYLLM_INLINE f32v load_n(const float* p, int n) {
   if (n >= 16) return load(p);
   float t[16] = {};

@@ -10,12 +10,21 @@ from typing import Any
 
 from pyllm import _core
 from pyllm.auto.adapters import base_of, load_adapter
-from pyllm.auto.new import new_config, new_model
+from pyllm.auto.classifiers import AutoModelForSequenceClassification
+from pyllm.auto.new import PAIRS, new_config, new_model
 from pyllm.auto.weights import load_weights
+from pyllm.errors import ModelFileError
 from pyllm.formats import download, open_model, read_config
 from pyllm.models.causal import CausalLM
 
-__all__ = ["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer", "new_config", "new_model"]
+__all__ = [
+    "AutoConfig",
+    "AutoModelForCausalLM",
+    "AutoModelForSequenceClassification",
+    "AutoTokenizer",
+    "new_config",
+    "new_model",
+]
 
 PRECISIONS = ("default", "high")
 _IGNORED = {
@@ -50,6 +59,22 @@ def _stretched(values: dict[str, Any], context_length: int) -> dict[str, Any]:
     if not 1 <= context_length <= most:
         raise ValueError(f"context_length: {context_length:,} is asked for, the model's scaling reaches {most:,}")
     return {"rope_scaling": scaling | {"context": context_length}}
+
+
+def is_of_pairs(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds an encoder-decoder. Raises ModelFileError where there is no model."""
+    place = download.resolve(path)
+    if base_of(place) is not None:
+        return False
+    with opened(place) as source:
+        return read_config(source)["model_type"] in PAIRS
+
+
+def refuse_pairs(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
+    """Raise ModelFileError for an encoder-decoder where a model is wanted that continues texts."""
+    if values["model_type"] in PAIRS:
+        allowed = "a family that continues texts; AutoModelForSeq2SeqLM and `pyllm translate` take encoder-decoders"
+        raise ModelFileError(os.fspath(path), "config 'model_type'", None, values["model_type"], allowed)
 
 
 class AutoConfig:
@@ -121,6 +146,7 @@ class AutoModelForCausalLM:
         base = base_of(place)
         with opened(place if base is None else base, gguf_file) as source:
             config, values = config_of(source, context_length)
+            refuse_pairs(path, values)
             family = import_module(f"pyllm.models.{values['model_type']}")
             model: CausalLM = family.Model(config)
             model.precision = precision

@@ -7,7 +7,7 @@ import os
 from importlib import import_module
 from typing import Any
 
-from pyllm.auto import config_of, opened
+from pyllm.auto import config_of, opened, refuse_pairs
 from pyllm.auto.weights import bytes_loaded
 from pyllm.formats import memory
 from pyllm.models.causal import CausalLM
@@ -33,6 +33,7 @@ def running_plan(
     """
     with opened(path) as source:
         config, values = config_of(source, context_length)
+        refuse_pairs(path, values)
         family = import_module(f"pyllm.models.{values['model_type']}")
         model: CausalLM = family.Model(config)
         weights, exact = bytes_loaded(model, family, source, values)

@@ -7,7 +7,6 @@ from importlib import import_module
 from typing import Any
 
 from pyllm.formats.config import check_config
-from pyllm.models.causal import CausalLM
 
 # Usual sizes where Hugging Face's configurations have no default of their own that suits a beginning.
 _LLAMA: dict[str, Any] = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30}
@@ -15,6 +14,8 @@ _LLAMA |= {"num_attention_heads": 9, "num_key_value_heads": 3, "max_position_emb
 _LLAMA |= {"vocab_size": 32000, "tie_word_embeddings": True, "hidden_act": "silu"}
 _RECURRENT: dict[str, Any] = {"model_type": "rnn", "embedding_size": 256, "hidden_size": 512, "num_hidden_layers": 2}
 _RECURRENT |= {"max_position_embeddings": 256, "vocab_size": 10_000}
+_AWD: dict[str, Any] = {"model_type": "ulmfit", "embedding_size": 400, "hidden_size": 1152, "num_hidden_layers": 3}
+_AWD |= {"max_position_embeddings": 256, "vocab_size": 10_000}
 USUAL: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257},
     "llama": _LLAMA,
@@ -24,9 +25,14 @@ USUAL: dict[str, dict[str, Any]] = {
     "rnn": _RECURRENT | {"cell": "tanh"},
     "lstm": _RECURRENT | {"cell": "lstm"},
     "gru": _RECURRENT | {"cell": "gru"},
+    "awd-lstm": _AWD,
+    "transformer": {"vocab_size": 8192},
+    "seq2seq": {"vocab_size": 8192},
 }
-RECURRENT = ("rnn", "lstm", "gru")  # neither transformers nor llama.cpp know them
-_GIVEN = ("gpt2", *RECURRENT)  # families of which no size follows from another
+PAIRS = ("transformer", "seq2seq")  # encoder-decoders, which learn from pairs
+RECURRENT = ("rnn", "lstm", "gru", "awd-lstm")
+OWN = (*RECURRENT, *PAIRS)  # neither transformers nor llama.cpp know them
+_GIVEN = ("gpt2", *OWN)  # families of which no size follows from another
 
 
 def new_config(family: str, **sizes: Any) -> Any:
@@ -51,8 +57,8 @@ def new_config(family: str, **sizes: Any) -> Any:
     return config(**{name: value for name, value in values.items() if name in known})
 
 
-def new_model(config: Any, seed: int = 0) -> CausalLM:
+def new_model(config: Any, seed: int = 0) -> Any:
     """A model of a family's Config with random weights, ready to learn."""
-    model: CausalLM = import_module(type(config).__module__).Model(config)
+    model = import_module(type(config).__module__).Model(config)
     model.initialise(seed)
     return model

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.auto.saving import family_of, tensors_of
-from pyllm.auto.weights import FOLDER, placed, rearranged
+from pyllm.auto.weights import FOLDER, placed, places, rearranged
 from pyllm.errors import printable
 from pyllm.formats import TensorInfo
 from pyllm.formats.weights import differences
@@ -44,7 +44,8 @@ def state_of(model: Any) -> dict[str, NDArray[np.float32]]:
         pieces = [np.ascontiguousarray(piece).reshape(-1).view(np.uint8) for piece in each.pieces()]
         found[each.name] = np.concatenate(pieces).view(np.float32).reshape(each.shape)
     if model.config.tie_word_embeddings:
-        found[_name(family, "head")] = found[_name(family, "embedding")]
+        table = next(place.name for _, place, each in places(model, family, FOLDER) if each is model.head.weight)
+        found[_name(family)] = found[table]
     return found
 
 
@@ -61,7 +62,8 @@ def load_state(model: Any, state: Mapping[str, Any]) -> None:
     config = {name: getattr(model.config, name, 0) for name in ("head_dim", "tie_word_embeddings")}
     config["rotary_dim"] = getattr(model.config, "rotary_dim", config["head_dim"])
     found, expected, ignored = placed(model, family, held.tensors, config, FOLDER)
-    wrong = differences(expected, held.tensors, ignored) + _untied(found[0][1].name, family, model.config, held)
+    table = next((place.name for each, place, _ in found if each is model.head.weight), "")
+    wrong = differences(expected, held.tensors, ignored) + _untied(table, family, model.config, held)
     if wrong:
         raise ValueError(f"load_state_dict: {'; '.join(wrong)}")
     for parameter, place, rotated in found:
@@ -70,20 +72,20 @@ def load_state(model: Any, state: Mapping[str, Any]) -> None:
         parameter.take(raw.view(np.float32).reshape(parameter.shape) + np.float32(place.offset))
 
 
-def _name(family: Any, part: str) -> str:
-    """What a family calls the matrix of its embedding or head."""
-    return f"{family.NAMES[part][FOLDER]}.weight".lstrip("^+")
+def _name(family: Any) -> str:
+    """What a family calls the matrix of its head."""
+    return f"{family.NAMES['head'][FOLDER]}.weight".lstrip("^+")
 
 
 def _in_file(name: str, state: Mapping[str, Any], family: Any) -> str:
     """A name of a state as files have it."""
-    head = _name(family, "head")
+    head = _name(family)
     return head if name == IN_MEMORY and head not in state else name
 
 
 def _untied(embedding: str, family: Any, config: Any, held: Held) -> list[str]:
     """A phrase where a head is given that is not the embedding it ought to be."""
-    head = _name(family, "head")
+    head = _name(family)
     if not config.tie_word_embeddings or head not in held.arrays or embedding not in held.arrays:
         return []
     if np.array_equal(held.arrays[head], held.arrays[embedding], equal_nan=True):

@@ -20,7 +20,8 @@ from pyllm.nn.module import Module, Parameter
 SLICE = 1 << 20  # bytes that a thread reads at a time: they are still in its cache when they are packed
 THREADS = 4  # more readers bring nothing
 FOLDER, GGUF_FILE = 0, 1  # which of the names in NAMES
-_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")  # which tied models may have again
+# Which tied models may have again.
+_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "generator.weight", "head.weight")
 _DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 
 

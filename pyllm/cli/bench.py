@@ -69,8 +69,6 @@ def llm(args: argparse.Namespace) -> dict[str, Any]:
     found = limits(args)
     data.update(
         model=str(path),
-        prompt=args.prompt,
-        new=args.new,
         threads=_core.threads(),
         isa=_core.isa(),
         limits=found,

@@ -15,7 +15,7 @@ HELP = "/clear forgets the conversation, /exit or Ctrl-D leaves, Ctrl-C stops an
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`pyllm chat [-m MODEL] [-p TEXT] [-sys TEXT] [sampling]`."""
+    """`pyllm chat [MODEL] [-p TEXT] [-sys TEXT] [sampling]`."""
     options.add_run(parser)
     parser.add_argument("-p", "--prompt", metavar="TEXT", help="one question instead of a conversation")
     parser.add_argument("-sys", "--system-prompt", metavar="TEXT", help="instructions before the conversation")

@@ -1,6 +1,8 @@
 """Train a model on conversations: `finetune MODEL --data chat.jsonl --out RUN`; ends with answers before and after.
+An encoder-decoder learns on from pairs, as `pyllm pretrain` reads them: `finetune RUN --data more.tsv --out RUN2`.
 
 Records are {"messages": [{"role", "content"}, ...]}, {"prompt", "completion"} or {"text"}; answers alone are learned.
+With `--task classify` it learns which class a text is of, and ends with its scores on texts held out.
 """
 
 from __future__ import annotations
@@ -8,31 +10,58 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pyllm.cli import options, training
+from pyllm.cli import classify, options, training
+
+_USUAL = {"lr": 1e-4, "batch": 4, "epochs": 1.0, "context": 512}  # of conversations
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`pyllm finetune MODEL --data FILE --out RUN [...]`."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="name, GGUF file or folder")
-    add("--data", required=True, metavar="FILE", help="jsonl, also .gz, .xz, .zst")
+    files = "jsonl, also .gz, .xz, .zst; one or two of pairs; texts: also csv, tsv"
+    add("--data", required=True, nargs="+", metavar="FILE", help=files)
+    add("--task", choices=("chat", "classify"), default="chat", help="answers, or classes of texts (chat)")
+    add("--valid", nargs="+", metavar="PAIRS", help="pairs to judge by (some of the data are held out)")
     add("--held-out", type=options.whole(1), default=64, metavar="N", help="records to judge by (64)")
     add("--lora", type=options.whole(1, 65536), metavar="R", help="rank of an adapter that learns in the model's stead")
     add("--lora-alpha", type=options.real(0.0), metavar="X", help="its scale times R (2 R)")
     add("--lora-targets", metavar="NAMES", help="matrices that it changes, of q,k,v,o,gate,up,down (all)")
     add("--lora-dropout", type=options.real(0.0, 0.99), default=0.0, metavar="X", help="of what it reads (0)")
     training.add_training(parser, rate=1e-4, batch=4, context=512)
+    classify.add_finetune(parser)
+    parser.set_defaults(**dict.fromkeys(_USUAL))  # as the task has it
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; the same command goes on where it was interrupted."""
+    from pyllm.auto import is_of_pairs
     from pyllm.train import ProgressBar
     from pyllm.train.language import finetune
+    from pyllm.train.pairs import tune_pairs
 
-    settings = training.arguments(args)
+    usual = classify.USUAL if args.task == "classify" else _USUAL
+    for name, value in usual.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     bars = [ProgressBar()]
+    if args.task == "classify":
+        if adapter(args) is not None:
+            raise options.UsageError("--lora goes with --task chat")
+        if len(args.data) > 1 or args.valid:
+            raise options.UsageError("--data: one file of labelled texts; --valid and two files are for pairs")
+        return classify.finetune(args)
+    if is_of_pairs(args.model):
+        if args.lora is not None:
+            raise options.UsageError("--lora changes language models; an encoder-decoder learns whole")
+        training.check_pairs(args)
+        settings, command = training.arguments(args), training.command()
+        return training.tell(args, tune_pairs(args.model, args.data, settings, args.context, args.valid, bars, command))
+    if len(args.data) > 1 or args.valid:
+        raise options.UsageError("--data: one file of conversations; --valid and two files are for encoder-decoders")
+    settings = training.arguments(args)
     result = finetune(
-        args.model, args.data, settings, args.context, args.held_out, bars, training.command(), adapter(args)
+        args.model, args.data[0], settings, args.context, args.held_out, bars, training.command(), adapter(args)
     )
     return training.tell(args, result)
 

@@ -9,13 +9,13 @@ from typing import Any
 from pyllm.cli import doctor, options, output
 from pyllm.errors import printable
 
-# What a row is called, and the names of its field in a configuration: LLaMA's, GPT-2's.
+# What a row is called, and the names of its field in a configuration: LLaMA's, GPT-2's, encoder-decoders'.
 FIELDS = {
-    "layers": ("num_hidden_layers", "n_layer"),
-    "width": ("hidden_size", "n_embd"),
-    "heads": ("num_attention_heads", "n_head"),
-    "kv_heads": ("num_key_value_heads", "n_head"),
-    "feed_forward": ("intermediate_size", "n_inner"),
+    "layers": ("num_hidden_layers", "n_layer", "num_decoder_layers", "num_layers"),
+    "width": ("hidden_size", "n_embd", "d_model"),
+    "heads": ("num_attention_heads", "n_head", "nhead"),
+    "kv_heads": ("num_key_value_heads", "n_head", "nhead"),
+    "feed_forward": ("intermediate_size", "n_inner", "dim_feedforward"),
     "context": ("max_position_embeddings", "n_positions"),
     "vocabulary": ("vocab_size",),
 }
@@ -29,9 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def shape(config: dict[str, Any]) -> dict[str, int]:
-    """The numbers of FIELDS and the size of a head, from a checked configuration."""
-    found = {field: next(config[key] for key in keys if config.get(key) is not None) for field, keys in FIELDS.items()}
-    found["head_size"] = config.get("head_dim") or found["width"] // found["heads"]
+    """The numbers of FIELDS that there are, and the size of a head, from a checked configuration."""
+    named = {field: [config[key] for key in keys if config.get(key) is not None] for field, keys in FIELDS.items()}
+    found = {field: numbers[0] for field, numbers in named.items() if numbers}
+    if "heads" in found:
+        found["head_size"] = config.get("head_dim") or found["width"] // found["heads"]
     return found
 
 
@@ -48,7 +50,7 @@ def types(model: Any) -> dict[str, dict[str, int]]:
 
 def memory_plan(weights: int, numbers: dict[str, int]) -> dict[str, int | bool | None]:
     """Bytes of weights, of keys and values (bf16: 2 x layers x heads x size x 2 bytes a token), and if all fits."""
-    token = 4 * numbers["layers"] * numbers["kv_heads"] * numbers["head_size"]
+    token = 4 * numbers["layers"] * numbers.get("kv_heads", 0) * numbers.get("head_size", 0)
     full = token * numbers["context"]
     machine = doctor.memory()
     return {
@@ -94,7 +96,7 @@ def text(data: dict[str, Any]) -> str:
     fits = {True: "yes", False: "no", None: "unknown"}[plan["fits"]]
     rows = [("file", printable(data["file"])), ("format", data["format"])]
     rows += [("architecture", data["architecture"])]
-    rows += [(field.replace("_", " "), f"{data[field]:,}") for field in [*FIELDS, "head_size"]]
+    rows += [(field.replace("_", " "), f"{data[field]:,}") for field in [*FIELDS, "head_size"] if field in data]
     rows += [("parameters", f"{data['parameters']:,}")]
     rows += [
         (f"  {kind}", f"{row['tensors']} tensors, {row['parameters']:,} parameters, {output.size(row['bytes'])}")

@@ -114,9 +114,10 @@ def add_context(parser: argparse.ArgumentParser) -> None:
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """What a running model needs: which one, threads, context, arithmetic."""
-    parser.add_argument(
-        "-m", "--model", default=DEFAULT_MODEL, metavar="MODEL", help=f"name, GGUF file or folder ({DEFAULT_MODEL})"
-    )
+    what = f"name, GGUF file, folder or run ({DEFAULT_MODEL})"
+    parser.add_argument("-m", "--model", default=DEFAULT_MODEL, metavar="MODEL", help=what)
+    # The same without its flag: left out, it must leave alone what -m or the environment said.
+    parser.add_argument("model", nargs="?", default=argparse.SUPPRESS, metavar="MODEL", help="as --model")
     add_threads(parser)
     add_context(parser)
     parser.add_argument(

@@ -85,8 +85,10 @@ def count_file(path: str) -> tuple[Count, list[str]]:
 
 def file_cache(config: dict[str, Any] | None) -> Cache | None:
     """The cache that a configuration asks for."""
-    if config is None or config["model_type"] == "rnn":
+    if config is None or config["model_type"] in ("rnn", "ulmfit", "seq2seq"):
         return None
+    if config["model_type"] == "transformer":
+        return Cache(config["num_decoder_layers"], config["nhead"], config["d_model"] // config["nhead"])
     if config["model_type"] == "gpt2":
         return Cache(config["n_layer"], config["n_head"], config["n_embd"] // config["n_head"])
     return Cache(config["num_hidden_layers"], config["num_key_value_heads"], config["head_dim"])

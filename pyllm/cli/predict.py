@@ -1,4 +1,4 @@
-"""Predict a column of new rows with a net that `pyllm fit` has written."""
+"""Predict a column of new rows with a net that `pyllm fit` has written, or classes of texts with a text classifier."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pyllm.cli import options, output
+from pyllm.cli import classify, options, output
 from pyllm.errors import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`pyllm predict FOLDER DATA.csv [-o OUT.csv] [--json]`."""
-    parser.add_argument("run", metavar="FOLDER", help="folder that `pyllm fit` has written")
-    parser.add_argument("data", metavar="DATA.csv", help="the same columns; others are left alone")
+    """`pyllm predict FOLDER DATA.csv [-o OUT.csv] [--json]`, `pyllm predict FOLDER TEXT...`."""
+    parser.add_argument("run", metavar="FOLDER", help="of `pyllm fit` or `pyllm finetune --task classify`")
+    data = "the same columns; others are left alone. Of a text classifier: texts, or files (csv, tsv, jsonl, lines)"
+    parser.add_argument("data", nargs="+", metavar="DATA", help=data)
+    parser.add_argument("--text", metavar="NAME", help="column or field of the text")
     parser.add_argument("-o", "--output", metavar="FILE", help="CSV file to write (standard output)")
     options.add_threads(parser)
     options.add_overwrite(parser)
@@ -27,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print or write a row for each row: the prediction, and of classes the probability."""
+    from pyllm.auto.classifiers import is_classifier
+
+    if is_classifier(args.run):
+        return classify.predict(args)
+    if len(args.data) != 1:
+        raise options.UsageError(f"{len(args.data)} files; one, as the net of a table takes them")
     from pyllm import _core
     from pyllm.formats.csv_file import CsvFile
     from pyllm.train.table_files import open_table
@@ -34,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     if args.threads:
         _core.set_threads(args.threads)
     table = open_table(args.run)
-    parts = Parts(table.predict_parts(CsvFile(args.data)))
+    parts = Parts(table.predict_parts(CsvFile(args.data[0])))
     header = [table.target.name, "probability"] if table.target.classes else [table.target.name]
     facts = {"target": table.target.name, "task": table.target.task}
     if args.output is not None:

@@ -1,34 +1,68 @@
-"""Train a new model to predict the next token: `pretrain --model gpt2 --config n_layer=4 --data SHARDS --out RUN`."""
+"""Train a new model: `pretrain --model gpt2 --config n_layer=4 --data SHARDS --out RUN` to predict the next token,
+`pretrain --model transformer --data PAIRS --tokenizer TOK --out RUN` to say the target of a source.
+
+Pairs are one file of lines "source TAB target" or of objects {"source", "target"} (.jsonl), or two files whose lines
+belong together; also packed.
+"""
 
 from __future__ import annotations
 
 import argparse
 
-from pyllm.cli import training
+from pyllm.cli import options, training
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`pyllm pretrain --model FAMILY [--config NAME=VALUE,...] --data SHARDS --out RUN [...]`."""
     add = parser.add_argument
-    add("--model", required=True, metavar="FAMILY", help="gpt2, llama, mistral, qwen2, qwen3, rnn, lstm, gru")
+    families = "gpt2, llama, mistral, qwen2, qwen3, rnn, lstm, gru, awd-lstm; of pairs: transformer, seq2seq"
+    add("--model", required=True, metavar="FAMILY", help=families)
     add("--config", metavar="FIELDS", help="fields of the configuration: n_layer=4,n_head=4,n_embd=128")
-    add("--data", required=True, metavar="SHARDS", help="folder that `pyllm data prepare` wrote")
-    add("--tokenizer", metavar="TOK", help="instead of the one that lies beside the shards")
+    add("--data", required=True, nargs="+", metavar="DATA", help="folder that `pyllm data prepare` wrote; or pairs")
+    add("--valid", nargs="+", metavar="PAIRS", help="pairs to judge by (some of the data are held out)")
+    add("--tokenizer", metavar="TOK", help="instead of the one that lies beside the shards; pairs need one")
     training.add_training(parser, rate=6e-4, batch=8, context=None)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train; the same command goes on where it was interrupted."""
+    from pyllm.auto.new import PAIRS
     from pyllm.train import ProgressBar
     from pyllm.train.language import pretrain
 
+    if args.model in PAIRS:
+        return pairs(args)
+    if len(args.data) > 1 or args.valid:
+        raise options.UsageError(f"{args.model} learns from one folder of shards; pairs are for {' and '.join(PAIRS)}")
     result = pretrain(
         args.model,
         training.fields(args.config),
-        args.data,
+        args.data[0],
         training.arguments(args),
         args.context,
         args.tokenizer,
+        [ProgressBar()],
+        training.command(),
+    )
+    return training.tell(args, result)
+
+
+def pairs(args: argparse.Namespace) -> int:
+    """The same of an encoder-decoder."""
+    from pyllm.train import ProgressBar
+    from pyllm.train.pairs import learn_pairs
+
+    training.check_pairs(args)
+    if args.tokenizer is None:
+        raise options.UsageError("--tokenizer TOK is needed: `pyllm tokenizer train` makes one")
+    result = learn_pairs(
+        args.model,
+        training.fields(args.config),
+        args.data,
+        args.tokenizer,
+        training.arguments(args),
+        args.context or 128,
+        args.valid,
         [ProgressBar()],
         training.command(),
     )

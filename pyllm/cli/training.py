@@ -23,7 +23,9 @@ def add_training(parser: argparse.ArgumentParser, rate: float, batch: int, conte
     add("--accumulate", type=options.whole(1), default=1, metavar="N", help="batches before a step (1)")
     add("--context", type=options.whole(1), default=context, metavar="N", help="tokens of a sample")
     add("--lr", type=options.real(0.0), default=rate, metavar="X", help=f"highest learning rate ({rate:g})")
-    add("--schedule", default="cosine", metavar="NAME", help="constant, linear, cosine, one_cycle, inverse_sqrt")
+    names = "constant, linear, cosine, one_cycle, inverse_sqrt, slanted_triangular"
+    add("--schedule", default="cosine", metavar="NAME", help=names)
+    add("--optim", choices=("adamw", "sgd", "nt_asgd"), default="adamw", help="nt_asgd needs --eval-every (adamw)")
     add("--warmup", type=options.whole(0), default=0, metavar="N", help="steps of a rising rate (0)")
     add("--weight-decay", type=options.real(0.0), default=0.1, metavar="X", help="of matrices (0.1)")
     add("--clip", type=options.real(0.0), default=1.0, metavar="X", help="largest norm of the gradient (1; 0: any)")
@@ -60,7 +62,15 @@ def arguments(args: argparse.Namespace) -> Any:
         save_steps=args.save_every,
         eval_steps=args.eval_every,
         seed=args.seed,
+        optim=args.optim,
     )
+
+
+def check_pairs(args: argparse.Namespace) -> None:
+    """Raise UsageError where --data or --valid name more files than a source and a target."""
+    for name, files in (("--data", args.data), ("--valid", args.valid or [])):
+        if len(files) > 2:
+            raise options.UsageError(f"{name}: {len(files)} files, allowed is one of pairs, or two that are parallel")
 
 
 def command() -> str:

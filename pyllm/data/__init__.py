@@ -4,8 +4,24 @@ from __future__ import annotations
 
 from pyllm.data.conversations import Conversations
 from pyllm.data.fingerprint import fingerprint
+from pyllm.data.labelled import Labelled, Pieces, read_texts
 from pyllm.data.packed import IGNORED, Batch, Packed
+from pyllm.data.pairs import Pair, Pairs, read_pairs
 from pyllm.data.prepare import prepare
 from pyllm.data.shards import Shards
 
-__all__ = ["IGNORED", "Batch", "Conversations", "Packed", "Shards", "fingerprint", "prepare"]
+__all__ = [
+    "IGNORED",
+    "Batch",
+    "Conversations",
+    "Labelled",
+    "Packed",
+    "Pair",
+    "Pairs",
+    "Pieces",
+    "Shards",
+    "fingerprint",
+    "prepare",
+    "read_pairs",
+    "read_texts",
+]

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from hashlib import blake2b, sha256
-from typing import Any, NamedTuple
+from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 
 from pyllm.data.fingerprint import open_tokenizer
-from pyllm.data.packed import IGNORED, Batch, shuffled
+from pyllm.data.packed import IGNORED, Batch
 from pyllm.data.readers import json_lines
 from pyllm.data.rendering import Rendered, render_record
+from pyllm.data.rows import Rows, Store
 from pyllm.data.sources import find
 from pyllm.errors import DataError, printable
 
@@ -23,16 +23,7 @@ TOO_LONG = ("cut", "drop")
 DROPPED = ("bad_record", "too_long", "no_answer")
 
 
-class _Store(NamedTuple):
-    """All rows end to end: ids (n,) int32, wanted (n,) bool, first (rows + 1,) int64, keys (rows,) uint64."""
-
-    ids: np.ndarray
-    wanted: np.ndarray
-    first: np.ndarray
-    keys: np.ndarray
-
-
-class Conversations:
+class Conversations(Rows):
     """Rows of at most `length` ids from records, of which render_record tells the kinds.
 
     records: a jsonl file (or several, or folders, also packed), or an iterable of mappings. too_long: what becomes of
@@ -57,13 +48,13 @@ class Conversations:
         if length < 1 or too_long not in TOO_LONG:
             found = f"length {length}, too_long {too_long!r}"
             raise DataError("conversations", "", None, found, f"at least 1, {' or '.join(TOO_LONG)}")
-        self.length, self.seed = length, seed
+        self.length = length
         self._dropped: Counter[str] = Counter()
         self._records = self._cut = 0
-        self._store = self._read(records, open_tokenizer(tokenizer), too_long, skip_bad_records)
-        self._rows = np.arange(len(self._store.keys))
+        store = self._read(records, open_tokenizer(tokenizer), too_long, skip_bad_records)
+        super().__init__(store, seed, "conversations")
 
-    def _read(self, records: Any, tokenizer: Any, too_long: str, skip: bool) -> _Store:
+    def _read(self, records: Any, tokenizer: Any, too_long: str, skip: bool) -> Store:
         ids, wanted, first, keys = array("i"), bytearray(), array("q", [0]), array("Q")
         for where, record in _numbered(records):
             self._records += 1
@@ -84,7 +75,7 @@ class Conversations:
             why = ", ".join(f"{count} {name}" for name, count in self._dropped.items()) or "there are none"
             raise DataError("conversations", "", None, f"no record is left of {self._records}: {why}", "at least one")
         counts = np.frombuffer(first, np.int64), np.frombuffer(keys, np.uint64)
-        return _Store(np.frombuffer(ids, np.int32), np.frombuffer(wanted, bool), *counts)
+        return Store(np.frombuffer(ids, np.int32), np.frombuffer(wanted, bool), *counts)
 
     def _fit(self, row: Rendered, too_long: str) -> Rendered | None:
         """The row as it is kept, None (and counted) when it is not."""
@@ -101,62 +92,21 @@ class Conversations:
     @property
     def report(self) -> dict[str, Any]:
         """What became of the records. tokens and targets are those of the rows here, after held_out too."""
-        rows = [slice(self._store.first[row], self._store.first[row + 1]) for row in self._rows]
+        rows = [slice(self.store.first[row], self.store.first[row + 1]) for row in self.rows]
         return {
             "records": self._records,
             "kept": len(self),
             "cut": self._cut,
             "dropped": {name: self._dropped[name] for name in DROPPED},
             "tokens": int(sum(part.stop - part.start for part in rows)),
-            "targets": sum(int(self._store.wanted[part][1:].sum()) for part in rows),
+            "targets": sum(int(self.store.wanted[part][1:].sum()) for part in rows),
         }
-
-    @property
-    def identity(self) -> str:
-        """sha256 of the rows here in their order, by which a run that is taken up again knows its data."""
-        digest = sha256(str(self.length).encode())
-        for row in self._rows:
-            part = slice(self._store.first[row], self._store.first[row + 1])
-            digest.update(len(self._store.ids[part]).to_bytes(8, "little"))
-            digest.update(self._store.ids[part].tobytes() + self._store.wanted[part].tobytes())
-        return digest.hexdigest()
-
-    def __len__(self) -> int:
-        """Rows in an epoch."""
-        return len(self._rows)
-
-    def __repr__(self) -> str:
-        return f"Conversations({len(self):,} rows of at most {self.length:,} ids)"
 
     def row(self, number: int) -> Batch:
         """A row by its place in the input (among those kept)."""
-        if not 0 <= number < len(self):
-            raise DataError("conversations", "row", None, f"{number:,}", f"0 to {len(self) - 1:,}")
-        part = slice(self._store.first[self._rows[number]], self._store.first[self._rows[number] + 1])
-        ids, wanted = self._store.ids[part], self._store.wanted[part]
+        ids, wanted = self.whole(number)
         targets = np.where(wanted[1:], ids[1:], np.int32(IGNORED))
         return Batch(ids[:-1].copy(), targets, np.array([0, len(targets)], np.int32))
-
-    def batch(self, position: int, size: int) -> Batch:
-        """The rows at positions position to position + size - 1 end to end, each a sequence. Positions count over
-        epochs, each of which has its own order: a function of (seed, epoch) alone.
-        """
-        if position < 0 or size < 1:
-            raise DataError("conversations", "batch", None, f"position {position}, size {size}", "0, 1 or more")
-        rows = [self.row(number) for number in shuffled(position, size, len(self), self.seed).tolist()]
-        starts = np.cumsum([0, *(len(row.ids) for row in rows)]).astype(np.int32)
-        return Batch(np.concatenate([r.ids for r in rows]), np.concatenate([r.targets for r in rows]), starts)
-
-    def held_out(self, n: int) -> tuple[Conversations, Conversations]:
-        """(the rest, at least `n` rows for validation): those with the smallest hash of their content, whatever their
-        order; equal rows stay together. Raises DataError when nothing would be left to train on.
-        """
-        keys = self._store.keys[self._rows]
-        if not 1 <= n < len(self) or (held := keys <= np.partition(keys, n - 1)[n - 1]).all():
-            raise DataError("conversations", "held_out", None, f"{n:,}", f"at least 1, below {len(self):,}")
-        parts = copy.copy(self), copy.copy(self)
-        parts[0]._rows, parts[1]._rows = self._rows[~held], self._rows[held]
-        return parts
 
 
 def _numbered(records: Any) -> Iterator[tuple[tuple[str, str, int | None], Any]]:

@@ -223,6 +223,17 @@ def json_lines(source: Source) -> Iterator[tuple[int, int, Any]]:
         yield line, offset, value
 
 
+def lines(source: Source) -> Iterator[tuple[int, int, str]]:
+    """(line, offset, text) of every line of a text file. Raises DataError that names file and line."""
+    for line, offset, data in _lines(_unix(pieces(source)), LONGEST):
+        if data is None:
+            raise DataError(source.path, f"line {line}", offset, f"more than {LONGEST:,} bytes")
+        try:
+            yield line, offset, data.decode()
+        except UnicodeDecodeError as error:
+            raise DataError(source.path, f"line {line}", offset + error.start, "not UTF-8") from error
+
+
 def _rows(source: Source, field: str, report: Report) -> Iterator[Record]:
     """A column of text, a few rows at a time. A packed parquet file is unpacked to a temporary file first."""
     parquet = needed("pyarrow.parquet", "parquet files")

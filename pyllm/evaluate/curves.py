@@ -10,7 +10,7 @@ from typing import NamedTuple
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 68, 12, 14, 34
 MOST_POINTS = 1200  # of a line; more are thinned to the least and greatest of each stretch
-COLOURS = ("var(--a)", "var(--b)")
+COLOURS = ("var(--a)", "var(--b)", "var(--c)", "var(--d)", "var(--e)")
 
 Point = tuple[float, float]
 
@@ -74,8 +74,8 @@ def _pieces(points: Sequence[Point]) -> list[list[Point]]:
     return [piece for piece in found if piece]
 
 
-def curves(title: str, lines: Sequence[Line], y_name: str) -> str:
-    """An SVG of lines over steps; a sentence where no point is finite."""
+def curves(title: str, lines: Sequence[Line], y_name: str, x_name: str = "step") -> str:
+    """An SVG of lines over steps, or what x_name says; a sentence where no point is finite."""
     pieces = [(line, _pieces(thinned(line.points))) for line in lines]
     points = [point for _, parts in pieces for piece in parts for point in piece if abs(point[1]) < 1e300]
     if not points:
@@ -87,13 +87,13 @@ def curves(title: str, lines: Sequence[Line], y_name: str) -> str:
         y = HEIGHT - BOTTOM - (point[1] - y_range[0]) / (y_range[1] - y_range[0]) * (HEIGHT - TOP - BOTTOM)
         return x, min(max(y, TOP), HEIGHT - BOTTOM)
 
-    drawn = [*_axes(place, x_range, y_range, y_name)]
+    drawn = [*_axes(place, x_range, y_range, y_name, x_name)]
     for index, (line, parts) in enumerate(pieces):
         colour = COLOURS[index % len(COLOURS)]
         for piece in parts:
             drawn += _line([place(point) for point in piece], colour, line.dots)
         if len(lines) > 1:
-            at = f"x='{WIDTH - RIGHT - 90}' y='{TOP + 14 + 16 * index}' style='fill:{colour}'"
+            at = f"x='{WIDTH - RIGHT - 110}' y='{TOP + 14 + 16 * index}' style='fill:{colour}'"
             drawn.append(f"<text {at}>{escape(line.name)}</text>")
     head = f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' aria-label='{escape(title)}'>"
     return f"<figure><figcaption>{escape(title)}</figcaption>{head}{''.join(drawn)}</svg></figure>"
@@ -110,7 +110,7 @@ def _line(places: Sequence[tuple[float, float]], colour: str, dots: bool) -> lis
     return found
 
 
-def _axes(place: Callable[[Point], Point], x_range: Point, y_range: Point, y_name: str) -> list[str]:
+def _axes(place: Callable[[Point], Point], x_range: Point, y_range: Point, y_name: str, x_name: str) -> list[str]:
     """Grid, numbers and the names of both axes."""
     drawn = []
     for value in ticks(*y_range):
@@ -121,7 +121,8 @@ def _axes(place: Callable[[Point], Point], x_range: Point, y_range: Point, y_nam
         x, _ = place((value, y_range[0]))
         drawn.append(f"<line x1='{x:.1f}' x2='{x:.1f}' y1='{TOP}' y2='{HEIGHT - BOTTOM}' class='grid'/>")
         drawn.append(f"<text x='{x:.1f}' y='{HEIGHT - BOTTOM + 14}' text-anchor='middle'>{value:,.10g}</text>")
-    drawn.append(f"<text x='{(LEFT + WIDTH - RIGHT) / 2:.0f}' y='{HEIGHT - 4}' text-anchor='middle'>step</text>")
+    centre = f"x='{(LEFT + WIDTH - RIGHT) / 2:.0f}' y='{HEIGHT - 4}' text-anchor='middle'"
+    drawn.append(f"<text {centre}>{escape(x_name)}</text>")
     middle = (TOP + HEIGHT - BOTTOM) / 2
     turned = f"transform='translate(12 {middle:.0f}) rotate(-90)' text-anchor='middle'"
     drawn.append(f"<text {turned}>{escape(y_name)}</text>")

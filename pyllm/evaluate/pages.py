@@ -10,6 +10,7 @@ import json
 import math
 import os
 import statistics
+from collections.abc import Sequence
 from html import escape
 from typing import Any, NamedTuple
 
@@ -27,8 +28,8 @@ LONGEST_VALUE = 20_000
 _JOINERS = "\n\t\u200c\u200d"  # control characters that text needs
 
 _STYLE = """
-:root{color-scheme:light dark;--a:#1f6fb2;--b:#c4501b;--line:#8884}
-@media(prefers-color-scheme:dark){:root{--a:#6bb3ee;--b:#f0905c}}
+:root{color-scheme:light dark;--a:#1f6fb2;--b:#c4501b;--c:#2f8f4e;--d:#8a4fb5;--e:#a0821a;--line:#8884}
+@media(prefers-color-scheme:dark){:root{--a:#6bb3ee;--b:#f0905c;--c:#6ecb8b;--d:#c79ae8;--e:#dcc05a}}
 body{font:15px/1.5 system-ui,sans-serif;max-width:46rem;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}
 table{border-collapse:collapse}td,th{padding:.15rem .8rem .15rem 0;text-align:left;vertical-align:top}
@@ -79,7 +80,12 @@ def report(run: str | os.PathLike[str]) -> Report:
         *parameters(found.facts),
         *settings(found.facts),
     ]
-    html = f"{_HEAD}<title>{text(name)}</title><style>{_STYLE}</style></head><body>{''.join(body)}</body></html>"
+    return page(name, body, facts)
+
+
+def page(title: str, body: Sequence[str], facts: dict[str, Any]) -> Report:
+    """Parts of HTML as a whole page."""
+    html = f"{_HEAD}<title>{text(title)}</title><style>{_STYLE}</style></head><body>{''.join(body)}</body></html>"
     return Report(html + "\n", facts)
 
 

@@ -10,9 +10,15 @@ from functools import partial
 from typing import Any
 
 # Tables of which a token reads one row; the token table counts when it is also the output matrix.
-TOKEN_TABLES = ("token_embd.weight", "model.embed_tokens.weight", "transformer.wte.weight", "wte.weight")
+TOKEN_TABLES = (
+    "token_embd.weight",
+    "model.embed_tokens.weight",
+    "transformer.wte.weight",
+    "wte.weight",
+    "encoder.weight",
+)
 POSITION_TABLES = ("position_embd.weight", "transformer.wpe.weight", "wpe.weight")
-OUTPUTS = ("output.weight", "lm_head.weight")
+OUTPUTS = ("output.weight", "lm_head.weight", "decoder.weight")
 
 
 def work(tensors: dict[str, Any]) -> tuple[int, int]:
@@ -66,14 +72,20 @@ def measure(
     """Tokens per second: reading a prompt, writing alone, writing side by side; GB/s and GOP/s that they mean.
 
     GB/s counts the bytes of the file's weights once per step, GOP/s 2 operations per weight and token; neither
-    counts keys and values. Side-by-side runs start from 128 tokens and take 64 steps, as the peers' script does.
+    counts keys and values. Side-by-side runs start from 128 tokens and take 64 steps, as the peers' script does. Where
+    the model's context is shorter, all of them are.
     """
+    most = model.context_length
+    prompt, new, steps = min(prompt, most), min(new, most - 1), min(64, most // 2)
+    fill = min(128, most - steps)
     ids = tokens(max(prompt, new, 64), model.config.vocab_size)
     nbytes, operations = work(tensors)
     prompt_rate = median_rate(prompt, runs, partial(prompt_seconds, model, ids[:prompt]))
     decode_rate = median_rate(new, runs, partial(decode_seconds, model, ids[:new], 1, 1))
-    side = {n: median_rate(n * 64, runs, partial(decode_seconds, model, ids[:64], 128, n)) for n in parallel}
+    side = {n: median_rate(n * steps, runs, partial(decode_seconds, model, ids[:steps], fill, n)) for n in parallel}
     return {
+        "prompt": prompt,
+        "new": new,
         "prompt_tok_s": round(prompt_rate, 2),
         "decode_tok_s": round(decode_rate, 2),
         "parallel_tok_s": {str(n): round(rate, 2) for n, rate in side.items()},

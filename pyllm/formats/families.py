@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pyllm.errors import printable
+from pyllm.formats.encoder_decoders import check_seq2seq, check_transformer
 from pyllm.formats.fields import Field, Raw, check_fields
 from pyllm.formats.scaling import check_scaling
 
@@ -117,6 +118,15 @@ RNN = (
     Field("head_bias", "bool", default=True),
     Field("tie_word_embeddings", "bool", default=False),
     *_IDS,
+)
+
+_DROPPED = {"output_p": 0.1, "hidden_p": 0.15, "input_p": 0.25, "embed_p": 0.02, "weight_p": 0.2}
+ULMFIT = (
+    *(field for field in RNN if field.name not in ("cell", "dropout", "tie_word_embeddings")),
+    *(Field(name, "float", 0.0, 0.99, p) for name, p in _DROPPED.items()),
+    Field("alpha", "float", 0.0, 1e6, 2.0),
+    Field("beta", "float", 0.0, 1e6, 1.0),
+    Field("tie_word_embeddings", "bool", default=True),
 )
 
 # Settings that change the arithmetic: refused unless they are off.
@@ -290,6 +300,11 @@ def check_rnn(raw: Raw) -> dict[str, Any]:
     return config | {"model_type": "rnn"}
 
 
+def check_ulmfit(raw: Raw) -> dict[str, Any]:
+    """Of AWD-LSTM, with the names of fastai's dropouts."""
+    return check_fields(raw, ULMFIT) | {"model_type": "ulmfit"}
+
+
 FAMILIES: dict[str, Callable[[Raw], dict[str, Any]]] = {
     "gpt2": check_gpt2,
     "llama": check_llama,
@@ -301,4 +316,7 @@ FAMILIES: dict[str, Callable[[Raw], dict[str, Any]]] = {
     "gemma3_text": check_gemma3,
     "gpt_neox": check_gpt_neox,
     "rnn": check_rnn,
+    "ulmfit": check_ulmfit,
+    "seq2seq": check_seq2seq,
+    "transformer": check_transformer,
 }

@@ -33,6 +33,11 @@ class NewTensor(NamedTuple):
         return size_in_bytes(self.dtype, self.shape)
 
 
+def tensor_of(name: str, array: Any) -> NewTensor:
+    """A float32 array in memory as a tensor to write."""
+    return NewTensor(name, array.shape, "F32", lambda: iter([array.tobytes()]))
+
+
 class NewFile:
     """A file under a temporary name. Raises ModelFileError, naming the file as it will be called."""
 

@@ -47,6 +47,7 @@ FAMILIES = (
         "Sequence to Sequence Learning with Neural Networks",
         "encoder and decoder",
         "the target sentence, word by word",
+        "pyllm/models/seq2seq.py",
     ),
     Family(
         "seq2seq + attention",
@@ -54,6 +55,7 @@ FAMILIES = (
         "Neural Machine Translation by Jointly Learning to Align and Translate",
         "encoder and decoder",
         "the target sentence, looking back at the source",
+        "pyllm/models/seq2seq.py",
     ),
     Family(
         "Transformer",
@@ -61,14 +63,23 @@ FAMILIES = (
         "Attention Is All You Need",
         "encoder and decoder",
         "the target sentence, word by word",
+        "pyllm/models/transformer.py",
     ),
-    Family("AWD-LSTM", 2017, "Regularizing and Optimizing LSTM Language Models", "recurrent", "the next word"),
+    Family(
+        "AWD-LSTM",
+        2017,
+        "Regularizing and Optimizing LSTM Language Models",
+        "recurrent",
+        "the next word",
+        "pyllm/models/ulmfit.py",
+    ),
     Family(
         "ULMFiT",
         2018,
         "Universal Language Model Fine-tuning for Text Classification",
         "recurrent",
         "the next word, then classes",
+        "pyllm/models/classifier.py",
     ),
     Family(
         "GPT",

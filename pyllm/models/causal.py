@@ -37,7 +37,6 @@ class CausalLM(Adaptable, ABC):
 
     config: Any
     precision = "default"
-    generates = True  # token by token, from a state
     generation_config: dict[str, Any] | None = None  # what the model's folder says; generate() starts from it
     open_tokenizer: Callable[[], Any] | None = None  # of the file that the model came from
     name_or_path: str | None = None  # of that file
@@ -60,17 +59,22 @@ class CausalLM(Adaptable, ABC):
 
     @property
     def context_length(self) -> int:
-        """Positions that a state may have; may be set lower before the first step."""
+        """Positions that a state may have; may be set to others, as far as longest_context, before the first step."""
         return self._context_length or int(self.config.context_length)
 
     @context_length.setter
     def context_length(self, positions: int) -> None:
-        most = self.config.context_length
+        most = self.longest_context
         if not 1 <= positions <= most:
             raise ValueError(f"context_length: {positions:,} is asked for, allowed is 1 to {most:,}, the model's own")
         if self._program is not None:
             raise ValueError(f"context_length: {positions:,} comes after the first step")
         self._context_length = positions
+
+    @property
+    def longest_context(self) -> int:
+        """What context_length may be set to at most."""
+        return int(self.config.context_length)
 
     @property
     def cache_type(self) -> str:

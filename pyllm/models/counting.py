@@ -233,17 +233,89 @@ def recurrent(
     vocabulary: int,
     tied: bool = False,
     head_bias: bool = True,
+    narrow: bool = False,
 ) -> Count:
-    """A recurrent language model whose cell has so many gates; two biases a layer, as PyTorch has them."""
-    ends = (Part("hidden weights", (gates * hidden, hidden)), Part("biases", (gates * hidden,), 2, "biases"))
+    """A recurrent language model whose cell has so many gates; two biases a layer, as PyTorch has them.
+
+    narrow: the last layer is as wide as the embedding, AWD-LSTM's.
+    """
+
+    def layer(name: str, inputs: int, units: int, times: int = 1) -> Group:
+        weights = Part("input weights", (gates * units, inputs)), Part("hidden weights", (gates * units, units))
+        return Group(name, (*weights, Part("biases", (gates * units,), 2, "biases")), times)
+
+    last = embedding if narrow else hidden
     found = [Group("embedding", (Part("embedding", (vocabulary, embedding)),))]
-    found.append(Group("first layer", (Part("input weights", (gates * hidden, embedding)), *ends)))
-    if layers > 1:
-        found.append(Group("layers above", (Part("input weights", (gates * hidden, hidden)), *ends), layers - 1))
-    output = () if tied else (Part("output", (vocabulary, hidden)),)
+    found.append(layer("first layer", embedding, last if layers == 1 else hidden))
+    if layers - 1 - narrow > 0:
+        found.append(layer("layers above", hidden, hidden, layers - 1 - narrow))
+    if narrow and layers > 1:
+        found.append(layer("last layer", hidden, last))
+    output = () if tied else (Part("output", (vocabulary, last)),)
     bias = (Part("output", (vocabulary,), kind="biases"),) if head_bias else ()
     if output or bias:
         found.append(Group("output bias" if tied else "output", (*output, *bias)))
+    return Count(found, None)
+
+
+def _tables(vocabulary: int, width: int, shared: bool) -> list[Group]:
+    """The embedding of both sides, or one for each."""
+    if shared:
+        return [Group("shared embedding", (Part("embedding", (vocabulary, width)),))]
+    return [Group(name, (Part(name, (vocabulary, width)),)) for name in ("source embedding", "embedding")]
+
+
+def transformer(
+    hidden: int, encoder: int, decoder: int, inner: int, heads: int, vocabulary: int, shared: bool, tied: bool
+) -> Count:
+    """The Transformer of 2017 with so many layers on each side, biases, and a norm at the end of each side.
+
+    shared: one table for both sides; tied: the output matrix is the targets' table.
+    """
+    layer = (
+        *_dense("attention query, key, value, output", hidden, hidden, 4),
+        *_dense("feed-forward up", inner, hidden),
+        *_dense("feed-forward down", hidden, inner),
+        *_norm("norms", hidden, 2),
+    )
+    cross = (*_dense("cross attention query, key, value, output", hidden, hidden, 4), *_norm("cross norm", hidden))
+    found = _tables(vocabulary, hidden, shared)
+    found += [Group("encoder layers", layer, encoder), Group("encoder norm", _norm("norm", hidden))]
+    found += [Group("decoder layers", (*layer, *cross), decoder), Group("decoder norm", _norm("norm", hidden))]
+    if not tied:
+        found.append(Group("output", _dense("output", vocabulary, hidden)))
+    return Count(found, Cache(decoder, heads, hidden // heads))
+
+
+def seq2seq(
+    gates: int,
+    embedding: int,
+    hidden: int,
+    layers: int,
+    both: bool,
+    attention: str,
+    vocabulary: int,
+    shared: bool,
+    tied: bool,
+) -> Count:
+    """A recurrent encoder, in both directions or one, and a decoder, with attention of a kind or "none"."""
+    ways = 2 if both else 1
+    found = _tables(vocabulary, embedding, shared)
+    for side, units, times in (("encoder", hidden // ways, ways), ("decoder", hidden, 1)):
+        ends = (
+            Part("hidden weights", (gates * units, units), times),
+            Part("biases", (gates * units,), 2 * times, "biases"),
+        )
+        found.append(Group(f"{side}, first layer", (Part("input weights", (gates * units, embedding), times), *ends)))
+        above = (Part("input weights", (gates * units, hidden), times), *ends)
+        found += [Group(f"{side}, layers above", above, layers - 1)] if layers > 1 else []
+    squares = {"none": 0, "dot": 0, "general": 1, "additive": 2}[attention]
+    parts = [Part("keys and queries", (hidden, hidden), squares)] if squares else []
+    parts += [Part("score", (1, hidden))] if attention == "additive" else []
+    if attention != "none":
+        found.append(Group("attention", (*parts, Part("combine", (hidden, 2 * hidden)))))
+    if not tied:
+        found.append(Group("output", _dense("output", vocabulary, hidden)))
     return Count(found, None)
 
 
@@ -255,6 +327,8 @@ SHAPES: dict[str, Callable[..., Count]] = {
     "t5": t5,
     "bart": bart,
     "recurrent": recurrent,
+    "transformer": transformer,
+    "seq2seq": seq2seq,
 }
 
 

@@ -37,6 +37,11 @@ class Decoder(CausalLM):
         first = self.layers[0].attention
         return len(self.layers), first.groups, first.head_dim
 
+    @property
+    def width(self) -> int:
+        """Of the rows that the head is given."""
+        return self.head.weight.shape[1]
+
     def trunk(self, tokens: Any) -> Any:
         """(..., length) ids to (..., length, width): all but the last norm and the head."""
         x = self.embedding(tokens)

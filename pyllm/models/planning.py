@@ -26,7 +26,7 @@ TOKENS_PER_PARAMETER = 20  # where no amount of data is given: Hoffmann et al. 2
 CACHES = {"F32": 4.0, "BF16": 2.0, "Q8_0": 1.125}  # type of cached keys and values -> bytes of a number
 PROCESS = 64 << 20  # Python's modules, a tokenizer
 DTYPES = {"fp32": 4, "bf16": 2}  # of the arithmetic in training -> bytes of an activation
-_TABLES = {"positions", "segments", "relative positions"}  # a token reads one row of them
+_TABLES = {"positions", "segments", "relative positions", "source embedding"}  # a token reads one row of them
 _EMBEDDINGS = {"embedding", "tokens"}  # so too, unless they are the output matrix
 
 
@@ -159,7 +159,13 @@ def sizes(what: Preset | list[int]) -> Sizes:
     if not isinstance(what, Preset):
         return Sizes(mlp(what))
     n, count = what.numbers, count_preset(what)
+    if what.shape == "transformer":
+        here, there, wide = n["encoder"], n["decoder"], n["hidden"]
+        sides = Attention("encoder", here, wide, 1.0), Attention("decoder", there, wide, 0.5)
+        return Sizes(count, (*sides, Attention("cross attention", there, wide, 1.0)), sides=2)
     layers, width = n["layers"], n["hidden"]
+    if what.shape == "seq2seq":
+        return Sizes(count, () if n["attention"] == "none" else (Attention("attention", 1, width, 1.0),), sides=2)
     if what.shape == "recurrent":
         return Sizes(count)
     if what.shape in ("llama", "gpt2", "neox"):

@@ -45,6 +45,12 @@ def _neox(hidden: int, layers: int, heads: int, vocabulary: int, family: str = "
     return Preset(family, "neox", numbers)
 
 
+def _transformer(hidden: int, inner: int, heads: int) -> Preset:
+    """A size of the Transformer of 2017, English to German."""
+    numbers = {"hidden": hidden, "encoder": 6, "decoder": 6, "inner": inner, "heads": heads, "vocabulary": 37_000}
+    return Preset("Transformer", "transformer", numbers | {"shared": True, "tied": True})
+
+
 _L3, _SMOL, _QWEN, _GEMMA3 = 128_256, 49_152, 151_936, 262_144
 PRESETS: dict[str, Preset] = {
     "llama-7b": _llama("LLaMA", 4096, 32, 11_008, 32, 32),
@@ -101,6 +107,8 @@ PRESETS: dict[str, Preset] = {
     "gemma-3-4b": _gemma("Gemma 3", 2560, 34, 10_240, 8, 4, vocabulary=262_208, head_norms=True),
     "gemma-3-12b": _gemma("Gemma 3", 3840, 48, 15_360, 16, 8, vocabulary=262_208, head_norms=True),
     "gemma-3-27b": _gemma("Gemma 3", 5376, 62, 21_504, 32, 16, vocabulary=262_208, size=128, head_norms=True),
+    "transformer-base": _transformer(512, 2048, 8),
+    "transformer-big": _transformer(1024, 4096, 16),
     "bert-base": Preset("BERT", "bert", {"hidden": 768, "layers": 12, "vocabulary": 30_522, "positions": 512}),
     "bert-large": Preset("BERT", "bert", {"hidden": 1024, "layers": 24, "vocabulary": 30_522, "positions": 512}),
     "t5-small": Preset("T5", "t5", {"hidden": 512, "layers": 6, "inner": 2048, "heads": 8, "vocabulary": 32_128}),
@@ -125,25 +133,61 @@ ALIASES = {
 }
 
 
-_DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_neox", "gpt2", "rnn")
+_RECURRENT = ("rnn", "ulmfit")
+_DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "gpt_neox", "gpt2", *_RECURRENT)
 _GATES = {"lstm": 4, "gru": 3}
+
+
+def _shared(values: dict[str, Any]) -> dict[str, Any]:
+    """What encoder-decoders have in common."""
+    shared, tied = values["share_encoder_decoder_embeddings"], values["tie_word_embeddings"]
+    return {"vocabulary": values["vocab_size"], "shared": shared, "tied": tied}
+
+
+def _of_transformer(values: dict[str, Any]) -> Preset:
+    numbers = {
+        "hidden": values["d_model"],
+        "encoder": values["num_encoder_layers"],
+        "decoder": values["num_decoder_layers"],
+        "inner": values["dim_feedforward"],
+        "heads": values["nhead"],
+    }
+    return Preset("transformer", "transformer", numbers | _shared(values))
+
+
+def _of_seq2seq(values: dict[str, Any]) -> Preset:
+    numbers = {
+        "gates": _GATES[values["cell"]],
+        "embedding": values["embedding_size"],
+        "hidden": values["hidden_size"],
+        "layers": values["num_layers"],
+        "both": values["bidirectional"],
+        "attention": values["attention"],
+    }
+    return Preset("seq2seq", "seq2seq", numbers | _shared(values))
+
+
+_PAIRS = {"transformer": _of_transformer, "seq2seq": _of_seq2seq}
 
 
 def from_config(values: dict[str, Any]) -> Preset:
     """The size that a checked configuration asks for (pyllm.formats.read_config). Raises ModelFileError."""
     kind = values["model_type"]
+    if kind in _PAIRS:
+        return _PAIRS[kind](values)
     if kind not in _DECODERS:
         raise ModelFileError("config", "model_type", None, printable(kind), f"counted are: {', '.join(_DECODERS)}")
     tied = values["tie_word_embeddings"]
-    if kind == "rnn":
+    if kind in _RECURRENT:
         numbers = {
-            "gates": _GATES.get(values["cell"], 1),
+            "gates": _GATES.get(values.get("cell", "lstm"), 1),
             "embedding": values["embedding_size"],
             "hidden": values["hidden_size"],
             "layers": values["num_hidden_layers"],
             "vocabulary": values["vocab_size"],
         }
-        return Preset(kind, "recurrent", numbers | {"tied": tied, "head_bias": values["head_bias"]})
+        narrow = {"narrow": True} if kind == "ulmfit" and tied else {}
+        return Preset(kind, "recurrent", numbers | {"tied": tied, "head_bias": values["head_bias"]} | narrow)
     if kind == "gpt2":
         numbers = {
             "hidden": values["n_embd"],

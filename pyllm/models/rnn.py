@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pyllm import _core, nn, ops
-from pyllm.autograd import no_grad
-from pyllm.models.causal import CausalLM, Logits
+from pyllm import nn, ops
+from pyllm.models.causal import CausalLM
+from pyllm.nn.recurrent import uniform
 from pyllm.tensor import Array
 
 # Parameter path -> name in Hugging Face folders; GGUF has no architecture for them.
 NAMES = {"embedding": ("encoder", ""), "rnn": ("rnn", ""), "head": ("decoder", "")}
 ROTATED = ()
 IGNORED = ()
+LONGEST = 1 << 27  # positions, which is what a configuration may say too
 _SPREAD = 0.1  # of the embedding's and the head's first values
 
 
@@ -39,14 +39,12 @@ class Config:
 
     @property
     def context_length(self) -> int:
-        """Positions that a state may have; nothing in the weights depends on it."""
+        """Positions that a state may have unless more are asked for; nothing in the weights depends on it."""
         return self.max_position_embeddings
 
 
 class RecurrentLM(CausalLM):
     """Tokens to logits: embedding, recurrent layers, head."""
-
-    generates = False
 
     def __init__(self, c: Config) -> None:
         self.config = c
@@ -59,16 +57,32 @@ class RecurrentLM(CausalLM):
 
     @property
     def cache(self) -> tuple[int, int, int]:
-        """No keys and values."""
+        """No keys and values: states of recurrent layers, which the program counts, in float32."""
         return (0, 0, 0)
 
-    def trunk(self, tokens: Any) -> tuple[Any, NDArray[np.int64]]:
+    @property
+    def longest_context(self) -> int:
+        """No position is the last; a state takes as much memory for 64 of them as two steps leave."""
+        return LONGEST
+
+    @property
+    def width(self) -> int:
+        """Of the rows that the head is given."""
+        return self.head.weight.shape[1]
+
+    def trunk(self, tokens: Any) -> tuple[Any, Any]:
         """(rows (rows, hidden_size) of all sequences step after step, whose tokens they are): all but the head."""
-        ids = np.asarray(tokens)
-        steps, places = nn.end_to_end(ops.starts_of(ids.shape))
-        x = self._dropped(self.embedding(ids.reshape(-1)[places]), 0)
-        nothing = [None] * self.config.num_hidden_layers
-        return self._dropped(self.rnn.layers(x, steps, nothing, nothing)[0], 1), places
+        ids, steps, places = nn.in_steps(tokens)
+        return self.read(ids, steps)[0], places
+
+    def read(self, ids: Any, steps: ops.Steps, state: Any = None) -> tuple[Any, Any]:
+        """(rows (rows, width), state after each sequence's last step) of ids (rows,), all of them step after step.
+
+        state: (h of each layer, c of each layer), each (sequences, units) or None, which is zeros.
+        """
+        x = self._dropped(self.embedding(ids), 0)
+        x, h, c = self.rnn.layers(x, steps, *(state or (None, None)))
+        return self._dropped(x, 1), (h, c or [None] * self.config.num_hidden_layers)
 
     def _dropped(self, x: Any, stream: int) -> Any:
         mask = ops.mask(self.config.dropout, zlib.crc32(b"embedding") + stream)
@@ -76,10 +90,9 @@ class RecurrentLM(CausalLM):
 
     def forward(self, tokens: Any) -> Any:
         """(..., length) ids to (..., length, vocabulary)."""
-        shape = np.shape(tokens)
         rows, places = self.trunk(tokens)
-        y = ops.linear(ops.put_rows(rows, places, int(np.prod(shape))), *self.head.pair)
-        return self.watch("logits", ops.reshape(y, (*shape, self.config.vocab_size)))
+        rows = ops.put_rows(rows, places, np.shape(tokens))
+        return ops.logits(rows, None, *self.head.pair, watch=self.watch)
 
     def loss(self, tokens: Any, targets: Any) -> Any:
         """Mean cross-entropy in nats of targets (..., length), the tokens that follow; -100 is left out."""
@@ -92,16 +105,6 @@ class RecurrentLM(CausalLM):
         weight, bias = self.head.pair
         return ops.linear_cross_entropy(rows, weight, wanted[places], bias)
 
-    def whole(self, ids: Any) -> Logits:
-        """Logits (length, vocabulary) of one sequence."""
-        with no_grad(), ops.documents(None):
-            y = self.forward(ids)
-        return np.asarray(y)
-
-    def program(self) -> _core.Program:
-        """There is none. Raises ValueError."""
-        raise ValueError(f"{self.config.cell}: whole sequences are supported, steps from a state are not")
-
     def training_flops(self) -> float:
         """As every module's, but a table that is only looked up costs nothing."""
         looked_up = 0 if self.config.tie_word_embeddings else self.embedding.weight.size
@@ -109,8 +112,8 @@ class RecurrentLM(CausalLM):
 
     def first_values(self, name: str, parameter: nn.Parameter, random: np.random.Generator) -> Array:
         """Recurrent layers as PyTorch's; tables uniform within 0.1 of 0, the bias 0."""
-        if name.startswith("rnn."):
-            return self.rnn.first_values(name, parameter, random)
+        if name.startswith("rnn"):
+            return uniform(parameter.shape[0] // ops.GATES[self.config.cell], parameter, random)
         if len(parameter.shape) == 1:
             return np.zeros(parameter.shape, np.float32)
         return random.uniform(-_SPREAD, _SPREAD, parameter.shape).astype(np.float32)

@@ -1,9 +1,19 @@
-"""Rotary frequencies, plain and stretched for longer contexts."""
+"""Positions: sines and cosines, and rotary frequencies, plain and stretched for longer contexts."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def sinusoids(positions: int, width: int) -> NDArray[np.float32]:
+    """(positions, width): sin(p / 10000^(2i / width)) at 2i, cos of the same at 2i + 1. arXiv:1706.03762."""
+    frequency = 10000.0 ** (-np.arange(0, width, 2) / width)
+    angle = np.arange(positions, dtype=np.float64)[:, None] * frequency
+    return np.stack([np.sin(angle), np.cos(angle)], axis=-1).reshape(positions, -1)[:, :width].astype(np.float32)
 
 
 def rotary_frequencies(dim: int, theta: float, scaling: dict[str, Any] | None) -> tuple[list[float], float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,24 @@ def ordered(length: int, batch: int, lengths: Any, batch_first: bool) -> Order:
     sequences = np.argsort(-given.astype(np.int64), kind="stable")
     steps = ops.Steps(given[sequences])
     return Order(steps, sequences, _rows(steps, sequences, length if batch_first else None, batch))
+
+
+class InSteps(NamedTuple):
+    """Tokens step after step; places: of each in the order that they came in. While recording the program orders them.
+    """
+
+    tokens: Any
+    steps: Any
+    places: Any
+
+
+def in_steps(tokens: Any) -> InSteps:
+    """Token ids of sequences in any shape (..., length), or as ops.documents says, or the symbol of a recording."""
+    if isinstance(tokens, ops.Symbol):
+        return InSteps(tokens, None, None)
+    ids = np.asarray(tokens)
+    steps, places = end_to_end(ops.starts_of(ids.shape))
+    return InSteps(ids.reshape(-1)[places], steps, places)
 
 
 def end_to_end(starts: NDArray[np.int32]) -> tuple[ops.Steps, NDArray[np.int64]]:
@@ -115,19 +134,21 @@ class Recurrent(Module):
         return self.watch("", output), ends[0] if len(ends) == 1 else tuple(ends)
 
     def layers(
-        self, rows: Any, steps: ops.Steps, h: list[Any], c: list[Any]
+        self, rows: Any, steps: ops.Steps, h: list[Any] | None = None, c: list[Any] | None = None
     ) -> tuple[Any, list[Any], list[Any] | None]:
         """Rows step after step through all layers: (rows of the last, last h of each layer and direction, last c).
 
         h and c: the first ones, in the order of the parameters; None: zeros.
         """
+        nothing = [None] * self.num_layers * len(self.suffixes)
+        h, c = h or nothing, c or nothing
         last_h: list[Any] = []
         last_c: list[Any] = []
         for layer in range(self.num_layers):
             outputs = []
             for suffix in self.suffixes:
-                weights, at = _weights(self, f"_l{layer}{suffix}"), len(last_h)
-                out, h_n, c_n = ops.recurrent(self.cell, rows, weights, steps, h[at], c[at], suffix != "")
+                at = len(last_h)
+                out, h_n, c_n = self.direction(f"_l{layer}{suffix}", rows, steps, h[at], c[at], suffix != "")
                 outputs.append(out)
                 last_h.append(h_n)
                 last_c.append(c_n)
@@ -135,6 +156,14 @@ class Recurrent(Module):
             dropped = ops.mask(self.dropout, self.stream + layer) if layer + 1 < self.num_layers else None
             rows = rows if dropped is None else ops.dropout(rows, *dropped.draw)
         return rows, last_h, last_c if self.cell == "lstm" else None
+
+    def weights(self, suffix: str) -> ops.Weights:
+        """Of the layer and direction that parameters of this ending belong to, as this batch reads them."""
+        return parameters_of(self, suffix)
+
+    def direction(self, name: str, rows: Any, steps: ops.Steps, h: Any, c: Any, reverse: bool) -> tuple[Any, Any, Any]:
+        """One layer in one direction, whose parameters end in `name`: what other cells compute in their own way."""
+        return ops.recurrent(self.cell, rows, self.weights(name), steps, h, c, reverse)
 
     def _states(self, state: Any, batch: int, sequences: NDArray[np.int64] | None) -> tuple[list[Any], list[Any]]:
         """The first h and c of each layer and direction, in the order of the rows."""
@@ -149,9 +178,7 @@ class Recurrent(Module):
         wanted = (many, batch, self.hidden_size)
         found = []
         for each in state if pair else (state,):
-            shape = np.shape(each.data if isinstance(each, Tensor) else each)
-            if shape != wanted:
-                raise ValueError(f"{self.cell}: state {shape}, allowed is {wanted}")
+            _check_state(self.cell, each, wanted)
             flat = ops.reshape(each, (many * batch, self.hidden_size))
             own = np.arange(batch) if sequences is None else sequences
             found.append([ops.take_rows(flat, i * batch + own) for i in range(many)])
@@ -172,12 +199,31 @@ class Recurrent(Module):
         shape = (1, length, self.input_size) if self.batch_first else (length, 1, self.input_size)
         pair = isinstance(state, tuple | list)
         given = [] if state is None else list(state) if pair else [state]
+        for each in given:
+            _check_state(self.cell, each, (many, self.hidden_size))
         batched = [ops.reshape(each, (many, 1, self.hidden_size)) for each in given]
         first = None if state is None else tuple(batched) if pair else batched[0]
         y, last = self(ops.reshape(x, shape), first, lengths)
-        y = ops.reshape(y, (length, -1))
+        y = ops.reshape(y, (length, self.hidden_size * len(self.suffixes)))
         ends = [ops.reshape(each, (many, self.hidden_size)) for each in (last if isinstance(last, tuple) else (last,))]
         return y, tuple(ends) if len(ends) == 2 else ends[0]
+
+
+class WeightDrop(Recurrent):
+    """Recurrent layers of which each batch reads hidden-to-hidden weights with some dropped: within ops.noise
+    R becomes R m / (1 - p), m = 0 with probability p, the same at every step. Wan et al. 2013 (DropConnect),
+    PMLR 28; Merity et al. 2017, arXiv:1708.02182.
+    """
+
+    def __init__(self, *args: Any, weight_p: float = 0.0, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.weight_p = weight_p
+
+    def weights(self, suffix: str) -> ops.Weights:
+        """With what this batch drops."""
+        found = super().weights(suffix)
+        mask = ops.mask(self.weight_p, zlib.crc32(suffix.encode(), self.stream))
+        return found if mask is None else found._replace(hidden=ops.dropout(found.hidden, *mask.draw))
 
 
 class RNN(Recurrent):
@@ -240,15 +286,14 @@ class Cell(Module):
         first = [None, None] if state is None else list(state) if lstm else [state, None]
         wanted = (*shape[:-1], self.hidden_size)
         for each in first:
-            found = None if each is None else np.shape(each.data if isinstance(each, Tensor) else each)
-            if found not in (None, wanted):
-                raise ValueError(f"{self.cell}: state {found}, allowed is {wanted}")
+            if each is not None:
+                _check_state(self.cell, each, wanted)
         rows, (h, c) = (
             ops.reshape(x, (-1, self.input_size)),
             (None if each is None else ops.reshape(each, (-1, self.hidden_size)) for each in first),
         )
         steps = ops.Steps(np.ones(rows.shape[0], np.int64))
-        y, _, c = ops.recurrent(self.cell, rows, _weights(self, ""), steps, h, c)
+        y, _, c = ops.recurrent(self.cell, rows, parameters_of(self, ""), steps, h, c)
         y = ops.reshape(y, wanted)
         return (y, ops.reshape(c, wanted)) if lstm else y
 
@@ -280,6 +325,12 @@ def uniform(hidden_size: int, parameter: Parameter, random: np.random.Generator)
     return random.uniform(-bound, bound, parameter.shape).astype(np.float32)
 
 
+def _check_state(cell: str, state: Any, wanted: tuple[int, ...]) -> None:
+    shape = np.shape(state.data if isinstance(state, Tensor) else state)
+    if shape != wanted:
+        raise ValueError(f"{cell}: state {shape}, allowed is {wanted}")
+
+
 def _nonlinear(name: str) -> str:
     if name not in ("tanh", "relu"):
         raise ValueError(f"rnn: nonlinearity {name!r}, allowed are 'tanh' and 'relu'")
@@ -289,14 +340,15 @@ def _nonlinear(name: str) -> str:
 def _define(part: Module, cell: str, inputs: int, units: int, bias: bool, suffix: str) -> None:
     """The parameters of a layer in a direction, in PyTorch's order."""
     outputs = ops.GATES[cell] * units
-    setattr(part, f"weight_ih{suffix}", Parameter(outputs, inputs))
-    setattr(part, f"weight_hh{suffix}", Parameter(outputs, units))
+    setattr(part, f"weight_ih{suffix}", Parameter(outputs, inputs, packed=True))
+    setattr(part, f"weight_hh{suffix}", Parameter(outputs, units, packed=True))
     if bias:
         setattr(part, f"bias_ih{suffix}", Parameter(outputs))
         setattr(part, f"bias_hh{suffix}", Parameter(outputs))
 
 
-def _weights(part: Any, suffix: str) -> ops.Weights:
+def parameters_of(part: Any, suffix: str) -> ops.Weights:
+    """Of a layer in a direction, or of a cell. Raises ValueError where they have no value yet."""
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if part.bias else ("weight_ih", "weight_hh")
     values = [getattr(part, name + suffix).value for name in names]
     if any(value is None for value in values):

@@ -3,6 +3,7 @@ model's forward is being recorded."""
 
 from pyllm.ops.activation import activate, gelu, relu, sigmoid, silu, softcap, swiglu, tanh
 from pyllm.ops.adapted import Adapted
+from pyllm.ops.additive import additive_attention
 from pyllm.ops.arithmetic import (
     _operators,
     add,
@@ -21,16 +22,18 @@ from pyllm.ops.arithmetic import (
 )
 from pyllm.ops.attention import attention, rotary, rotary_table, row_attention, self_attention
 from pyllm.ops.attention_weights import attended, attention_weights
-from pyllm.ops.dropout import dropout, mask, noise
+from pyllm.ops.dropout import dropout, mask, noise, noise_now, shared_dropout
 from pyllm.ops.embedding import embedding
 from pyllm.ops.linear import gated_linear, linear, linear_add, linears, logits, matmul, norm_linear
 from pyllm.ops.loss import cross_entropy, linear_cross_entropy, mse
 from pyllm.ops.norm import Norm, add_norm, layer_norm, normalise, rms_norm, softmax
 from pyllm.ops.panels import forget_panels
+from pyllm.ops.pool import last_rows, max_rows, mean_rows
 from pyllm.ops.precision import autocast
 from pyllm.ops.record import Recorder, Symbol
 from pyllm.ops.recurrent import GATES, Steps, Weights, recurrent
-from pyllm.ops.sequences import documents, put_rows, starts_of, take_rows
+from pyllm.ops.recurrent_steps import recurrent_steps
+from pyllm.ops.sequences import documents, places_of, put_rows, starts_of, take_rows
 from pyllm.ops.watch import Watch, unwatched
 
 _operators()
@@ -47,6 +50,7 @@ __all__ = [
     "activate",
     "add",
     "add_norm",
+    "additive_attention",
     "attended",
     "attention",
     "attention_weights",
@@ -62,6 +66,7 @@ __all__ = [
     "gated_linear",
     "gelu",
     "index",
+    "last_rows",
     "layer_norm",
     "linear",
     "linear_add",
@@ -71,15 +76,20 @@ __all__ = [
     "logits",
     "mask",
     "matmul",
+    "max_rows",
     "mean",
+    "mean_rows",
     "mse",
     "multiply",
     "noise",
+    "noise_now",
     "norm_linear",
     "normalise",
+    "places_of",
     "power",
     "put_rows",
     "recurrent",
+    "recurrent_steps",
     "relu",
     "reshape",
     "rms_norm",
@@ -87,6 +97,7 @@ __all__ = [
     "rotary_table",
     "row_attention",
     "self_attention",
+    "shared_dropout",
     "sigmoid",
     "silu",
     "softcap",

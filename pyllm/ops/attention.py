@@ -53,7 +53,7 @@ def attention(
     if softcap is not None and not softcap > 0:
         raise ValueError(f"attention: softcap {softcap}: above 0")
     scale = d**-0.5 if scale is None else scale
-    out = np.empty_like(q)
+    out = _core.empty(q.shape)
     for i in range(batch if queries else 0):
         a, b, c = (np.ascontiguousarray(x[i].transpose(1, 0, 2)).reshape(x.shape[2], -1) for x in (q, k, v))
         y = _core.attention(a, b, c, heads, groups, d, scale, causal, window or 0, softcap or 0, "F32")
@@ -62,14 +62,18 @@ def attention(
 
 
 def _learning(q: Any, k: Any, v: Any, causal: bool, scale: Any, window: Any, softcap: Any) -> Any:
-    """As attention, for tensors: as many queries as keys."""
+    """As attention, for tensors: causal, as many queries as keys."""
     batch, heads, length, d = q.shape
-    if k.shape != v.shape or k.shape[0] != batch or k.shape[2:] != (length, d) or heads % k.shape[1]:
-        raise ValueError(f"attention: q {q.shape}, k {k.shape}, v {v.shape}: to learn, all of one length")
-    a, b, c = (reshape(transpose(x, 0, 2, 1, 3), (batch * length, x.shape[1] * d)) for x in (q, k, v))
-    starts = np.arange(0, batch * length + 1, length, dtype=np.int32)
+    keys = k.shape[2]
+    if k.shape != v.shape or k.shape[0] != batch or k.shape[3] != d or heads % k.shape[1] or not length or not keys:
+        raise ValueError(f"attention: q {q.shape}, k {k.shape}, v {v.shape}: batch and width must agree, heads divide")
+    if causal and keys != length:
+        raise ValueError(f"attention: {length} queries over {keys} keys: to learn, causal has as many of both")
+    a, b, c = (reshape(transpose(x, 0, 2, 1, 3), (batch * x.shape[2], x.shape[1] * d)) for x in (q, k, v))
+    starts, key_starts = (np.arange(0, batch * n + 1, n, dtype=np.int32) for n in (length, keys))
     scale = d**-0.5 if scale is None else scale
-    y = row_attention(a, b, c, starts, heads, k.shape[1], causal, scale, window or 0, softcap or 0.0)
+    more = window or 0, softcap or 0.0, None if causal else key_starts
+    y = row_attention(a, b, c, starts, heads, k.shape[1], causal, scale, *more)
     return transpose(reshape(y, (batch, length, heads, d)), 0, 2, 1, 3)
 
 
@@ -121,7 +125,7 @@ def _rotated(x: Array, table: Array, places: Any, order: Any) -> Array:
     d = x.shape[-1]
     if (order == np.arange(d)).all():
         return _core.rotary(x.reshape(-1, *x.shape[-2:]), table, places).reshape(x.shape)
-    out = np.empty_like(x)
+    out = _core.empty(x.shape)
     rows = np.ascontiguousarray(x[..., order]).reshape(-1, *x.shape[-2:])
     out[..., order] = _core.rotary(rows, table, places).reshape(x.shape)
     return out
@@ -175,17 +179,20 @@ def row_attention(
     scale: float,
     window: int = 0,
     softcap: float = 0.0,
+    key_starts: Any = None,
 ) -> Any:
     """Attention within each of many sequences whose rows lie one after the other, never the scores of all at once.
 
-    q (..., heads d), k and v (..., groups d), starts as ops.documents; window and softcap 0: none. The backward pass
-    makes the scores again from the logarithms of their sums; of bf16 products it keeps bf16 numbers. Dao et al. 2022,
-    arXiv:2205.14135.
+    q (..., heads d), k and v (..., groups d), starts as ops.documents; window and softcap 0: none. key_starts: the
+    queries of each sequence see all keys of the sequence of that number in k and v, which begin there; not causal. The
+    backward pass makes the scores again from the logarithms of their sums; of bf16 products it keeps bf16 numbers. Dao
+    et al. 2022, arXiv:2205.14135.
     """
     arrays = [float32(x, "attention", name) for x, name in ((q, "q"), (k, "k"), (v, "v"))]
     shapes, rows, kind = [x.shape for x in arrays], int(starts[-1]), product_type()
-    inputs = [x.reshape(rows, -1) for x in arrays]
-    options = (starts, heads, groups, scale, causal, window, softcap, kind)
+    keys = rows if key_starts is None else int(key_starts[-1])
+    inputs = [x.reshape(n, -1) for x, n in zip(arrays, (rows, keys, keys), strict=True)]
+    options = starts, heads, groups, scale, causal, window, softcap, kind, key_starts
     y, sums = _core.attention_forward(*inputs, *options)
     keep = [stored(x, kind) for x in (*inputs, y)] if wants(q, k, v) else []
 

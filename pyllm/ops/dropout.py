@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pyllm import _core
 from pyllm.autograd import record
 from pyllm.ops.arrays import Array, float32
@@ -42,6 +45,20 @@ def dropout(x: Any, p: float, seed: int, stream: int, offset: int = 0) -> Any:
     """
     y = _core.dropout(float32(x, "dropout"), p, seed, stream, offset)
     return record(y, (x,), lambda dy: (_core.dropout(dy, p, seed, stream, offset),))
+
+
+def shared_dropout(x: Any, owners: NDArray[Any], shape: tuple[int, int], draw: tuple[float, int, int, int]) -> Any:
+    """y_r = x_r m[owners_r], where m of `shape` is dropout's (p, seed, stream, offset) of ones: rows share a mask.
+
+    x (rows, width), owners (rows,), shape (how many owners, width), or (..., 1) for rows that are dropped whole. With
+    sequences as owners it is the variational or locked dropout, the same at every step (Gal, Ghahramani 2016,
+    arXiv:1512.05287); with tokens as owners and width 1 words are dropped from the embedding. Raises ValueError.
+    """
+    a = float32(x, "dropout")
+    if a.ndim != 2 or len(a) != len(owners) or shape[1] not in (1, a.shape[1]):
+        raise ValueError(f"dropout: x {a.shape} with {len(owners)} owners, allowed are (owners, {shape[1]})")
+    factors = _core.dropout(np.ones(shape, np.float32), *draw)[owners]
+    return record(a * factors, (x,), lambda dy: (dy * factors,))
 
 
 class Mask:

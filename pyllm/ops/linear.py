@@ -68,7 +68,7 @@ def _products(x: Any, parts: Sequence[tuple[Any, Any]], residual: Any = None, hi
     sizes = [w.shape[0] for w in ws]
     biases = [None if b is None else vector(b, n, "linear", "bias") for n, (_, b) in zip(sizes, parts, strict=True)]
     shapes = [(*a.shape[:-1], n) for n in sizes]
-    ys = [np.empty(shape, np.float32) if residual is None else _copy(residual, shape) for shape in shapes]
+    ys = [_core.empty(shape) if residual is None else _copy(residual, shape) for shape in shapes]
     if a.size == 0:
         return [_nothing(a, y, (residual, x), *part) for y, part in zip(ys, parts, strict=True)]
     rows, kind = a.reshape(-1, a.shape[-1]), product_type()
@@ -133,7 +133,9 @@ def _copy(residual: Any, shape: tuple[int, ...]) -> Array:
     r = float32(residual, "linear_add", "residual")
     if r.shape != shape:
         raise ValueError(f"linear_add: residual {r.shape} and the product {shape} differ")
-    return r.copy()
+    y = _core.empty(shape)
+    y[...] = r
+    return y
 
 
 def times(dy: Array, w: Any, kind: str, transposed: bool, change: Change | None = None) -> Any:

@@ -59,13 +59,13 @@ def linear_cross_entropy(x: Any, weight: Any, targets: Any, bias: Any = None, la
     wanted, count = _targets(targets, len(rows))
     losses = np.empty(len(rows), np.float32)
     learning = wants(x, weight, bias)
-    dx = np.empty_like(rows) if learning else None
+    dx = _core.empty(rows.shape) if learning else None
     dw = weight.lend() if wants(weight) else None
     db = np.zeros(len(w), np.float32) if wants(bias) else None
     pieces = min(len(rows), -(-len(rows) * len(w) // _LOGITS))
     ends = [len(rows) * i // pieces for i in range(pieces + 1)]
     kind = product_type()
-    logits = np.empty((-(-len(rows) // pieces), len(w)), np.float32)
+    logits = _core.empty((-(-len(rows) // pieces), len(w)))
     with panels(w, kind) as packed:
         for first, last in pairwise(ends):
             part, these = rows[first:last], logits[: last - first]
@@ -98,10 +98,10 @@ def _frozen_cross_entropy(x: Any, weight: _core.Weight, targets: Any, label_smoo
     rows, classes = a.reshape(-1, a.shape[-1]), weight.shape[0]
     wanted, count = _targets(targets, len(rows))
     losses = np.empty(len(rows), np.float32)
-    dx = np.empty_like(rows) if wants(x) else None
+    dx = _core.empty(rows.shape) if wants(x) else None
     pieces = min(max(len(rows), 1), -(-len(rows) * classes // _FEWER) or 1)
     ends = [len(rows) * i // pieces for i in range(pieces + 1)]
-    logits = np.empty((-(-len(rows) // pieces), classes), np.float32)
+    logits = _core.empty((-(-len(rows) // pieces), classes))
     for first, last in pairwise(ends):
         these = logits[: last - first]
         if len(these):

@@ -11,7 +11,7 @@ from pyllm.ops.adapted import Adapted
 class Recorder:
     """Collects the kernel calls of one forward. `tokens` is the symbol to call the model with.
 
-    cache: (layers, key/value heads, head width, "F32" or "BF16").
+    cache: (layers, key/value heads, head width, "F32" or "BF16"), no heads where a model has recurrent layers.
     """
 
     def __init__(self, cache: tuple[int, int, int, str], context: int, high: bool = False) -> None:
@@ -90,6 +90,11 @@ class Symbol:
         """Queries over the layer's cache."""
         value = self.recorder.program.attention(self.value, layer, heads, scale, window, softcap)
         return Symbol(self.recorder, value)
+
+    def recurrent(self, cell: str, parts: tuple[Any, Any], hidden: Any, inner_bias: Any) -> Symbol:
+        """h of every row. parts: (weight, bias) of the input products; hidden: weights, of every gate whole panels."""
+        gates = self.linear(None, [(*parts, "store")])[0]
+        return Symbol(self.recorder, self.recorder.program.recurrent(gates.value, cell, hidden, inner_bias))
 
     def add_norm(self, x: Symbol, norm: Any) -> Symbol:
         """This value plus norm(x), in its place."""

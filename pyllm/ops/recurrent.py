@@ -19,6 +19,7 @@ from pyllm.ops.arrays import Array, float32, vector
 from pyllm.ops.linear import times
 from pyllm.ops.panels import panels, sums
 from pyllm.ops.precision import product_type
+from pyllm.ops.record import Symbol
 from pyllm.tensor import Tensor
 
 GATES = {"tanh": 1, "relu": 1, "lstm": 4, "gru": 3}  # of a cell; LSTM's are i, f, g, o, GRU's r, z, n
@@ -27,7 +28,8 @@ GATES = {"tanh": 1, "relu": 1, "lstm": 4, "gru": 3}  # of a cell; LSTM's are i, 
 class Weights(NamedTuple):
     """Of one layer in one direction, as PyTorch has them, gate after gate.
 
-    inputs (gates * units, in), hidden (gates * units, units), biases (gates * units,) both or neither.
+    inputs (gates * units, in) and hidden (gates * units, units), arrays or packed; biases (gates * units,) both or
+    neither.
     """
 
     inputs: Any
@@ -111,12 +113,15 @@ def recurrent(
     gru: h_t = (1 - z) n + z h_(t-1), n = tanh(W x_t + b + r (R h_(t-1) + b')), r and z = sigmoid of theirs.
     x (rows, in) in the order of `steps`; reverse: every sequence from its end. first (sequences, units). A sequence
     without a step keeps its first state. float32; in bf16 the operands of products are rounded, states are not.
+    While recording, the program knows its steps and keeps the states: (h of every row, None, None).
     Raises ValueError for a cell that is not known and shapes that do not fit.
     """
-    a, w, r, biases = _checked(cell, x, weights, steps)
-    units, kind = r.shape[1], product_type()
-    h0, c0 = (_state(each, name, steps, units) for each, name in ((first, "first"), (first_c, "first_c")))
-    gates = np.empty((len(a), len(r)), np.float32)
+    if isinstance(x, Symbol):
+        return _recorded(cell, x, weights, reverse), None, None
+    a, w, r, biases = checked(cell, x, weights, steps)
+    units, kind = r.shape[1], _product_type(weights.hidden)
+    h0, c0 = (first_state(each, name, steps, units) for each, name in ((first, "first"), (first_c, "first_c")))
+    gates = _core.empty((len(a), len(r)))
     bias, inner_bias = _joined(cell, biases, units)
     if len(a) and isinstance(w, _core.Weight):
         _core.linear(a, w, bias, False, gates)
@@ -209,10 +214,40 @@ def _given(array: Any) -> Callable[[], Array]:
     return lambda: np.ascontiguousarray(array)
 
 
-def _checked(cell: str, x: Any, weights: Weights, steps: Steps) -> tuple[Array, Any, Array, list[Array | None]]:
+def _recorded(cell: str, x: Symbol, weights: Weights, reverse: bool) -> Symbol:
+    """A layer of a program. Raises ValueError for one that begins at the end, which no state goes on from."""
+    if reverse:
+        raise ValueError(f"{cell}: backwards there is no next token; layers that read both ways run on whole sequences")
+    units = weights.hidden.shape[1]
+    biases = [None if b is None else vector(b, GATES[cell] * units, cell, "bias") for b in weights[2:]]
+    bias, inner_bias = _joined(cell, biases, units)
+    return x.recurrent(cell, (weights.inputs, bias), _by_gate(weights.hidden, units), inner_bias)
+
+
+def _by_gate(hidden: Any, units: int) -> Any:
+    """Packed weights in which every gate begins with a panel, as F32 or BF16."""
+    if units % 16 == 0 and hidden.dtype in ("F32", "BF16"):
+        return hidden
+    rows = hidden.dequantise(0, hidden.shape[0]).reshape(-1, units, units)
+    whole = np.pad(rows, ((0, 0), (0, -units % 16), (0, 0))).reshape(-1, units)
+    packed = _core.Weight("BF16" if hidden.dtype == "BF16" else "F32", *whole.shape)
+    packed.fill_floats(whole)
+    return packed
+
+
+def _product_type(hidden: Any) -> str:
+    """Of the products with the last state."""
+    if isinstance(hidden, _core.Weight):
+        return "BF16" if hidden.dtype == "BF16" else "F32"
+    return product_type()
+
+
+def checked(cell: str, x: Any, weights: Weights, steps: Steps) -> tuple[Array, Any, Array, list[Array | None]]:
+    """(x, W, R, biases) as arrays that fit each other and the cell. Raises ValueError."""
     if cell not in GATES:
         raise ValueError(f"recurrent: cell {cell!r}, allowed are {', '.join(GATES)}")
-    a, r = float32(x, cell), float32(weights.hidden, cell, "hidden weight")
+    a, r = float32(x, cell), weights.hidden
+    r = r.dequantise(0, r.shape[0]) if isinstance(r, _core.Weight) else float32(r, cell, "hidden weight")
     w = weights.inputs if isinstance(weights.inputs, _core.Weight) else float32(weights.inputs, cell, "input weight")
     gates = GATES[cell]
     if r.ndim != 2 or r.shape[1] < 1 or r.shape[0] != gates * r.shape[1]:
@@ -225,7 +260,8 @@ def _checked(cell: str, x: Any, weights: Weights, steps: Steps) -> tuple[Array, 
     return a, w, r, [None if b is None else vector(b, len(r), cell, name) for b, name in named]
 
 
-def _state(state: Any, name: str, steps: Steps, units: int) -> Array | None:
+def first_state(state: Any, name: str, steps: Steps, units: int) -> Array | None:
+    """A first state (sequences, units) as an array. Raises ValueError."""
     if state is None:
         return None
     array = float32(state, "recurrent", name)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pyllm.autograd import record
 from pyllm.ops.arrays import Array, float32
+from pyllm.ops.record import Symbol
 
 _starts: ContextVar[NDArray[np.int32] | None] = ContextVar("starts", default=None)
 
@@ -66,9 +67,16 @@ def take_rows(x: Any, index: NDArray[np.int64]) -> Any:
     return record(a[index], (x,), derivative)
 
 
-def put_rows(x: Any, index: NDArray[np.int64], rows: int) -> Any:
-    """(rows, width) with the rows of x at index, each place at most once, and zeros elsewhere."""
+def put_rows(x: Any, index: NDArray[np.int64], rows: int | tuple[int, ...]) -> Any:
+    """(rows, width) or (*rows, width) with the rows of x at index, each place at most once, and zeros elsewhere.
+
+    While recording, x: a replay brings its rows into order by itself.
+    """
+    if isinstance(x, Symbol):
+        return x
     a = float32(x, "put_rows")
-    y = np.zeros((rows, a.shape[1]), np.float32)
+    width = a.shape[1]
+    y = np.zeros((int(np.prod(rows)), width), np.float32)
     y[index] = a
-    return record(y, (x,), lambda dy: (dy[index],))
+    y = y.reshape(*(rows if isinstance(rows, tuple) else (rows,)), width)
+    return record(y, (x,), lambda dy: (dy.reshape(-1, width)[index],))

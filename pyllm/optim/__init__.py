@@ -1,9 +1,10 @@
-"""How gradients change weights: AdamW and SGD, learning-rate schedules, clipping. PyTorch's names and formulas."""
+"""How gradients change weights: AdamW, SGD, NT-ASGD, learning rates by step, clipping. PyTorch's names and formulas."""
 
-from pyllm.optim.optimizers import SGD, AdamW, Optimizer, clip_grad_norm_
-from pyllm.optim.schedules import constant, cosine, inverse_sqrt, linear, one_cycle, schedule
+from pyllm.optim.optimizers import NTASGD, SGD, AdamW, Optimizer, clip_grad_norm_
+from pyllm.optim.schedules import constant, cosine, inverse_sqrt, linear, one_cycle, schedule, slanted_triangular
 
 __all__ = [
+    "NTASGD",
     "SGD",
     "AdamW",
     "Optimizer",
@@ -14,4 +15,5 @@ __all__ = [
     "linear",
     "one_cycle",
     "schedule",
+    "slanted_triangular",
 ]

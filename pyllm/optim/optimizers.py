@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,14 +14,20 @@ from pyllm.tensor import Array, Tensor
 Groups = Iterable[Tensor] | Iterable[dict[str, Any]]
 
 
+def _zeros(size: int) -> Array:
+    zeros = _core.empty((size,))
+    zeros.fill(0)
+    return zeros
+
+
 class Group:
     """Tensors that share options. Their numbers and gradients become parts of two flat arrays."""
 
     def __init__(self, tensors: Sequence[Tensor], options: dict[str, Any]) -> None:
         self.tensors = list(tensors)
         self.options = options
-        self.numbers = np.empty(sum(t.size for t in self.tensors), np.float32)
-        self.gradients = np.zeros_like(self.numbers)
+        self.numbers = _core.empty((sum(t.size for t in self.tensors),))
+        self.gradients = _zeros(self.numbers.size)
         self._places = []
         end = 0
         for tensor in self.tensors:
@@ -66,7 +73,7 @@ class Optimizer:
             self.check(mine)
             self.groups.append(Group(each["params"], mine))
         self.steps = 0
-        self.state = [{name: np.zeros_like(g.numbers) for name in self.state_names} for g in self.groups]
+        self.state = [{name: _zeros(g.numbers.size) for name in self.state_names} for g in self.groups]
         self._rates = [group.options["lr"] for group in self.groups]
 
     def check(self, options: dict[str, Any]) -> None:
@@ -161,6 +168,74 @@ class SGD(Optimizer):
             group.numbers, group.gradients, moving, o["lr"], o["momentum"], o["weight_decay"], o["nesterov"], scale,
             self.steps == 1,
         )  # fmt: skip
+
+
+class NTASGD(Optimizer):
+    """SGD that takes the mean of its weights from the moment when the validation loss stops to fall: NT-ASGD.
+
+    p -= lr (g + weight_decay p). Averaging begins after heard() a loss that is above the least of those before the
+    last n: T; from then on average += (p - average) / max(1, t - T - 1). torch.optim.ASGD's with lambd 0 and t0 = T.
+    Merity et al. 2017, arXiv:1708.02182, algorithm 1; Polyak, Juditsky 1992, SIAM J. Control Optim. 30.
+    """
+
+    defaults: ClassVar[dict[str, Any]] = {"lr": 30.0, "weight_decay": 0.0}
+    state_names = ("average",)
+
+    def __init__(self, parameters: Groups, n: int = 5, **options: Any) -> None:
+        super().__init__(parameters, **options)
+        if n < 1:
+            raise ValueError(f"NTASGD: n is {n}, allowed is 1 or more")
+        # T, how many losses were heard, the least but for the last n, and those: finite, as checkpoints want numbers
+        self.clock = np.zeros(3 + n, np.float32)
+
+    @property
+    def averaging(self) -> bool:
+        """Whether it has begun."""
+        return self.clock[0] > 0
+
+    def heard(self, loss: Any) -> None:
+        """A validation loss of the weights of now."""
+        loss, least, last = np.float32(loss), self.clock[2], self.clock[3:]
+        count = int(self.clock[1])
+        if not self.averaging and count > len(last) and loss > least:
+            self.clock[0] = self.steps
+        if count >= len(last):
+            self.clock[2] = last[0] if count == len(last) else min(least, last[0])
+        last[:-1] = last[1:].copy()
+        last[-1] = loss
+        self.clock[1] = count + 1
+
+    def update(self, group: Group, state: dict[str, Array], scale: float) -> None:
+        """One pass over weights and gradients, and one over the average once it is kept."""
+        o = group.options
+        _core.sgd(group.numbers, group.gradients, None, o["lr"], 0.0, o["weight_decay"], False, scale, False)
+        if self.averaging:
+            share = np.float32(1 / max(1, self.steps - int(self.clock[0]) - 1))
+            state["average"] += (group.numbers - state["average"]) * share
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within it the tensors hold the average, where there is one."""
+        if not self.averaging or self.steps <= self.clock[0]:
+            yield
+            return
+        held = [group.numbers.copy() for group in self.groups]
+        self.take_average()
+        try:
+            yield
+        finally:
+            for group, numbers in zip(self.groups, held, strict=True):
+                group.numbers[...] = numbers
+
+    def take_average(self) -> None:
+        """Have the tensors be the average, where there is one."""
+        if self.averaging and self.steps > self.clock[0]:
+            for group, state in zip(self.groups, self.state, strict=True):
+                group.numbers[...] = state["average"]
+
+    def state_dict(self) -> dict[str, Array]:
+        """Also the clock."""
+        return super().state_dict() | {"clock": self.clock}
 
 
 def clip_grad_norm_(tensors: Iterable[Tensor], max_norm: float) -> float:

@@ -45,6 +45,20 @@ def one_cycle(steps: int, warmup: int = 0, start: float = 1 / 25, least: float =
     return factor
 
 
+def slanted_triangular(steps: int, warmup: int = 0, cut: float = 0.1, ratio: float = 32.0) -> Schedule:
+    """A steep straight rise over `warmup` steps (0: a share `cut` of all), then a long straight fall; at both ends
+    1 / ratio of the peak. (1 + p (ratio - 1)) / ratio, p = t / c below c = floor(cut steps), else
+    1 - (t - c) / (steps - c). Howard, Ruder 2018, arXiv:1801.06146.
+    """
+    top = warmup or max(1, math.floor(cut * steps))
+
+    def factor(step: int) -> float:
+        p = step / top if step < top else 1 - _done(step, steps, top)
+        return (1 + p * (ratio - 1)) / ratio
+
+    return factor
+
+
 def inverse_sqrt(steps: int, warmup: int = 4000) -> Schedule:
     """min((step + 1) / warmup, sqrt(warmup / (step + 1))): the Transformer's. Vaswani et al. 2017, arXiv:1706.03762."""
     least = max(warmup, 1)
@@ -62,6 +76,7 @@ _KINDS: dict[str, Callable[..., Schedule]] = {
     "cosine": cosine,
     "one_cycle": one_cycle,
     "inverse_sqrt": inverse_sqrt,
+    "slanted_triangular": slanted_triangular,
 }
 
 

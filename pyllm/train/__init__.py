@@ -8,6 +8,8 @@ from pyllm.nn import LoraConfig
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback, ProgressBar
 from pyllm.train.checkpoint import Checkpoints, check_facts, read_checkpoint
+from pyllm.train.groups import layer_groups
+from pyllm.train.learner import Learner, Recipe
 from pyllm.train.log import LOG, TIMINGS, Log, read
 from pyllm.train.trainer import Result, Trainer
 
@@ -18,15 +20,18 @@ __all__ = [
     "CheckpointError",
     "Checkpoints",
     "LaterVersionError",
+    "Learner",
     "Log",
     "LoraConfig",
     "ProgressBar",
+    "Recipe",
     "Result",
     "Trainer",
     "TrainingArguments",
     "TrainingError",
     "add_adapter",
     "check_facts",
+    "layer_groups",
     "read",
     "read_checkpoint",
 ]

@@ -16,6 +16,9 @@ FREE = (
     "gradient_checkpointing",
 )
 
+LATER = ("optim", "layer_divisor")  # which checkpoints of older versions do not name: they mean the default
+OPTIMIZERS = ("adamw", "sgd", "nt_asgd")
+
 _KINDS: dict[str, Any] = {"str": (str, os.PathLike), "bool": bool, "int": int, "float": (int, float)}
 _NAMES = {"str": "text", "bool": "True or False", "int": "a whole number", "float": "a number"}
 
@@ -25,10 +28,13 @@ class TrainingArguments:
     """One step takes per_device_train_batch_size x gradient_accumulation_steps samples.
 
     max_steps: how many steps, or 0 for num_train_epochs over the data. learning_rate is the peak, lr_scheduler_type
-    "constant", "linear", "cosine", "one_cycle" or "inverse_sqrt" after warmup_steps (or warmup_ratio of all steps).
+    "constant", "linear", "cosine", "one_cycle", "inverse_sqrt" or "slanted_triangular" after
+    warmup_steps (or warmup_ratio of all steps).
     max_grad_norm: gradients are scaled down to it, 0 for never. bf16: products of numbers rounded to bfloat16, weights
     and sums in float32. gradient_checkpointing: keep the inputs of layers alone and run each layer again on the way
     back, which takes less memory and more time for the same bits; a model that does so keeps on where it is False.
+    optim: "adamw", "sgd" (momentum 0.9) or "nt_asgd", which evaluates every eval_steps to know when averaging begins.
+    layer_divisor: each layer's rate is that of the one above divided by it (discriminative fine-tuning: 2.6).
     save_steps, eval_steps: how often, 0 for at the end alone.
     A run goes on with the same values alone (max_steps and num_train_epochs, too: the schedule depends on them); FREE
     are the exceptions. Raises ValueError.
@@ -55,6 +61,8 @@ class TrainingArguments:
     save_total_limit: int = 2
     eval_steps: int = 0
     seed: int = 0
+    optim: str = "adamw"
+    layer_divisor: float = 1.0
 
     def __post_init__(self) -> None:
         ones = {"per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"}
@@ -65,6 +73,10 @@ class TrainingArguments:
                 raise ValueError(f"TrainingArguments: {field.name} is {value!r}, allowed is {_NAMES[kind]}")
             if isinstance(value, (int, float)) and not least <= value < float("inf"):
                 raise ValueError(f"TrainingArguments: {field.name} is {value}, allowed is {least} or more")
+        if self.optim not in OPTIMIZERS:
+            raise ValueError(f"TrainingArguments: optim is {self.optim!r}, allowed are {', '.join(OPTIMIZERS)}")
+        if self.layer_divisor < 1:
+            raise ValueError(f"TrainingArguments: layer_divisor is {self.layer_divisor}, allowed is 1 or more")
         if not self.output_dir or not (self.max_steps or self.num_train_epochs):
             found = "no output_dir" if not self.output_dir else "max_steps and num_train_epochs are both 0"
             raise ValueError(f"TrainingArguments: {found}; a folder, and one of them above 0")
@@ -76,7 +88,10 @@ class TrainingArguments:
 
     def binding(self) -> dict[str, Any]:
         """What must be the same for a run to go on to the same result."""
-        return {name: value for name, value in asdict(self).items() if name not in FREE}
+        free = [name for name in FREE if name != "eval_steps" or self.optim != "nt_asgd"]  # which learns of losses
+        usual = {field.name: field.default for field in fields(self) if field.name in LATER}
+        values = {name: value for name, value in asdict(self).items() if name not in free}
+        return {name: value for name, value in values.items() if usual.get(name, value) != value or name not in usual}
 
     def total_steps(self, samples: int) -> int:
         """Steps of the whole run over data of so many samples."""

@@ -84,8 +84,6 @@ class Samples(Callback):
     def on_evaluate(self, trainer: Any, step: int, loss: float) -> None:
         """Continue every prompt with the weights of now."""
         model = trainer.model
-        if not model.generates:
-            return
         model.eval()
         try:
             for prompt in self.prompts:

@@ -45,13 +45,13 @@ def pretrain(
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = new_config(family, **({"vocab_size": tokenizer.vocab_size} | ends | fields))
     length = context or int(config.context_length)
-    _refuse(family, config, arguments, length)
+    refuse_unless_trains(family, config, arguments, length)
     data = Packed(Shards(shards, "train", tokenizer=tokenizer), length, arguments.seed)
     valid = validation(shards, length, arguments.seed)
     model = AutoModelForCausalLM.from_config(config, arguments.seed)
     model.open_tokenizer = lambda: tokenizer
     facts = {"config": asdict(config), "data": data.shards.identity, "tokenizer": fingerprint(tokenizer)}
-    return _run(model, tokenizer, data, valid, arguments, callbacks, facts | {"context": length}, command)
+    return carry_out(model, tokenizer, data, valid, arguments, callbacks, facts | {"context": length}, command)
 
 
 def finetune(
@@ -75,7 +75,7 @@ def finetune(
     if model.adapters:
         raise ValueError(f"finetune: {name} is an adapter; merge it first: pyllm convert {name} FOLDER")
     length = min(context, model.context_length)
-    _refuse(name, model.config, arguments, length, None if lora is None else (lora.r, stored_bytes(model)))
+    refuse_unless_trains(name, model.config, arguments, length, None if lora is None else (lora.r, stored_bytes(model)))
     rows = Conversations(records, tokenizer, length, arguments.seed)
     data, valid = rows.held_out(min(held_out, max(1, len(rows) // 10)))
     about = data.report | {"sha256": data.identity}
@@ -86,7 +86,7 @@ def finetune(
     if lora is not None:
         model.add_adapter(lora, seed=arguments.seed)
         facts["lora"] = asdict(lora) | {"target_modules": sorted(model.learned())}
-    return _run(model, tokenizer, data, valid, arguments, callbacks, facts, command, (prompts, before))
+    return carry_out(model, tokenizer, data, valid, arguments, callbacks, facts, command, (prompts, before))
 
 
 def validation(shards: str, length: int, seed: int = 0) -> Packed | None:
@@ -102,8 +102,13 @@ def stored_bytes(model: Any) -> int:
     return sum(parameter.value.nbytes for parameter in model.own_parameters().values())
 
 
-def _refuse(name: str, config: Any, a: TrainingArguments, length: int, frozen: tuple[int, int] | None = None) -> None:
-    """frozen: (rank, bytes of the weights) where an adapter learns and not the model."""
+def refuse_unless_trains(
+    name: str, config: Any, a: TrainingArguments, length: int, frozen: tuple[int, int] | None = None
+) -> None:
+    """Raise DoesNotFitError for a run that memory cannot hold.
+
+    frozen: (rank, bytes of the weights) where an adapter learns and not the model.
+    """
     values = asdict(config) | {"model_type": type(config).__module__.rpartition(".")[2]}
     dtype = "bf16" if a.bf16 else "fp32"
     rank, weights = frozen or (0, None)
@@ -111,7 +116,7 @@ def _refuse(name: str, config: Any, a: TrainingArguments, length: int, frozen: t
     refuse_unless_fits(plan._replace(checkpointing=a.gradient_checkpointing), available())
 
 
-def _run(
+def carry_out(
     model: Any,
     tokenizer: Any,
     data: Any,
@@ -121,10 +126,14 @@ def _run(
     facts: dict[str, Any],
     command: str,
     asked: tuple[list[Prompt], list[list[int]]] | None = None,
+    samples: Samples | None = None,
 ) -> Result:
-    """asked: prompts, and what the model answered before."""
+    """Train, then write the model, its tokenizer and run.json beside the checkpoints.
+
+    asked: prompts, and what the model answered before.
+    """
     out = make_folder(arguments.output_dir)
-    samples = Samples()
+    samples = samples or Samples()
     samples.texts = _earlier(os.path.join(out, "run.json"))
     trainer = Trainer(model, data, arguments, valid, [*callbacks, samples], facts)
     result = trainer.train()

@@ -20,11 +20,12 @@ from pyllm import _core, ops
 from pyllm.autograd import no_grad
 from pyllm.errors import TrainingError
 from pyllm.formats.memory import available
-from pyllm.optim import AdamW, schedule
+from pyllm.optim import NTASGD, schedule
 from pyllm.tensor import Array
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback
 from pyllm.train.checkpoint import Checkpoints, check_facts, plain
+from pyllm.train.groups import optimizer_of
 from pyllm.train.log import Log, read
 
 IGNORED = -100
@@ -76,7 +77,10 @@ class Trainer:
                 found = f"{type(model).__name__} has no gradient_checkpointing_enable()"
                 raise ValueError(f"train: gradient_checkpointing: {found}, allowed are models of layers")
             model.gradient_checkpointing_enable()
-        self.optimizer = AdamW(_groups(model, arguments.weight_decay), **_adam(arguments))
+        self.optimizer = optimizer_of(model, arguments)
+        if isinstance(self.optimizer, NTASGD) and (valid is None or not arguments.eval_steps):
+            found = "no validation data" if valid is None else "eval_steps 0"
+            raise ValueError(f"train: nt_asgd with {found}, allowed are both: it begins by the validation loss")
         self._rate = schedule(arguments.lr_scheduler_type, self.total, arguments.warmup(self.total))
         self._flops = model.training_flops()
         self._peak, self._trained = math.nan, 0.0
@@ -115,6 +119,8 @@ class Trainer:
                     saved = self._run(checkpoints, log)
                 finally:
                     self._tell("on_train_end")
+                if saved >= self.total and isinstance(self.optimizer, NTASGD):
+                    self.optimizer.take_average()
                 return Result(saved, self.loss, self.valid_loss, saved >= self.total)
 
     def _run(self, checkpoints: Checkpoints, log: Log) -> int:
@@ -124,7 +130,7 @@ class Trainer:
             while self.step < self.total and not self._stopped:
                 values = self._one_step()
                 if self.valid is not None and _due(self.step, a.eval_steps, self.total):
-                    values["valid_loss"] = self.evaluate()
+                    values["valid_loss"] = self._judged()
                 self._write(log, values)
                 if _due(self.step, a.save_steps, self.total):
                     self._save(checkpoints, log)
@@ -168,9 +174,23 @@ class Trainer:
             "rows": tokens,
         }
 
+    def try_rate(self, factor: float) -> float:
+        """A step at `factor` times the learning rate, of which nothing is written; the loss before it."""
+        self._rate = lambda step: factor
+        return float(self._one_step()["loss"])
+
     def _loss(self, ids: Array, targets: Array, starts: Array) -> Any:
         with ops.documents(starts), ops.autocast("bf16" if self.arguments.bf16 else "fp32"):
             return self.model.loss(ids, targets)
+
+    def _judged(self) -> float:
+        """The validation loss, of the average where weights are averaged."""
+        if not isinstance(self.optimizer, NTASGD):
+            return self.evaluate()
+        with self.optimizer.averaged():
+            loss = self.evaluate()
+        self.optimizer.heard(loss)
+        return loss
 
     def evaluate(self) -> float:
         """Mean loss in nats of a target over all validation data, without learning; NaN where nothing is wanted."""
@@ -255,20 +275,6 @@ class Trainer:
     def _tell(self, event: str) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(self)
-
-
-def _groups(model: Any, decay: float) -> list[dict[str, Any]]:
-    """Matrices decay, vectors (biases, norms) do not."""
-    tensors = model.parameters()
-    groups = [
-        {"params": [t for t in tensors if t.ndim > 1], "weight_decay": decay},
-        {"params": [t for t in tensors if t.ndim < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
-
-
-def _adam(a: TrainingArguments) -> dict[str, Any]:
-    return {"lr": a.learning_rate, "betas": (a.adam_beta1, a.adam_beta2), "eps": a.adam_epsilon}
 
 
 def _due(step: int, every: int, total: int) -> bool:

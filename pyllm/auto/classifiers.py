@@ -1,0 +1,90 @@
+"""Text classifiers as folders: a language model's folder, and beside it classifier.json and head.safetensors."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, fields
+from typing import Any
+
+import numpy as np
+
+from pyllm.errors import ModelFileError, printable
+from pyllm.formats import download
+from pyllm.formats.json_file import load_json
+from pyllm.formats.safetensors import SafeTensors
+from pyllm.formats.safetensors_writer import write_safetensors
+from pyllm.formats.writing import Staging, make_folder, tensor_of
+from pyllm.models.classifier import ClassifierConfig, TextClassifier
+
+FORMAT, VERSION = "pyllm text classifier", 1
+CONFIG, WEIGHTS = "classifier.json", "head.safetensors"
+_LONGEST = 1 << 24
+_KINDS = {"classes": list, "pooling": str, "hidden": int, "dropout": float, "bptt": int, "max_len": int}
+
+
+def is_classifier(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds a text classifier."""
+    return os.path.isfile(os.path.join(os.fspath(path), CONFIG))
+
+
+def save_classifier(model: TextClassifier, path: str | os.PathLike[str]) -> None:
+    """Write the folder; the trunk's files open as a language model's do. Raises ModelFileError."""
+    folder = make_folder(path)
+    arrays = {name: parameter.array() for name, parameter in model.head.own_parameters().items()}
+    tensors = [tensor_of(name, array) for name, array in arrays.items()]
+    about = {"format": FORMAT, "version": VERSION, **asdict(model.config)}
+    model.trunk.save_pretrained(folder, dtype="float32")
+    with Staging(folder, sum(each.nbytes for each in tensors)) as staging:
+        with staging.create(WEIGHTS) as file:
+            write_safetensors(file, tensors)
+        with staging.create(CONFIG) as file:
+            file.write((json.dumps(about, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+class AutoModelForSequenceClassification:
+    """Text classifiers by path."""
+
+    @staticmethod
+    def from_pretrained(path: str | os.PathLike[str], **options: Any) -> TextClassifier:
+        """The classifier of a folder that save_classifier has written, ready to run; options as the language model's
+        from_pretrained takes them. Raises ModelFileError.
+        """
+        from pyllm.auto import AutoModelForCausalLM
+
+        place = download.resolve(path)
+        config = _config(os.path.join(place, CONFIG))
+        model = TextClassifier(AutoModelForCausalLM.from_pretrained(place, **options), config)
+        name = os.path.join(place, WEIGHTS)
+        wanted = {name: parameter.shape for name, parameter in model.head.own_parameters().items()}
+        with SafeTensors(name) as file:
+            for each in (*wanted, *file.tensors):
+                info = file.tensors.get(each)
+                found = "missing" if info is None else f"{info.dtype} {list(info.shape)}"
+                if info is None or each not in wanted or (info.dtype, info.shape) != ("F32", wanted[each]):
+                    allowed = f"F32 {list(wanted[each])}" if each in wanted else "no such tensor"
+                    raise ModelFileError(name, f"tensor '{printable(each)}'", None, found, allowed)
+            state = {each: file.read(file.tensors[each]).view("<f4").reshape(wanted[each]) for each in wanted}
+        if not all(np.isfinite(array).all() for array in state.values()):
+            raise ModelFileError(name, "", None, "holds nan or infinity", "finite numbers")
+        model.head.load_state_dict(state)
+        return model.eval()  # type: ignore[no-any-return]
+
+
+def _config(path: str) -> ClassifierConfig:
+    """What classifier.json says. Raises ModelFileError."""
+    if not os.path.exists(path):
+        raise ModelFileError(path, "", None, "no such file", "the folder of a text classifier")
+    values = load_json(path, _LONGEST)
+    if not isinstance(values, dict) or values.get("format") != FORMAT or values.get("version") != VERSION:
+        raise ModelFileError(path, "format", None, "not of a text classifier", f"'{FORMAT}', version {VERSION}")
+    for name, kind in _KINDS.items():
+        value = values.get(name)
+        right = isinstance(value, int | float if kind is float else kind) and not isinstance(value, bool)
+        if not right or (isinstance(value, list) and not all(isinstance(each, str) for each in value)):
+            raise ModelFileError(path, name, None, printable(repr(value), 100), f"{kind.__name__}")
+    given = {field.name: values[field.name] for field in fields(ClassifierConfig)}
+    try:
+        return ClassifierConfig(**(given | {"classes": tuple(given["classes"])}))
+    except ValueError as error:
+        raise ModelFileError(path, "", None, printable(error, 300), "a configuration in its ranges") from error

@@ -1,0 +1,48 @@
+"""Encoder-decoders from folders and configurations, under Hugging Face's name."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from pyllm import _core
+from pyllm.auto import AutoTokenizer, config_of, opened
+from pyllm.auto.new import PAIRS, new_model
+from pyllm.auto.weights import load_weights
+from pyllm.errors import ModelFileError, printable
+from pyllm.models.encoder_decoder import EncoderDecoder
+
+
+class AutoModelForSeq2SeqLM:
+    """Models that say a target for a source, by path, or new ones from a configuration."""
+
+    @staticmethod
+    def from_config(config: Any, seed: int = 0) -> EncoderDecoder:
+        """A model with random weights, ready to learn; the configuration as pyllm.auto.new.new_config makes it."""
+        model: EncoderDecoder = new_model(config, seed)
+        return model
+
+    @staticmethod
+    def from_pretrained(
+        path: str | os.PathLike[str], *, dtype: Any = "auto", threads: int | None = None
+    ) -> EncoderDecoder:
+        """Load a folder, ready to run. dtype: "auto" keeps weights as stored, "float32" and "bfloat16" convert.
+
+        Raises ModelFileError for bad files and for families that have no encoder, ValueError for unknown types.
+        """
+        if threads is not None:
+            _core.set_threads(threads)
+        with opened(path) as source:
+            config, values = config_of(source)
+            if values["model_type"] not in PAIRS:
+                kind = printable(values["model_type"])
+                raise ModelFileError(os.fspath(path), "config 'model_type'", None, kind, f"one of {', '.join(PAIRS)}")
+            family = import_module(f"pyllm.models.{values['model_type']}")
+            model: EncoderDecoder = family.Model(config)
+            model.open_tokenizer = partial(AutoTokenizer.from_pretrained, path)
+            model.generation_config = getattr(source, "generation_config", None) or None
+            load_weights(model, family, source, values, dtype)
+        model.name_or_path = os.fspath(path)
+        return model

@@ -1,0 +1,134 @@
+"""Text classifiers on the command line: what finetune, predict and eval do with them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from pyllm.cli import options, output, training
+from pyllm.errors import printable
+
+USUAL = {"batch": 32, "epochs": 4.0, "context": 128}  # of finetune --task classify
+RATES = {True: 4e-3, False: 1e-4}  # of recurrent models, of others
+_SHOWN = 70  # characters of a text
+
+
+def add_finetune(parser: argparse.ArgumentParser) -> None:
+    """What `finetune --task classify` asks for besides."""
+    group = parser.add_argument_group("--task classify", "texts with labels: csv, tsv or jsonl")
+    add = group.add_argument
+    add("--recipe", choices=("ulmfit", "plain", "one_cycle"), default="ulmfit", help="layer after layer, or (ulmfit)")
+    add("--lm-epochs", type=options.real(0.0), default=1.0, metavar="X", help="of the texts' language before (1)")
+    add("--lm-lr", type=options.real(0.0), metavar="X", help="its highest learning rate (--lr)")
+    add("--drop-mult", type=options.real(0.0), default=1.0, metavar="X", help="times an AWD-LSTM's dropouts (1)")
+    add("--pooling", choices=("concat", "last", "max", "mean"), help="of a text (concat; decoders: last)")
+    add("--valid-share", type=options.real(0.0, 0.99), default=0.1, metavar="X", help="share of texts held out (0.1)")
+    add_columns(group)
+
+
+def add_columns(parser: Any) -> None:
+    """--text and --label."""
+    parser.add_argument("--text", metavar="NAME", help="column or field of the text (text, sentence, review, ...)")
+    parser.add_argument("--label", metavar="NAME", help="column or field of the label (label, class, target, ...)")
+
+
+def finetune(args: argparse.Namespace) -> int:
+    """Learn texts, score those held out beside the baseline; the same command goes on where it was interrupted."""
+    from pyllm.auto import AutoConfig
+    from pyllm.data import read_texts
+    from pyllm.evaluate.texts import compared
+    from pyllm.train import ProgressBar
+    from pyllm.train.texts import TextSettings, finetune_texts, write_facts
+
+    rows = read_texts(args.data[0], args.text, args.label)
+    recurrent = type(AutoConfig.from_pretrained(args.model)).__module__.endswith((".rnn", ".ulmfit"))
+    args.lr = RATES[recurrent] if args.lr is None else args.lr
+    settings = TextSettings(
+        recipe=args.recipe,
+        lm_epochs=args.lm_epochs,
+        lm_lr=args.lr if args.lm_lr is None else args.lm_lr,
+        lm_context=args.context,
+        drop_mult=args.drop_mult,
+        valid=args.valid_share,
+        pooling=args.pooling or ("concat" if recurrent else "last"),
+    )
+    told: dict[str, str] = {}
+
+    def tell(stage: str, text: str) -> None:
+        told[stage] = text
+        if not args.json:
+            print(f"{stage:<8}  {text}", flush=True)
+
+    arguments = training.arguments(args)
+    learned = finetune_texts(args.model, rows, arguments, settings, [ProgressBar()], tell)
+    if not learned.result.complete:
+        return training.tell(args, learned.result)
+    scores, lines = compared(learned, args.out)
+    write_facts(learned, arguments, settings, training.command(), scores)
+    tell("evaluate", "\n          ".join(lines))
+    result = learned.result
+    facts = {"out": args.out, "told": told, "scores": scores, "loss": result.loss, "valid_loss": result.valid_loss}
+    return output.facts(args, facts, f"written   {printable(args.out)}")
+
+
+def opened(run: str, args: argparse.Namespace) -> tuple[Any, Any]:
+    """The classifier and its tokenizer."""
+    from pyllm.auto import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(run, threads=args.threads)
+    return model, AutoTokenizer.from_pretrained(run)
+
+
+def predict(args: argparse.Namespace) -> int:
+    """Print or write the likeliest class of each text, and its probability."""
+    from pyllm.cli.predict import written
+    from pyllm.data import read_texts
+    from pyllm.evaluate.texts import probabilities
+    from pyllm.formats.writing import Staging, check_target
+
+    model, tokenizer = opened(args.run, args)
+    texts: list[str] = []
+    for each in args.data:
+        texts += read_texts(each, args.text).texts if os.path.exists(each) else [each]
+    found = probabilities(model, tokenizer, texts)
+    classes = model.config.classes
+    rows = [(classes[row.argmax()], round(float(row.max()), 6)) for row in found]
+    if args.output is not None:
+        target = check_target(args.output, args.overwrite)
+        with Staging(target) as staging, staging.create(os.path.basename(args.output)) as file:
+            file.write(written([("prediction", "probability"), *rows]).encode())
+        facts = {"path": args.output, "texts": len(texts), "classes": list(classes)}
+        return output.facts(args, facts, f"{printable(args.output)}: {len(texts):,} predictions")
+    if args.json:
+        facts = {"classes": list(classes), "predictions": [each for each, _ in rows], "probabilities": found.tolist()}
+        return output.facts(args, facts, "")
+    if sys.stdout.isatty():
+        pairs = zip(rows, texts, strict=True)
+        print(output.table([(printable(each, 20), f"{p:.4f}", printable(text, _SHOWN)) for (each, p), text in pairs]))
+    else:
+        sys.stdout.write(written([("prediction", "probability"), *rows]))
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Print the scores of labelled texts, beside the baseline's."""
+    from pyllm.data import read_texts
+    from pyllm.data.labelled import numbered
+    from pyllm.evaluate.baseline import open_baseline
+    from pyllm.evaluate.metrics import METRICS
+    from pyllm.evaluate.texts import judge, told
+
+    names = tuple(METRICS) if args.metric is None else tuple(each.strip() for each in args.metric.split(","))
+    model, tokenizer = opened(args.model, args)
+    if len(args.data) > 1:
+        raise options.UsageError(f"--data: {len(args.data)} places; a text classifier is measured on one file")
+    rows = read_texts(args.data[0], args.text, args.label)
+    targets, _ = numbered(rows.labels, model.config.classes)
+    known = [i for i in range(len(targets)) if targets[i] >= 0][: args.samples]
+    if not known:
+        raise ValueError(f"{args.data[0]}: labels: none is there, allowed are {', '.join(model.config.classes)}")
+    texts = [rows.texts[i] for i in known]
+    found = judge(model, tokenizer, texts, targets[known], open_baseline(args.model), names)
+    return output.facts(args, found, "\n".join(told(found)))

@@ -1,0 +1,188 @@
+"""Texts with labels, from tables and jsonl files, as samples that are functions of the position."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm.data.packed import IGNORED, Batch, shuffled
+from pyllm.data.readers import json_lines
+from pyllm.data.sources import find
+from pyllm.errors import DataError, printable
+from pyllm.formats.csv_file import CsvFile, listed
+
+TEXT_NAMES = ("text", "sentence", "review", "content", "document", "body")
+LABEL_NAMES = ("label", "class", "target", "category", "sentiment")
+TABLES = (".csv", ".tsv")
+
+Ids = NDArray[np.int32]
+
+
+class Texts(NamedTuple):
+    """What a file holds: texts, and the label of each, None where it has none."""
+
+    texts: list[str]
+    labels: list[str | None]
+
+
+def read_texts(path: str | os.PathLike[str], text: str | None = None, label: str | None = None) -> Texts:
+    """The texts of a csv, tsv or jsonl file (also packed), each with its label; of any other file each line is a text.
+
+    text, label: names of the columns or fields; None: the first of TEXT_NAMES and LABEL_NAMES that is there. An empty
+    or missing label is none. Labels of jsonl are text or whole numbers. Raises DataError naming file and line,
+    ModelFileError for a bad table.
+    """
+    name = os.fspath(path)
+    if name.lower().endswith(TABLES):
+        return _from_table(CsvFile(name), text, label)
+    (source,) = find([name])[:1]
+    if source.kind == "jsonl":
+        return _from_objects(name, source, text, label)
+    lines = _lines(name)
+    if not lines:
+        raise DataError(name, "", None, "holds no text", "a text in each line")
+    return Texts(lines, [None] * len(lines))
+
+
+def _lines(name: str) -> list[str]:
+    try:
+        with open(name, encoding="utf-8") as file:
+            return file.read().splitlines()
+    except UnicodeDecodeError as error:
+        raise DataError(name, "", error.start, "is not UTF-8", "text in UTF-8, a text in each line") from None
+    except OSError as error:
+        raise DataError(name, "", None, f"cannot be read: {error.strerror}") from None
+
+
+def _from_table(file: CsvFile, text: str | None, label: str | None) -> Texts:
+    where = file.column(_named(file.path, file.names, text, TEXT_NAMES, True))
+    named = _named(file.path, file.names, label, LABEL_NAMES, False)
+    rows = [fields for _, fields in file.rows()]
+    if not rows:
+        file.refuse(None, "has no rows", "rows after the line of names")
+    place = file.column(named) if named else -1
+    return Texts([row[where] for row in rows], [(row[place] or None) if named else None for row in rows])
+
+
+def _from_objects(name: str, source: Any, text: str | None, label: str | None) -> Texts:
+    found = Texts([], [])
+    for line, offset, value in json_lines(source):
+        where = f"line {line}"
+        if not isinstance(value, dict):
+            raise DataError(name, where, offset, f"a {type(value).__name__}", "an object with a text and a label")
+        names = [str(each) for each in value]
+        content = value.get(_named(name, names, text, TEXT_NAMES, True))
+        given = value.get(_named(name, names, label, LABEL_NAMES, False))
+        if not isinstance(content, str):
+            raise DataError(name, where, offset, f"its text is {printable(repr(content), 60)}", "text")
+        if isinstance(given, bool) or not isinstance(given, str | int | None):
+            raise DataError(name, where, offset, f"its label is {printable(repr(given), 60)}", "text or a whole number")
+        found.texts.append(content)
+        found.labels.append(None if given is None or given == "" else str(given))
+    if not found.texts:
+        raise DataError(name, "", None, "holds no record", "an object in each line")
+    return found
+
+
+def _named(path: str, names: Sequence[str], asked: str | None, usual: Sequence[str], needed: bool) -> str:
+    """The column that was asked for, or a usual one; "" where none is needed. Raises DataError."""
+    if asked is not None:
+        if asked not in names and needed:
+            raise DataError(path, "", None, f"no '{printable(asked, 60)}'", f"one of {listed(names)}")
+        return asked if asked in names else ""
+    found = next((name for name in usual if name in names), "")
+    if not found and needed:
+        raise DataError(path, "", None, f"no column of text among {listed(names)}", f"{', '.join(usual)}, or name it")
+    return found
+
+
+def numbered(labels: Sequence[str | None], classes: Sequence[str] | None = None) -> tuple[NDArray[np.int64], list[str]]:
+    """(number of each label, -100 where there is none; the classes in order): numbers by size, words by letters.
+
+    classes: those that a classifier knows. Raises DataError that names labels which are not among them, or where there
+    are fewer than two.
+    """
+    found = {label for label in labels if label is not None}
+    if classes is None:
+        numeric = all(label.lstrip("-").isdecimal() for label in found)
+        classes = sorted(found, key=(lambda each: (int(each), each)) if numeric else None)
+        if len(classes) < 2:
+            what = f"one class only: {listed(classes)}" if classes else "no label"
+            raise DataError("labels", "", None, what, "two classes or more")
+    places = {label: i for i, label in enumerate(classes)}
+    unknown = sorted(found - set(places))
+    if unknown:
+        raise DataError("labels", "", None, f"{listed(unknown)} not met in training", listed(list(classes)))
+    return np.array([IGNORED if label is None else places[label] for label in labels], np.int64), list(classes)
+
+
+def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Ids]:
+    """Ids of texts, each after the token that ends texts (or begins them): an empty text is this token alone."""
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    begin = [0 if first is None else int(first)]
+    return [np.array(begin + list(tokenizer.encode(text, add_special_tokens=False)), np.int32) for text in texts]
+
+
+class Labelled:
+    """Samples of texts and numbers of classes in an order by position, another in each epoch: (ids, targets (texts,),
+    starts) of `batch`, as Trainer takes them for a classifier. Those without a class are left out. Raises DataError.
+    """
+
+    def __init__(self, texts: Sequence[Ids], targets: NDArray[np.int64], seed: int = 0) -> None:
+        known = np.flatnonzero(targets != IGNORED)
+        self.texts, self.targets, self.seed = [texts[i] for i in known.tolist()], targets[known], seed
+        if not len(known):
+            raise DataError("labelled", "", None, "no text has a label", "at least one")
+
+    @property
+    def identity(self) -> str:
+        """sha256 of texts and targets, by which a run that is taken up again knows its data."""
+        digest = sha256(self.targets.tobytes())
+        for text in self.texts:
+            digest.update(len(text).to_bytes(8, "little") + text.tobytes())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def batch(self, position: int, size: int) -> Batch:
+        """Samples at positions position to position + size - 1, end to end."""
+        rows = shuffled(position, size, len(self), self.seed).tolist()
+        return _batch([(self.texts[i], self.targets[i : i + 1]) for i in rows])
+
+
+class Pieces:
+    """The same texts for a language model: pieces of at most `length` tokens, targets the tokens that follow."""
+
+    def __init__(self, texts: Sequence[Ids], length: int, seed: int = 0) -> None:
+        ends = [(text, at) for text in texts for at in range(0, len(text) - 1, length)]
+        self.pieces = [text[at : at + length + 1] for text, at in ends]
+        self.length, self.seed = length, seed
+        if not self.pieces:
+            raise DataError("pieces", "", None, "no text has a token", "at least one")
+
+    @property
+    def identity(self) -> str:
+        """sha256 of all pieces."""
+        digest = sha256(str(self.length).encode())
+        for piece in self.pieces:
+            digest.update(len(piece).to_bytes(8, "little") + piece.tobytes())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def batch(self, position: int, size: int) -> Batch:
+        """Pieces at positions position to position + size - 1, end to end."""
+        found = [self.pieces[i] for i in shuffled(position, size, len(self), self.seed)]
+        return _batch([(piece[:-1], piece[1:]) for piece in found])
+
+
+def _batch(rows: list[tuple[Ids, NDArray[Any]]]) -> Batch:
+    starts = np.cumsum([0, *(len(ids) for ids, _ in rows)]).astype(np.int32)
+    return Batch(np.concatenate([ids for ids, _ in rows]), np.concatenate([each for _, each in rows]), starts)

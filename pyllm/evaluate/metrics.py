@@ -1,0 +1,106 @@
+"""How often a classifier is right, and how near answers in words are to what was wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Classes = NDArray[Any]  # numbers from 0
+
+
+def accuracy(wanted: Classes, said: Classes) -> float:
+    """The share of equal ones."""
+    w, s = _checked(wanted, said)
+    return float((w == s).mean())
+
+
+def f1(wanted: Classes, said: Classes) -> float:
+    """2 tp / (2 tp + fp + fn): with two classes that of class 1, with more the mean of all that occur (macro).
+
+    0 where neither wanted nor said. scikit-learn's f1_score, GLUE's F1.
+    """
+    w, s = _checked(wanted, said)
+    found = [1] if max(w.max(), s.max()) < 2 else np.union1d(w, s)
+    return float(np.mean([_f1(w == each, s == each) for each in found]))
+
+
+def mcc(wanted: Classes, said: Classes) -> float:
+    """Matthews' correlation: (c n - sum t_k p_k) / sqrt((n^2 - sum p_k^2) (n^2 - sum t_k^2)), t_k wanted and p_k said
+    of class k, c right of n; 0 where one of them never changes. Gorodkin 2004, Comput. Biol. Chem. 28.
+    """
+    w, s = _checked(wanted, said)
+    classes = int(max(w.max(), s.max())) + 1
+    t, p = (np.bincount(each, minlength=classes).astype(np.float64) for each in (w, s))
+    n = float(len(w))
+    spread = (n * n - (p * p).sum()) * (n * n - (t * t).sum())
+    return float(((w == s).sum() * n - (t * p).sum()) / np.sqrt(spread)) if spread > 0 else 0.0
+
+
+METRICS: dict[str, Callable[[Classes, Classes], float]] = {"accuracy": accuracy, "f1": f1, "mcc": mcc}
+
+
+def scores(wanted: Classes, said: Classes, names: tuple[str, ...] = tuple(METRICS)) -> dict[str, float]:
+    """These metrics by name. Raises ValueError for one that is not known."""
+    unknown = [name for name in names if name not in METRICS]
+    if unknown:
+        raise ValueError(f"metrics: {', '.join(unknown)} not known, allowed are {', '.join(METRICS)}")
+    return {name: METRICS[name](wanted, said) for name in names}
+
+
+class Score(NamedTuple):
+    """A number, and how it was computed: sacrebleu's signature, "" for the others."""
+
+    value: float
+    signature: str = ""
+
+
+TRANSLATION = ("bleu", "chrf")
+
+
+def text_scores(names: Sequence[str], found: Sequence[str], wanted: Sequence[str]) -> dict[str, Score]:
+    """The named metrics of answers in words: bleu and chrf, 0 to 100, and METRICS with every text as a class.
+
+    Raises ValueError for a name that is not known, none to compare, and lengths that differ; ImportError without the
+    package that bleu and chrf need.
+    """
+    unknown = [name for name in names if name not in (*TRANSLATION, *METRICS)]
+    if unknown or not names:
+        known = ", ".join((*TRANSLATION, *METRICS))
+        raise ValueError(f"metric: {', '.join(unknown) or 'none'}; known are {known}")
+    if len(found) != len(wanted) or not len(found):
+        sizes = f"{len(found)} answers for {len(wanted)} references"
+        raise ValueError(f"metric: {sizes}, allowed are as many, one at least")
+    classes = np.unique(np.array([*wanted, *found]), return_inverse=True)[1].astype(np.int64).reshape(2, -1)
+    return {
+        name: _sacrebleu(name, found, wanted) if name in TRANSLATION else Score(METRICS[name](*classes))
+        for name in names
+    }
+
+
+def _sacrebleu(name: str, found: Sequence[str], wanted: Sequence[str]) -> Score:
+    """Of detokenised, cased texts. Post 2018, arXiv:1804.08771; Popovic 2015, W15-3049."""
+    try:
+        from sacrebleu.metrics import BLEU, CHRF
+    except ImportError:
+        raise ImportError("bleu and chrf need the package `sacrebleu`: pip install 'pyllm[eval]'") from None
+    metric = BLEU() if name == "bleu" else CHRF()
+    score = metric.corpus_score(list(found), [list(wanted)]).score
+    return Score(float(score), str(metric.get_signature()))
+
+
+def _f1(w: NDArray[np.bool_], s: NDArray[np.bool_]) -> float:
+    both = w.sum() + s.sum()
+    return float(2 * (w & s).sum() / both) if both else 0.0
+
+
+def _checked(wanted: Classes, said: Classes) -> tuple[Classes, Classes]:
+    w, s = np.asarray(wanted), np.asarray(said)
+    if w.ndim != 1 or w.shape != s.shape or not len(w) or w.dtype.kind not in "iu" or s.dtype.kind not in "iu":
+        found = f"wanted {w.shape} {w.dtype}, said {s.shape} {s.dtype}"
+        raise ValueError(f"metrics: {found}, allowed are as many whole numbers, at least one")
+    if min(w.min(), s.min()) < 0:
+        raise ValueError(f"metrics: class {min(w.min(), s.min())}, allowed are 0 and above")
+    return w, s

@@ -1,0 +1,161 @@
+"""Text classification as a scikit-learn estimator; scikit-learn is the extra `pyllm[sklearn]`.
+
+    from pyllm.sklearn import TextClassifier
+    TextClassifier(epochs=4).fit(texts, y).predict_proba(texts)
+    cross_val_score(TextClassifier("runs/general", recipe="ulmfit"), texts, y)
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm import text
+from pyllm.auto import AutoModelForCausalLM, AutoTokenizer, new_config, new_model
+from pyllm.data.labelled import Texts
+from pyllm.evaluate.texts import probabilities
+from pyllm.train import TrainingArguments
+from pyllm.train.texts import TextSettings, learn_texts
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.utils.validation import check_is_fitted
+except ImportError:
+    raise ImportError("pyllm.sklearn: scikit-learn is not there: pip install pyllm[sklearn]") from None
+
+
+class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """Classifies texts (an iterable of str) by a language model with a head.
+
+    pretrained: a folder, file or name of a language model; None: a new one, family "lstm" (or "gru", "rnn",
+    "awd-lstm") of embedding_size, hidden_size and num_hidden_layers, with `vocab` byte pairs learned from the texts.
+    recipe, lm_epochs, drop_mult, pooling: see pyllm.train.texts.TextSettings; a new model has no lm_epochs and is
+    "plain" unless said. epochs of at least min_steps steps of batch_size texts, AdamW at learning_rate with
+    weight_decay. random_state: of weights, order and dropout: the same one gives the same bytes. output_dir: where
+    checkpoints stay, so that a fit that was interrupted goes on; None: nowhere. threads: None as they are.
+
+    After fit: classes_, model_, tokenizer_. Raises ValueError for X that are no texts, and for one class only.
+    """
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        *,
+        family: str = "lstm",
+        embedding_size: int = 128,
+        hidden_size: int = 128,
+        num_hidden_layers: int = 1,
+        vocab: int = 4096,
+        recipe: str | None = None,
+        lm_epochs: float | None = None,
+        drop_mult: float = 1.0,
+        pooling: str = "concat",
+        epochs: float = 4.0,
+        min_steps: int = 200,
+        batch_size: int = 32,
+        learning_rate: float = 4e-3,
+        weight_decay: float = 0.1,
+        random_state: int = 0,
+        output_dir: str | None = None,
+    ) -> None:
+        self.pretrained = pretrained
+        self.family = family
+        self.embedding_size = embedding_size
+        self.hidden_size = hidden_size
+        self.num_hidden_layers = num_hidden_layers
+        self.vocab = vocab
+        self.recipe = recipe
+        self.lm_epochs = lm_epochs
+        self.drop_mult = drop_mult
+        self.pooling = pooling
+        self.epochs = epochs
+        self.min_steps = min_steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+        self.random_state = random_state
+        self.output_dir = output_dir
+
+    def fit(self, X: Any, y: Any) -> TextClassifier:
+        """Learn the labels y (texts,) of X. Raises ValueError."""
+        texts, labels = _texts(X), np.asarray(y)
+        if labels.shape != (len(texts),):
+            raise ValueError(f"TextClassifier: y {labels.shape} for {len(texts)} texts, allowed is a label for each")
+        self.classes_, numbers = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"TextClassifier: one class only: {self.classes_.tolist()}; two classes or more")
+        new = self.pretrained is None
+        settings = TextSettings(
+            recipe=self.recipe or ("plain" if new else "ulmfit"),
+            lm_epochs=self.lm_epochs if self.lm_epochs is not None else 0.0 if new else 1.0,
+            lm_lr=self.learning_rate,
+            drop_mult=self.drop_mult,
+            valid=0.0,
+            pooling=self.pooling,
+        )
+        model, tokenizer = self._new(texts) if new else _opened(self.pretrained)
+        rows = Texts(texts, [f"{number}" for number in numbers])
+        with tempfile.TemporaryDirectory() if self.output_dir is None else nullcontext(self.output_dir) as folder:
+            found = learn_texts(model, tokenizer, rows, self._arguments(folder, len(texts)), settings)
+        if not found.result.complete:
+            raise KeyboardInterrupt
+        self.model_, self.tokenizer_ = found.model, tokenizer
+        return self
+
+    def predict_proba(self, X: Any) -> NDArray[np.float32]:
+        """(texts, classes), in the order of classes_; rows sum to 1."""
+        check_is_fitted(self)
+        return probabilities(self.model_, self.tokenizer_, _texts(X))
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """The likeliest class of each text."""
+        said = self.predict_proba(X).argmax(axis=1)
+        return np.asarray(self.classes_)[said]
+
+    def _new(self, texts: list[str]) -> tuple[Any, Any]:
+        tokenizer = text.train(texts, "bpe", vocab=self.vocab)
+        sizes = {name: getattr(self, name) for name in ("embedding_size", "hidden_size", "num_hidden_layers")}
+        config = new_config(self.family, **sizes, vocab_size=tokenizer.vocab_size)
+        return new_model(config, self.random_state), tokenizer
+
+    def _arguments(self, folder: str, texts: int) -> TrainingArguments:
+        batch = min(self.batch_size, texts)
+        return TrainingArguments(
+            output_dir=os.fspath(folder),
+            per_device_train_batch_size=batch,
+            num_train_epochs=max(self.epochs, self.min_steps * batch / texts),
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            save_steps=0,
+            save_total_limit=1,
+            seed=self.random_state,
+        )
+
+    def __sklearn_tags__(self) -> Any:
+        """X is one-dimensional, of texts."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string, tags.input_tags.two_d_array, tags.input_tags.one_d_array = True, False, True
+        tags.no_validation = True
+        return tags
+
+
+def _opened(name: Any) -> tuple[Any, Any]:
+    return AutoModelForCausalLM.from_pretrained(name, dtype="float32"), AutoTokenizer.from_pretrained(name)
+
+
+def _texts(X: Any) -> list[str]:
+    """X as a list of texts. Raises ValueError for anything else."""
+    if isinstance(X, str | bytes):
+        raise ValueError(f"TextClassifier: X is one {type(X).__name__}, allowed is an iterable of texts")
+    found: Sequence[Any] = X.tolist() if hasattr(X, "tolist") else list(X)
+    odd = next((each for each in found if not isinstance(each, str)), None)
+    if odd is not None or not found:
+        what = f"a {type(odd).__name__} among X" if found else "no text"
+        raise ValueError(f"TextClassifier: {what}, allowed are texts, at least one")
+    return list(found)

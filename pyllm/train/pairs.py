@@ -1,0 +1,107 @@
+"""Encoder-decoders through the whole procedure: they learn to say the targets of sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from pyllm.auto import AutoTokenizer, new_config
+from pyllm.auto.pairs import AutoModelForSeq2SeqLM
+from pyllm.data import Pairs, fingerprint
+from pyllm.train.arguments import TrainingArguments
+from pyllm.train.callbacks import Callback, Samples
+from pyllm.train.language import carry_out, refuse_unless_trains
+from pyllm.train.trainer import Result
+
+SAMPLES = 3  # held-out sources that are translated after each evaluation
+HELD_OUT = 1000  # pairs to judge by, a tenth at most, where none are given
+
+
+def learn_pairs(
+    family: str,
+    fields: dict[str, Any],
+    pairs: Sequence[str],
+    tokenizer_path: str,
+    arguments: TrainingArguments,
+    length: int = 128,
+    valid: Sequence[str] | None = None,
+    callbacks: Sequence[Callback] = (),
+    command: str = "",
+) -> Result:
+    """A new encoder-decoder of a family learns from pairs; the run folder then opens with AutoModelForSeq2SeqLM.
+
+    fields: of the configuration; the vocabulary is the tokenizer's. pairs, valid: one file of pairs or two parallel
+    ones, as pyllm.data.Pairs reads; without `valid` some pairs are held out. length: tokens of a side at most. A sample
+    is a pair. Raises DataError, DoesNotFitError, TrainingError, ValueError.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = new_config(family, **({"vocab_size": tokenizer.vocab_size} | ends | fields))
+    refuse_unless_trains(family, config, arguments, min(length, config.max_position_embeddings))
+    model = AutoModelForSeq2SeqLM.from_config(config, arguments.seed)
+    return _learn(model, tokenizer, pairs, arguments, length, valid, callbacks, {}, command)
+
+
+def tune_pairs(
+    name: str,
+    pairs: Sequence[str],
+    arguments: TrainingArguments,
+    length: int = 128,
+    valid: Sequence[str] | None = None,
+    callbacks: Sequence[Callback] = (),
+    command: str = "",
+) -> Result:
+    """An encoder-decoder in a folder learns on, from other pairs; see learn_pairs."""
+    tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModelForSeq2SeqLM.from_pretrained(name)
+    return _learn(model, tokenizer, pairs, arguments, length, valid, callbacks, {"from": name}, command)
+
+
+def _learn(
+    model: Any,
+    tokenizer: Any,
+    pairs: Sequence[str],
+    arguments: TrainingArguments,
+    length: int,
+    valid: Sequence[str] | None,
+    callbacks: Sequence[Callback],
+    facts: dict[str, Any],
+    command: str,
+) -> Result:
+    model.open_tokenizer = lambda: tokenizer
+    length = min(length, model.context_length)
+    data = _read(pairs, tokenizer, length, model.start_id, arguments.seed)
+    if valid is None:
+        data, held = data.held_out(min(HELD_OUT, max(1, len(data) // 10)))
+    else:
+        held = _read(valid, tokenizer, length, model.start_id, arguments.seed)
+    about = data.report | {"sha256": data.identity}
+    facts = facts | {"config": asdict(model.config), "data": about, "length": length}
+    facts["tokenizer"] = fingerprint(tokenizer)
+    samples = Translations([held.sides(i) for i in range(min(SAMPLES, len(held)))])
+    return carry_out(model, tokenizer, data, held, arguments, callbacks, facts, command, None, samples)
+
+
+class Translations(Samples):
+    """What the model says after each evaluation for sources held out, greedily: "prompt" is the source, and "wanted"
+    the target that belongs to it."""
+
+    def __init__(self, pairs: Sequence[tuple[Any, Any]]) -> None:
+        super().__init__()
+        self.pairs = pairs
+
+    def on_evaluate(self, trainer: Any, step: int, loss: float) -> None:
+        """Say them with the weights of now."""
+        model = trainer.model
+        model.eval()
+        try:
+            found = model.generate([source.tolist() for source, _ in self.pairs])
+        finally:
+            model.train()
+        for said, (source, target) in zip(found, self.pairs, strict=True):
+            texts = (model.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in (source, said, target))
+            self.texts.append({"step": step, **dict(zip(("prompt", "text", "wanted"), texts, strict=True))})
+
+
+def _read(paths: Sequence[str], tokenizer: Any, length: int, start_id: int, seed: int) -> Pairs:
+    return Pairs(paths, tokenizer, length, start_id, seed, parallel=len(paths) == 2)

@@ -1,0 +1,210 @@
+"""Text classification through the whole procedure: a language model, the texts' language, then their classes.
+
+ULMFiT is this on an AWD-LSTM; each of its steps works for every family (Howard, Ruder 2018, arXiv:1801.06146).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm import _core
+from pyllm.auto import AutoModelForCausalLM, AutoTokenizer
+from pyllm.auto.classifiers import save_classifier
+from pyllm.data import Labelled, Pieces, fingerprint
+from pyllm.data.labelled import Texts, encoded, numbered
+from pyllm.data.permutation import permute
+from pyllm.errors import DataError, printable
+from pyllm.formats.csv_file import listed
+from pyllm.formats.writing import Staging
+from pyllm.models.classifier import ClassifierConfig, TextClassifier
+from pyllm.train.arguments import TrainingArguments
+from pyllm.train.callbacks import Callback
+from pyllm.train.learner import RECIPES, Learner, Recipe
+from pyllm.train.trainer import Result
+
+MEASURED = 1000  # texts by which the head's scale begins
+LANGUAGE = "lm"  # folder of the language model's stage below a run's
+
+Tell = Callable[[str, str], None]  # hears of each stage, what it found
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How texts are learned. recipe: a name or Recipe as Learner.fit takes them. lm_epochs: passes of the language
+    model over the texts before classes are learned, 0 for none, at lm_lr; a text without a label counts here.
+    lm_context: its longest piece. drop_mult: times an AWD-LSTM's dropouts. valid: share of the labelled texts held out,
+    equal texts together, 0 for none. Others: see ClassifierConfig.
+    """
+
+    recipe: str | Recipe = "ulmfit"
+    lm_epochs: float = 1.0
+    lm_lr: float = 4e-3
+    lm_context: int = 128
+    drop_mult: float = 1.0
+    valid: float = 0.1
+    pooling: str = "concat"
+    hidden: int = 50
+    dropout: float = 0.1
+    bptt: int = 72
+    max_len: int = 1440
+
+    def __post_init__(self) -> None:
+        if isinstance(self.recipe, str) and self.recipe not in RECIPES:
+            raise ValueError(f"texts: recipe is {self.recipe!r}, allowed are {', '.join(RECIPES)}, or a Recipe")
+        for name, low, high in (("lm_epochs", 0, 1e6), ("lm_lr", 0, 1e3), ("lm_context", 1, 1e9), ("valid", 0, 0.99)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"texts: {name} is {getattr(self, name)}, allowed are {low} to {high:g}")
+
+
+class Split(NamedTuple):
+    """Labelled texts of one side, and the numbers of their classes."""
+
+    texts: list[str]
+    targets: NDArray[np.int64]
+
+
+class Learned(NamedTuple):
+    """What came of it: the classifier (ready to run where the result is complete), and both sides of its texts."""
+
+    model: TextClassifier
+    result: Result
+    train: Split
+    held_out: Split
+
+
+def finetune_texts(
+    name: str,
+    rows: Texts,
+    arguments: TrainingArguments,
+    settings: TextSettings | None = None,
+    callbacks: Sequence[Callback] = (),
+    tell: Tell = lambda stage, text: None,
+) -> Learned:
+    """A pretrained language model, by name, file or folder, learns to classify texts; the folder is written at the end.
+
+    Raises DataError for labels of one class alone and the like, TrainingError, ValueError.
+    """
+    settings = settings or TextSettings()
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    model = AutoModelForCausalLM.from_pretrained(name, dtype="float32")
+    if model.adapters:
+        raise ValueError(f"finetune: {name} is an adapter; merge it first: pyllm convert {name} FOLDER")
+    learned = learn_texts(model, tokenizer, rows, arguments, settings, callbacks, tell, {"from": name})
+    if learned.result.complete:
+        save_classifier(learned.model, arguments.output_dir)
+        tokenizer.save_pretrained(arguments.output_dir)
+    return learned
+
+
+def learn_texts(
+    model: Any,
+    tokenizer: Any,
+    rows: Texts,
+    arguments: TrainingArguments,
+    settings: TextSettings,
+    callbacks: Sequence[Callback] = (),
+    tell: Tell = lambda stage, text: None,
+    facts: dict[str, Any] | None = None,
+) -> Learned:
+    """As finetune_texts, with a model and tokenizer at hand; nothing but the stages' checkpoints is written.
+
+    Each stage goes on where it was interrupted when all is called again with the same arguments.
+    """
+    if hasattr(model.config, "dropping"):
+        model.config = model.config.dropping(settings.drop_mult)
+    targets, classes = numbered(rows.labels)
+    train, held = _split(rows, targets, settings.valid, arguments.seed)
+    _tell_texts(rows, classes, train, held, tell)
+    shape = {name: getattr(settings, name) for name in ("pooling", "hidden", "dropout", "bptt", "max_len")}
+    config = ClassifierConfig(tuple(classes), **shape)
+    about = dict(facts or {}) | {"config": asdict(model.config), "tokenizer": fingerprint(tokenizer)}
+    about["settings"] = {"drop_mult": settings.drop_mult}
+    if settings.lm_epochs:
+        seen = [text for i, text in enumerate(rows.texts) if i not in held]
+        result = _language(model, Pieces(encoded(tokenizer, seen), settings.lm_context, arguments.seed), arguments,
+                           settings, callbacks, about, tell)  # fmt: skip
+        if not result.complete:
+            return Learned(TextClassifier(model, config), result, Split([], targets[:0]), Split([], targets[:0]))
+    sides = [Split([rows.texts[i] for i in side], targets[sorted(side)]) for side in (sorted(train), sorted(held))]
+    data, valid = (_samples(tokenizer, side, arguments.seed) for side in sides)
+    assert data is not None
+    classifier = TextClassifier(model, config, arguments.seed)
+    classifier.standardise(data.texts[:MEASURED], arguments.seed)
+    about["settings"] |= asdict(config) | {"lm_epochs": settings.lm_epochs, "lm_lr": settings.lm_lr}
+    learner = Learner(classifier, data, arguments, valid, callbacks, about | {"data": data.identity})
+    tell("classes", f"{learner.groups} groups of layers, {classifier.num_parameters():,} parameters")
+    result = learner.fit(recipe=settings.recipe)
+    return Learned(classifier.eval(), result, *sides)
+
+
+def write_facts(
+    learned: Learned, arguments: TrainingArguments, settings: TextSettings, command: str, scores: dict[str, Any]
+) -> None:
+    """Write run.json beside the classifier. Raises ModelFileError."""
+    model = learned.model
+    about = {
+        "model": f"TextClassifier of {type(model.trunk).__name__}",
+        "config": asdict(model.trunk.config) | asdict(model.config),
+        "parameters": model.num_parameters(),
+        "arguments": asdict(arguments) | {"texts": asdict(settings)},
+        "command": command,
+        "machine": {"threads": _core.threads(), "isa": _core.isa()},
+        "texts": {"learned": len(learned.train.texts), "held_out": len(learned.held_out.texts)},
+        "scores": scores,
+    }
+    with Staging(arguments.output_dir, 1 << 20) as staging, staging.create("run.json") as file:
+        file.write((json.dumps(about, indent=1, default=str) + "\n").encode())
+
+
+def _language(
+    model: Any, data: Pieces, a: TrainingArguments, s: TextSettings, calls: Any, facts: dict[str, Any], tell: Tell
+) -> Result:
+    """The language model's own stage: all layers at once, with the rates of the recipe."""
+    found = RECIPES[s.recipe] if isinstance(s.recipe, str) else s.recipe
+    tell("language", f"{sum(len(piece) - 1 for piece in data.pieces):,} tokens, {s.lm_epochs:g} times")
+    a = replace(a, output_dir=os.path.join(a.output_dir, LANGUAGE), max_steps=0, eval_steps=0)
+    learner = Learner(model, data, a, None, calls, facts | {"data": data.identity})
+    return learner.fit(s.lm_epochs, s.lm_lr, replace(found, gradual=False))
+
+
+def _samples(tokenizer: Any, side: Split, seed: int) -> Labelled | None:
+    return Labelled(encoded(tokenizer, side.texts), side.targets, seed) if side.texts else None
+
+
+def _split(rows: Texts, targets: NDArray[np.int64], share: float, seed: int) -> tuple[set[int], set[int]]:
+    """(labelled texts to learn from, held out): of each class the same share, equal texts on one side.
+
+    Raises DataError where a side would have no text of a class to learn.
+    """
+    held_out: dict[str, bool] = {}
+    train, held = set[int](), set[int]()
+    for each in range(int(targets.max()) + 1):
+        copies: dict[str, list[int]] = {}
+        for i in np.flatnonzero(targets == each).tolist():
+            copies.setdefault(rows.texts[i], []).append(i)
+        groups = list(copies.items())
+        wanted = round(share * sum(map(len, copies.values())))
+        for place in permute(np.arange(len(groups)), len(groups), seed, each).tolist():
+            text, places = groups[place]
+            out = held_out.setdefault(text, len(places) <= wanted)
+            wanted -= len(places) if out else 0
+            (held if out else train).update(places)
+    left = {int(targets[i]) for i in train}
+    if len(left) < 2:
+        raise DataError("texts", "", None, f"{len(train)} texts of {len(left)} classes to learn from", "two classes")
+    return train, held
+
+
+def _tell_texts(rows: Texts, classes: list[str], train: set[int], held: set[int], tell: Tell) -> None:
+    without = sum(label is None for label in rows.labels)
+    more = f", {without:,} without a label" if without else ""
+    tell("read", f"{len(rows.texts):,} texts{more}, {len(classes)} classes ({printable(listed(classes), 200)})")
+    tell("split", f"{len(train):,} to learn from, {len(held):,} held out")
+

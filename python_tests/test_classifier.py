@@ -1,0 +1,207 @@
+"""Text classifiers: pooling, reading in pieces, truncated gradients, transformers' classifier; damaged folders."""
+
+import json
+import tracemalloc
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from gradient_checks import parity
+from kernel_checks import random, same_bits, threads
+
+from pyllm import ops
+from pyllm.auto import AutoModelForCausalLM, AutoModelForSequenceClassification, new_config, new_model
+from pyllm.auto.classifiers import save_classifier
+from pyllm.errors import ModelFileError
+from pyllm.models.classifier import ClassifierConfig, TextClassifier
+from pyllm.models.reading import read
+from pyllm.optim import AdamW
+
+TINY = {
+    "awd-lstm": {"embedding_size": 8, "hidden_size": 12, "num_hidden_layers": 2},
+    "gru": {"embedding_size": 8, "hidden_size": 12},
+    "rnn": {"embedding_size": 8, "hidden_size": 12, "num_hidden_layers": 1},
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16},
+    "llama": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 16},
+}
+STARTS = np.array([0, 3, 4, 9], np.int32)
+
+
+def model_of(family, pooling="concat", **more):
+    trunk = new_model(new_config(family, vocab_size=30, **TINY[family]))
+    config = ClassifierConfig(("no", "yes", "maybe"), pooling, **({"hidden": 5, "bptt": 4, "max_len": 12} | more))
+    return TextClassifier(trunk, config, seed=1)
+
+
+def texts_of(*lengths):
+    return [np.random.default_rng(n).integers(0, 30, n).astype(np.int32) for n in lengths]
+
+
+def joined(texts):
+    return np.concatenate(texts), np.cumsum([0, *map(len, texts)]).astype(np.int32)
+
+
+def segments(x, f):
+    return torch.stack([f(x[a:b]) for a, b in pairwise(STARTS)])
+
+
+def test_pooling_is_torchs_with_and_without_what_was_read_before():
+    x, before, counts = random((9, 4), 0), random((3, 4), 1), np.array([2, 0, 5])
+    before[1] = -np.inf
+    parity(lambda a: ops.last_rows(a, STARTS), lambda a: segments(a, lambda s: s[-1]), x)
+    parity(lambda a: ops.max_rows(a, STARTS), lambda a: segments(a, lambda s: s.max(0).values), x)
+    parity(lambda a: ops.mean_rows(a, STARTS), lambda a: segments(a, lambda s: s.mean(0)), x)
+    least = torch.tensor(before.astype(np.float64))
+    parity(lambda a: ops.max_rows(a, STARTS, before),
+           lambda a: torch.maximum(segments(a, lambda s: s.max(0).values), least), x)  # fmt: skip
+    total = random((3, 4), 2)
+    lengths = torch.tensor(np.diff(STARTS) + counts)[:, None]
+    twin = torch.tensor(total.astype(np.float64))
+    parity(lambda a: ops.mean_rows(a, STARTS, total, counts),
+           lambda a: (segments(a, lambda s: s.sum(0)) + twin) / lengths, x)  # fmt: skip
+    x[4, 2] = np.nan
+    found = ops.max_rows(x, STARTS, before)
+    assert np.isnan(found[2, 2]) and np.isfinite(found[:2]).all()
+    for bad in (np.array([0, 3, 3, 9]), np.array([0, 8]), np.array([0])):
+        with pytest.raises(ValueError, match="pool: x"):
+            ops.last_rows(x, bad)
+
+
+@pytest.mark.parametrize("family", list(TINY))
+@pytest.mark.parametrize("pooling", ("concat", "last", "max", "mean"))
+def test_answers_do_not_depend_on_company_order_or_threads(family, pooling):
+    model = model_of(family, pooling).eval()
+    texts = texts_of(5, 50, 1, 13, 12, 11, 4, 3)
+    alone = np.concatenate([model.logits([text]) for text in texts])
+    with threads(1):
+        assert same_bits(model.logits(texts[::-1])[::-1], alone)
+    with threads(2):
+        assert same_bits(model.logits(texts), alone)
+    model.train()
+    assert same_bits(model.forward(*joined(texts)).data, alone)
+
+
+@pytest.mark.parametrize("family", ("awd-lstm", "gru"))
+def test_reading_in_pieces_is_reading_at_once(family):
+    trunk, texts = model_of(family).trunk, texts_of(9, 30, 1)
+    ids, starts = joined(texts)
+    whole = read(trunk, ids, starts, 100, 100)
+    pieces = read(trunk, ids, starts, 4, 100)
+    assert whole.before is None and pieces.before is None and same_bits(whole.rows.data, pieces.rows.data)
+    kept = read(trunk, ids, starts, 4, 10)
+    assert kept.before.counts.tolist() == [0, 20, 0] and np.diff(kept.starts).tolist() == [9, 10, 1]
+    assert same_bits(kept.rows.data[9:19], whole.rows.data[29:39])
+    assert same_bits(kept.before.greatest[1], whole.rows.data[9:29].max(axis=0))
+    np.testing.assert_allclose(kept.before.total[1], whole.rows.data[9:29].sum(axis=0), rtol=1e-5)
+
+
+def test_gradients_end_at_the_beginning_of_a_piece_and_before_max_len():
+    model, text, bptt, max_len = model_of("gru", "mean", hidden=0), texts_of(23)[0], 4, 8
+    ids, targets = text, np.array([2])
+    with ops.documents([0, 23]):
+        loss = model.loss(ids, targets)
+    loss.backward()
+    state = {name: torch.tensor(a.astype(np.float64), requires_grad=True) for name, a in model.learned_arrays().items()}
+    layers = torch.nn.GRU(8, 12, 2).double()
+    weights = {name.removeprefix("trunk.rnn."): tensor for name, tensor in state.items() if ".rnn." in name}
+    h, rows = torch.zeros(2, 12, dtype=torch.float64), []
+    for at in range(0, 23, bptt):
+        x = state["trunk.embedding.weight"][torch.tensor(ids[at : at + bptt])]
+        y, h = torch.func.functional_call(layers, weights, (x, h.detach()))
+        rows.append(y if at >= 16 else y.detach())  # 16: whole pieces before the last 8 of 23 tokens
+    logits = torch.cat(rows).mean(0) @ state["head.score.weight"].T
+    wanted = torch.nn.functional.cross_entropy(logits[None], torch.tensor(targets))
+    wanted.backward()
+    assert model.config.bptt == bptt and max_len < model.config.max_len + 1
+    short = TextClassifier(model.trunk, ClassifierConfig(("a", "b", "c"), "mean", 0, bptt=bptt, max_len=max_len), 1)
+    short.zero_grad()
+    with ops.documents([0, 23]):
+        loss = short.loss(ids, targets)
+    loss.backward()
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+    for name, parameter in short.learned().items():
+        off = np.linalg.norm(parameter.value.grad - state[name].grad.numpy())
+        assert off <= 1e-5 * max(float(state[name].grad.norm()), 1e-3), name
+
+
+def test_a_gpt2_classifier_is_transformers():
+    config = transformers.GPT2Config(vocab_size=30, n_embd=16, n_layer=2, n_head=2, n_positions=16, num_labels=3,
+                                     pad_token_id=0, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0)  # fmt: skip
+    torch.manual_seed(0)
+    other = transformers.GPT2ForSequenceClassification(config).eval()
+    model = model_of("gpt2", "last", hidden=0)
+    state = other.state_dict()
+    model.trunk.load_state_dict({n: t for n, t in state.items() if n != "score.weight"}
+                                | {"lm_head.weight": state["transformer.wte.weight"]})  # fmt: skip
+    model.head.load_state_dict({"score.weight": state["score.weight"]})
+    texts, labels = texts_of(5, 9, 2), np.array([0, 2, 1])
+    found = [other(torch.tensor(text[None].astype(np.int64))).logits[0] for text in texts]
+    np.testing.assert_allclose(model.logits(texts), torch.stack(found).detach().numpy(), rtol=1e-4, atol=1e-5)
+    torch.nn.functional.cross_entropy(torch.stack(found), torch.tensor(labels)).backward()
+    ids, starts = joined(texts)
+    with ops.documents(starts):
+        model.loss(ids, labels).backward()
+    pairs = {"trunk.embedding.weight": other.transformer.wte, "head.score.weight": other.score,
+             "trunk.norm.weight": other.transformer.ln_f}  # fmt: skip
+    for name, part in pairs.items():
+        np.testing.assert_allclose(model.learned()[name].value.grad, part.weight.grad.numpy(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ("awd-lstm", "gpt2"))
+def test_it_learns_by_heart(family):
+    model = model_of(family, hidden=20)
+    texts, labels = texts_of(5, 9, 2, 14, 20, 3), np.array([0, 2, 1, 1, 0, 2])
+    ids, starts = joined(texts)
+    optimizer, losses = AdamW(model.parameters(), lr=1e-2), []
+    for _ in range(60):
+        optimizer.zero_grad()
+        with ops.documents(starts):
+            loss = model.loss(ids, labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.1 < losses[0]
+    assert model.eval().logits(texts).argmax(axis=1).tolist() == labels.tolist()
+
+
+def test_memory_does_not_grow_with_a_text():
+    model, peaks = model_of("rnn"), []
+    for length in (2_000, 40_000):
+        ids = texts_of(length)[0]
+        tracemalloc.start()
+        with ops.documents([0, length]), ops.noise(1, 0):
+            model.loss(ids, np.array([1])).backward()
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0] + 1000
+
+
+def test_folders_give_back_the_classifier_and_damaged_ones_are_refused(tmp_path):
+    model, texts = model_of("awd-lstm"), texts_of(5, 1, 30)
+    logits = model.eval().logits(texts)
+    save_classifier(model, tmp_path)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    assert same_bits(again.logits(texts), logits) and again.config == model.config
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).config == model.trunk.config
+    good = json.loads((tmp_path / "classifier.json").read_text())
+    for change, found in (
+        ({"classes": ["a"]}, "classes"), ({"classes": ["a", "a", "b"]}, "classes"), ({"classes": [1, 2]}, "classes"),
+        ({"pooling": "sum"}, "pooling"), ({"hidden": 6}, "tensor"), ({"hidden": -1}, "hidden"), ({"bptt": 0}, "bptt"),
+        ({"dropout": 1.0}, "dropout"), ({"format": "x"}, "format"), ({"version": 2}, "version"),
+        ({"max_len": None}, "max_len"),
+    ):  # fmt: skip
+        (tmp_path / "classifier.json").write_text(json.dumps(good | change))
+        with pytest.raises(ModelFileError, match=found):
+            AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    (tmp_path / "classifier.json").unlink()
+    with pytest.raises(ModelFileError, match=r"classifier\.json: no such file"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path)
+
+
+def test_a_language_models_own_head_is_no_part_of_it():
+    tied, own = model_of("awd-lstm"), model_of("gru")
+    assert "trunk.embedding.weight" in tied.learned() and "trunk.head.bias" not in tied.learned()
+    assert not any(name.startswith("trunk.head") for name in own.own_parameters())
+    assert own.num_parameters() == sum(parameter.size for parameter in own.learned().values())
