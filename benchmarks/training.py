@@ -27,7 +27,7 @@ NANO = {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 64, "vocab_size
 
 
 class Row(NamedTuple):
-    """One comparison: GPT-2 of these sizes; what is asked of the ratio."""
+    """One comparison: GPT-2 of these sizes; what is asked of the ratio and of the share of the peer's memory."""
 
     what: str
     fields: dict[str, int]
@@ -35,6 +35,7 @@ class Row(NamedTuple):
     context: int
     dtype: str
     asked: float
+    memory_asked: float = 0.7
 
 
 ROWS = {
@@ -53,12 +54,17 @@ def tokens(row: Row) -> np.ndarray:
 
 def learning(family: str, fields: dict[str, int], given: np.ndarray, dtype: str) -> Callable[[], float]:
     """A step of a new model on these (ids, targets); gives the loss."""
-    from pyllm import _core, ops
     from pyllm.auto import new_config, new_model
+
+    return stepping(new_model(new_config(family, **fields)), given, dtype)
+
+
+def stepping(model: Any, given: np.ndarray, dtype: str) -> Callable[[], float]:
+    """A step of a model on these (ids, targets); gives the loss."""
+    from pyllm import _core, ops
     from pyllm.optim import AdamW
 
     _core.keep_freed()
-    model = new_model(new_config(family, **fields))
     optimizer = AdamW(model.parameters(), lr=1e-4)
     ids, targets = given
 
@@ -177,6 +183,7 @@ def main(module: str, about: str, rows: dict[str, Any], steps: dict[str, Any]) -
         speed = ", ".join(f"{side} {rate:,.0f}" for side, rate in last["per_second"].items())
         times = f"{ratio['median']:.2f} x [{low:.2f}, {high:.2f}], asked {last['asked']}: {verdict}"
         memory = f"{used['pyllm']:,.0f} of {used['torch']:,.0f} MB, {used['pyllm'] / used['torch']:.2f}"
+        memory += f", asked {last['memory_asked']}" if "memory_asked" in last else ""
         print(f"{name:15} tokens/s: {speed}; {times}, {last['pairs']} pairs; memory {memory}", flush=True)
     import torch
     import transformers

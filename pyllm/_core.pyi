@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+Numbers: TypeAlias = NDArray[np.float32] | NDArray[np.uint16]  # the latter is bf16
 Buffer: TypeAlias = bytes | bytearray | memoryview | NDArray[Any]
 
 class Weight:
@@ -14,6 +15,7 @@ class Weight:
     def dequantise(self, row: int, rows: int) -> NDArray[np.float32]: ...
     def fill(self, row: int, rows: int, bytes: ArrayLike) -> None: ...
     def fill_floats(self, x: ArrayLike, transposed: bool = False) -> None: ...
+    def fill_turned(self, other: Weight, row: int = 0) -> None: ...
     @property
     def dtype(self) -> str: ...
     @property
@@ -389,9 +391,18 @@ def linear(
     """x (rows, k), transposed (k, rows), times W^T, plus bias; written to `into` where given, or added to it."""
 
 def linears(
-    x: ArrayLike, weights: list[Weight], biases: list[NDArray[np.float32] | None]
-) -> list[NDArray[np.float32]]:
-    """Products of one x (rows, k) with one to three weights."""
+    x: ArrayLike,
+    weights: list[Weight],
+    biases: list[NDArray[np.float32] | None],
+    high: bool = False,
+    into: list[NDArray[np.float32]] | None = None,
+    add: bool = False,
+    lows: collections.abc.Sequence[tuple[Weight | NDArray[np.float32], Weight] | None] = (),
+) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32] | None]]:
+    """Products of one x (rows, k) with one to three weights: all x W^T + bias + h B^T, and all h.
+
+    lows: (A, B) or (h, B) of each weight, or None: A (r, k) of floats, h = x A^T (rows, r), B (n, r) F32.
+    """
 
 def empty(shape: collections.abc.Sequence[int]) -> NDArray[np.float32]:
     """A float32 array that is not set and begins on a line of 64 bytes."""
@@ -405,11 +416,14 @@ def log_softmax_at(rows: NDArray[np.float32], ids: ArrayLike) -> NDArray[np.floa
 def log_sum_exp(logits: NDArray[np.float32]) -> float:
     """log(sum(exp(logits))) of one float32 row, in double."""
 
-def map(x: ArrayLike, up: ArrayLike | None, act: str, cap: float = 0.0) -> NDArray[np.float32]: ...
+def map(x: Numbers, up: Numbers | None, act: str, cap: float = 0.0) -> NDArray[np.float32]: ...
 def map_backward(
-    dy: ArrayLike, x: ArrayLike, up: ArrayLike | None, act: str, cap: float = 0.0
+    dy: ArrayLike, x: Numbers, up: Numbers | None, act: str, cap: float = 0.0
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """(dx, dup) of y = act(x) * up."""
+
+def map_halves(x: ArrayLike, up: ArrayLike | None, act: str, wanted: bool = True) -> tuple[Any, Any, Any]:
+    """(y, x, up) of y = act(x) * up: x and up rounded to bf16, y of the rounded ones or None."""
 
 def measure_limits(seconds: float = 0.2) -> dict[str, float]: ...
 def norm(
@@ -419,6 +433,11 @@ def norm_backward(
     dy: ArrayLike, x: ArrayLike, weight: ArrayLike, bias_wanted: bool, eps: float, layer: bool
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]:
     """(dx, dweight, dbias) of y = norm(x) * weight + bias over the last dimension."""
+
+def outer(
+    h: ArrayLike, x: ArrayLike, into: NDArray[np.float32], add: bool = False, across: bool = False
+) -> None:
+    """into = h^T x, or its transpose, of an h (rows, r) of few columns; or more by that."""
 
 def philox4x32(counter: collections.abc.Sequence[int], key: collections.abc.Sequence[int]) -> list[int]:
     """Philox4x32-10 of a counter (4) under a key (2)."""

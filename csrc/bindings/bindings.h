@@ -51,6 +51,20 @@ inline std::string shape_of(const py::array& a) {
 
 inline const float* data(const std::optional<FloatArray>& a) { return a ? a->data() : nullptr; }
 
+// Numbers that are float32 or bf16, the latter as uint16.
+using Halves = py::array_t<uint16_t, py::array::c_style>;
+struct Numbers {
+  const void* data;
+  bool half;
+};
+inline Numbers numbers(const char* op, const char* name, const py::array& a) {
+  const bool half = py::isinstance<Halves>(a);
+  if (!half && !py::isinstance<FloatArray>(a))
+    throw py::type_error(std::string(op) + ": " + name + " is " + py::str(a.dtype()).cast<std::string>() +
+                         ", allowed are float32 and uint16 (bf16) in C order");
+  return {a.data(), half};
+}
+
 // Numbers, not set, from a line of 64 bytes on, which numpy's own begin 16 bytes after: there every second vector would
 // lie on two lines. From the common heap, so that what is freed comes back.
 FloatArray empty(const std::vector<py::ssize_t>& shape);

@@ -207,6 +207,10 @@ void bind_engine(py::module_& m) {
           },
           py::arg("x"), py::arg("transposed") = false)
       .def(
+          "fill_turned",
+          [](Weight& w, const Weight& other, int64_t row) { without_gil([&] { w.fill_turned(other, row); }); },
+          py::arg("other"), py::arg("row") = 0)
+      .def(
           "dequantise",
           [](const Weight& w, int64_t row, int64_t rows) {
             if (row < 0 || rows < 0 || rows > w.n() - row)

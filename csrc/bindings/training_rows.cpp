@@ -74,17 +74,27 @@ py::tuple norm_backward(const FloatArray& dy, const FloatArray& x, const FloatAr
   return py::make_tuple(dx, dweight, bias_wanted ? py::object(dbias) : py::none());
 }
 
-py::tuple map_backward(const FloatArray& dy, const FloatArray& x, const std::optional<FloatArray>& up,
+// x and up float32, or both bf16.
+py::tuple map_backward(const FloatArray& dy, const py::array& x, const std::optional<py::array>& up,
                        const std::string& act, float cap) {
   const char* op = "map_backward";
+  const Numbers of = numbers(op, "x", x), other = up ? numbers(op, "up", *up) : of;
+  if (of.half != other.half) throw py::type_error("map_backward: x and up differ in their types");
   same_shape(op, "dy", dy, "x", x);
   if (up) same_shape(op, "up", *up, "x", x);
   const pyllm::Act f = act_named(act);
   if (f == pyllm::Act::Softcap && !(cap > 0))
     throw std::invalid_argument("map_backward: cap " + std::to_string(cap) + ", allowed is a number above 0");
-  FloatArray dx = like(x), dup = up ? like(x) : FloatArray(0);
-  pyllm::MapBackwardArgs a = {
-      dy.data(), x.data(), data(up), dx.mutable_data(), up ? dup.mutable_data() : nullptr, (int64_t)x.size(), f, cap};
+  FloatArray dx = like(dy), dup = up ? like(dy) : FloatArray(0);
+  pyllm::MapBackwardArgs a = {dy.data(),
+                              of.data,
+                              up ? other.data : nullptr,
+                              dx.mutable_data(),
+                              up ? dup.mutable_data() : nullptr,
+                              (int64_t)x.size(),
+                              f,
+                              cap,
+                              of.half};
   const pyllm::Kernels& kernels = use();
   without_gil([&] { pyllm::run_kernel(kernels.map_backward, a, 20.0 * (double)x.size()); });
   return py::make_tuple(dx, up ? py::object(dup) : py::none());
@@ -107,6 +117,20 @@ FloatArray column_sums(const FloatArray& x) {
   const pyllm::Kernels& kernels = use();
   without_gil([&] { sum_rows(kernels, x.data(), k ? x.size() / k : 0, k, out); });
   return y;
+}
+
+// h^T x (r, k) of h (rows, r) and x (rows, k), across: its transpose; written to `into`, or added to it.
+void outer(const FloatArray& h, const FloatArray& x, const py::array& into, bool add, bool across) {
+  const char* op = "outer";
+  float* out = in_place(op, "into", into);
+  if (h.ndim() != 2 || x.ndim() != 2 || h.shape(0) != x.shape(0) || into.size() != h.shape(1) * x.shape(1))
+    throw std::invalid_argument("outer: h " + shape_of(h) + ", x " + shape_of(x) + " and into " + shape_of(into) +
+                                ", allowed are (rows, r), (rows, k), (r, k)");
+  apart(op, "into", into, "h", h);
+  apart(op, "into", into, "x", x);
+  pyllm::OuterArgs a = {h.data(), x.data(), out, h.shape(0), h.shape(1), x.shape(1), add, across};
+  const pyllm::Kernels& kernels = use();
+  without_gil([&] { pyllm::run_kernel(kernels.outer, a, 2.0 * (double)x.size() * (double)a.r, add); });
 }
 
 // into (vocabulary, d) += the rows of dy (..., d) at ids (...).
@@ -245,6 +269,8 @@ void bind_training_rows(py::module_& m) {
   m.def("map_backward", &map_backward, py::arg("dy"), py::arg("x"), py::arg("up"), py::arg("act"),
         py::arg("cap") = 0.0f);
   m.def("softmax_backward", &softmax_backward, py::arg("dy"), py::arg("y"));
+  m.def("outer", &outer, py::arg("h"), py::arg("x"), py::arg("into"), py::arg("add") = false,
+        py::arg("across") = false);
   m.def("column_sums", &column_sums, py::arg("x"));
   m.def("embedding_backward", &embedding_backward, py::arg("dy"), py::arg("ids"), py::arg("into"));
   m.def("cross_entropy", &cross_entropy, py::arg("logits"), py::arg("targets"), py::arg("weights") = py::none(),

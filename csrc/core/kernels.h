@@ -54,6 +54,10 @@ struct LinearPart {
   Type type;
   Epilogue epilogue;
   const float* more;  // (rows, n), added to the product as a bias is; or null
+  // A product of low rank, added to the other: low (rows, rank) times F32 panels (n, rank); or null.
+  const float* low;
+  const uint8_t* low_panels;
+  int64_t rank;
 };
 
 constexpr int kParts = 3;
@@ -74,6 +78,7 @@ struct LinearArgs {
   int64_t ahead;  // bytes that one row fetches ahead of its weights, as stream_ahead() says
   int parts;
   LinearPart part[kParts];
+  const LinearArgs* beside;  // another product that reads the same prepared rows, or null
   const Row* row;       // Rotary, Key, Value
   const float* rotary;  // (positions, 2, dim): cosines, then signed sines; or null
   const CacheLayout* cache;
@@ -141,13 +146,16 @@ struct NormArgs {
   bool add;
 };
 
-// y = f(x) elementwise; with up: y = f(x) * up. Softmax works on rows of k.
+// y = f(x) elementwise; with up: y = f(x) * up. Softmax works on rows of k. x and up are float32, or with `half` bf16;
+// with kept_x they are rounded to bf16 first, which goes there and to kept_up. out may be null.
 struct MapArgs {
-  const float *x, *up;
+  const void *x, *up;
   float* out;
   int64_t n;
   Act act;
   float cap;  // of Softcap: cap tanh(x / cap)
+  bool half;
+  uint16_t *kept_x, *kept_up;
 };
 struct SoftmaxArgs {
   const float* x;
@@ -187,6 +195,14 @@ struct UnpackArgs {
   int64_t row, rows, k;
   Type type;
 };
+// Rows [row, row + rows) of panels (any type, k inputs; row a multiple of 16) as panels of k features, `rows` inputs and
+// type `to`: BF16, or F32 of F32.
+struct TurnArgs {
+  const uint8_t* panels;
+  uint8_t* out;
+  int64_t row, rows, k;
+  Type type, to;
+};
 // Key and value rows of one sequence into pages (eager attention).
 struct CacheWriteArgs {
   const float *key, *value;  // (rows, heads * dim)
@@ -214,13 +230,15 @@ struct NormBackwardArgs {
   float eps;
   Norm norm;
 };
-// y = act(x) * up: dx, and with up dup.
+// y = act(x) * up: dx, and with up dup. x and up as in MapArgs.
 struct MapBackwardArgs {
-  const float *dy, *x, *up;
+  const float* dy;
+  const void *x, *up;
   float *dx, *dup;
   int64_t n;
   Act act;
   float cap;
+  bool half;
 };
 struct SoftmaxBackwardArgs {
   const float *dy, *y;
@@ -231,6 +249,13 @@ struct ColumnSumsArgs {
   const float* x;  // (rows, k)
   float* out;      // (k)
   int64_t rows, k;
+};
+// out = h^T x, or with `add` more by that: h (rows, r) of few columns, x (rows, k), out (r, k), `across` (k, r).
+struct OuterArgs {
+  const float *h, *x;
+  float* out;
+  int64_t rows, r, k;
+  bool add, across;
 };
 // into[ids[r]] += dy[r].
 struct EmbeddingBackwardArgs {
@@ -305,6 +330,7 @@ struct Kernels {
   Kernel<HeadsArgs> heads;
   Kernel<PackArgs> pack;
   Kernel<UnpackArgs> unpack;
+  Kernel<TurnArgs> turn;
   Kernel<CacheWriteArgs> cache_write;
   Kernel<CacheFillArgs> cache_fill;
   Kernel<AttentionBackwardArgs> attention_backward;
@@ -312,6 +338,7 @@ struct Kernels {
   Kernel<MapBackwardArgs> map_backward;
   Kernel<SoftmaxBackwardArgs> softmax_backward;
   Kernel<ColumnSumsArgs> column_sums;
+  Kernel<OuterArgs> outer;
   Kernel<EmbeddingBackwardArgs> embedding_backward;
   Kernel<CrossEntropyArgs> cross_entropy;
   Kernel<DropoutArgs> dropout;

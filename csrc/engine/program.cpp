@@ -61,7 +61,7 @@ struct Program::LinearStep : Step {
       float* out = last ? c.out : outs[i] >= 0 ? c.buffer[(size_t)outs[i]] : nullptr;
       const float *bias = parts[i].bias ? parts[i].bias->data() : nullptr,
                   *more = parts[i].more >= 0 ? c.buffer[(size_t)parts[i].more] : nullptr;
-      a.part[i] = {w.panels(), bias, out, w.n(), w.n(), w.type(), parts[i].epilogue, more};
+      a.part[i] = {w.panels(), bias, out, w.n(), w.n(), w.type(), parts[i].epilogue, more, nullptr, nullptr, 0};
     }
     // Once, in a phase of its own; but one row each worker prepares itself, which is cheaper than meeting.
     if (a.rows > 1) {
@@ -176,7 +176,8 @@ struct Program::MapStep : Step {
   Act act;
   MapArgs a{};
   void bind(Context& c) override {
-    a = {c.buffer[(size_t)x], up >= 0 ? c.buffer[(size_t)up] : nullptr, c.buffer[(size_t)out], c.rows * width, act, 0};
+    a.x = c.buffer[(size_t)x], a.up = up >= 0 ? c.buffer[(size_t)up] : nullptr, a.out = c.buffer[(size_t)out];
+    a.n = c.rows * width, a.act = act;
   }
   void run(const Kernels& k, int, int s, int n, int w) const override { run_share(k.map, a, s, n, w); }
   std::string describe() const override { return "map"; }
@@ -189,7 +190,7 @@ struct Program::SoftcapStep : Step {
   MapArgs a{};
   SoftcapStep(Program& owner, float limit) : p(owner), cap(limit) {}
   void bind(Context& c) override {
-    a = {c.out, nullptr, c.out, (int64_t)c.wanted.size() * p.vocabulary_, Act::Softcap, cap};
+    a.x = a.out = c.out, a.n = (int64_t)c.wanted.size() * p.vocabulary_, a.act = Act::Softcap, a.cap = cap;
   }
   void run(const Kernels& k, int, int s, int n, int w) const override { run_share(k.map, a, s, n, w); }
   std::string describe() const override { return "softcap"; }

@@ -16,6 +16,8 @@ class Weight {
   void fill(int64_t row, int64_t rows, const uint8_t* bytes);
   // Packs float32 rows (F32 and BF16 only).
   void fill_floats(const float* x, int64_t stride, bool transposed);
+  // Rows [row, row + k) of another weight, turned: those are the inputs of this one's features (BF16, or F32 of F32).
+  void fill_turned(const Weight& other, int64_t row);
 
   Type type() const { return type_; }
   int64_t n() const { return n_; }

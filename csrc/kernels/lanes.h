@@ -10,13 +10,25 @@ namespace {  // of each file its own: no symbol may leave for the linker to choo
 // Sixteen numbers, or the few at an end. Masks cost twice the time of whole vectors where memory is fast.
 struct Whole {
   f32v get(const float* p) const { return load(p); }
+  f32v get(const uint16_t* p) const { return load_bf16(p); }
   void put(float* p, f32v v) const { store(p, v); }
+  void put(uint16_t* p, f32v v) const { store_bf16(p, v); }
   f32v or_else(f32v v, float) const { return v; }  // lanes beyond the end become a number
 };
 struct Part {
   int n;
   f32v get(const float* p) const { return load_n(p, n); }
+  f32v get(const uint16_t* p) const {
+    alignas(64) uint16_t some[16] = {};
+    memcpy(some, p, (size_t)n * 2);
+    return load_bf16(some);
+  }
   void put(float* p, f32v v) const { store_n(p, v, n); }
+  void put(uint16_t* p, f32v v) const {
+    alignas(64) uint16_t some[16];
+    store_bf16(some, v);
+    memcpy(p, some, (size_t)n * 2);
+  }
   f32v or_else(f32v v, float other) const { return below(n, v, set1(other)); }
 };
 

@@ -104,8 +104,23 @@ struct Raised {
   }
 };
 
+// The product of low rank of a part, added to the sums of one panel.
+void add_low(const LinearPart& part, int64_t index, int64_t row, int64_t rows, Sums sums) {
+  TileArgs t = {};
+  t.k = part.rank, t.row_stride = part.rank * 4, t.add = true;
+  t.panel[0] = part.low_panels + index * panel_bytes(Type::F32, part.rank);
+  for (int64_t r = 0; r < rows;) {
+    const TileSize s = tile_size(rows - r, 1, float_limit(rows - r));
+    t.rows = (const uint8_t*)(part.low + (row + r) * part.rank);
+    t.out = (float*)sums.y + r * sums.step, t.out_stride = sums.step;
+    float_tile(Type::F32, s)(t);
+    r += s.rows;
+  }
+}
+
 void finish(const LinearArgs& a, const Group& g, int64_t row, int64_t rows, Sums sums, Sums up_sums) {
   const LinearPart& part = a.part[g.part];
+  if (part.low) add_low(part, g.index, row, rows, sums);
   const int64_t feature = g.index * 16;
   const Raised y(part, sums, row, feature);
   if (a.gated) {
@@ -144,7 +159,7 @@ int64_t ahead(const LinearArgs& a, Type type, int64_t operands) {
 bool bare(const LinearArgs& a, const Group& g) {
   const LinearPart& part = a.part[g.part];
   return form_of(g.type) != kInt8 && !a.gated && part.epilogue == Epilogue::Store && !part.bias && !part.more &&
-         (g.index + g.size) * 16 <= part.n;
+         !part.low && (g.index + g.size) * 16 <= part.n;
 }
 
 // Whether a group's two panels go through a tile together though rows are few: of one row's bf16 products each waits

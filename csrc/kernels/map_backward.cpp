@@ -4,18 +4,27 @@
 
 namespace pyllm::PYLLM_ISA {
 
-// y = f(x) up: dx = dy up f'(x), dup = dy f(x).
-void map_backward(const MapBackwardArgs& a, int worker, int workers) {
-  const Share s = vector_share(a.n, worker, workers);
+namespace {
+
+template <class T> void map_back(const MapBackwardArgs& a, const T* of, const T* up, Share s) {
   vectors(s.first, s.last, [&](int64_t i, auto at) {
-    const f32v x = at.get(a.x + i), dy = at.get(a.dy + i);
+    const f32v x = at.get(of + i), dy = at.get(a.dy + i);
     f32v d = mul(dy, slope(x, a.act, a.cap));
-    if (a.up) {
-      d = mul(d, at.get(a.up + i));
+    if (up) {
+      d = mul(d, at.get(up + i));
       at.put(a.dup + i, mul(dy, activate(x, a.act, a.cap)));
     }
     at.put(a.dx + i, d);
   });
+}
+
+}  // namespace
+
+// y = f(x) up: dx = dy up f'(x), dup = dy f(x).
+void map_backward(const MapBackwardArgs& a, int worker, int workers) {
+  const Share s = vector_share(a.n, worker, workers);
+  if (a.half) map_back(a, (const uint16_t*)a.x, (const uint16_t*)a.up, s);
+  else map_back(a, (const float*)a.x, (const float*)a.up, s);
 }
 
 // dx = y (dy - sum(dy y)) over each row.

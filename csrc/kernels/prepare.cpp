@@ -8,9 +8,11 @@ namespace pyllm::PYLLM_ISA {
 PreparedLayout prepared_layout(const LinearArgs& a) {
   const int64_t size[kForms] = {(a.k + 31) / 32 * 64, (a.k + 1) / 2 * 4, a.k * 4};
   PreparedLayout l{{-1, -1, -1}, {}, 0};
-  for (int i = 0; i < a.parts; ++i) {
-    Form f = form_of(a.part[i].type);
-    if (l.offset[f] >= 0) continue;
+  bool needed[kForms] = {};
+  for (const LinearArgs* each = &a; each; each = each == &a ? a.beside : nullptr)
+    for (int i = 0; i < each->parts; ++i) needed[form_of(each->part[i].type)] = true;
+  for (int f = 0; f < kForms; ++f) {
+    if (!needed[f]) continue;
     l.offset[f] = l.bytes;
     l.stride[f] = ((size[f] + 63) / 64 | 1) * 64;
     l.bytes += a.rows * (f == kInt8 ? a.terms : 1) * l.stride[f];

@@ -14,12 +14,30 @@ void norm(const NormArgs& a, int worker, int workers) {
     normalise(a.x + r * a.k, a.weight, a.bias, a.eps, a.norm, a.k, a.out + r * a.k, a.add);
 }
 
+namespace {
+
+// The numbers of a map's x or up, which are kept in bf16 where `kept` is not null, and then are what is kept.
+template <class T, class At> f32v operand(const T* x, uint16_t* kept, int64_t i, At at) {
+  if (!kept) return at.get(x + i);
+  at.put(kept + i, at.get(x + i));
+  return at.get(kept + i);
+}
+
+template <class T> void map_of(const MapArgs& a, const T* x, const T* up, Share s) {
+  vectors(s.first, s.last, [&](int64_t i, auto at) {
+    const f32v v = operand(x, a.kept_x, i, at), w = up ? operand(up, a.kept_up, i, at) : set1(1);
+    if (!a.out) return;
+    const f32v y = activate(v, a.act, a.cap);
+    at.put(a.out + i, up ? mul(y, w) : y);
+  });
+}
+
+}  // namespace
+
 void map(const MapArgs& a, int worker, int workers) {
   const Share s = vector_share(a.n, worker, workers);
-  vectors(s.first, s.last, [&](int64_t i, auto at) {
-    const f32v y = activate(at.get(a.x + i), a.act, a.cap);
-    at.put(a.out + i, a.up ? mul(y, at.get(a.up + i)) : y);
-  });
+  if (a.half) map_of(a, (const uint16_t*)a.x, (const uint16_t*)a.up, s);
+  else map_of(a, (const float*)a.x, (const float*)a.up, s);
 }
 
 // The maximum is subtracted first. A row of -inf alone gives NaN, as in PyTorch.

@@ -11,6 +11,7 @@ void rotary(const RotaryArgs& a, int worker, int workers);
 void heads(const HeadsArgs& a, int worker, int workers);
 void pack(const PackArgs& a, int worker, int workers);
 void unpack(const UnpackArgs& a, int worker, int workers);
+void turn(const TurnArgs& a, int worker, int workers);
 double peak(int what, double seconds);
 
 }  // namespace pyllm::PYLLM_ISA

@@ -10,6 +10,7 @@ void map_backward(const MapBackwardArgs& a, int worker, int workers);
 void softmax_backward(const SoftmaxBackwardArgs& a, int worker, int workers);
 void column_sums(const ColumnSumsArgs& a, int worker, int workers);
 void embedding_backward(const EmbeddingBackwardArgs& a, int worker, int workers);
+void outer(const OuterArgs& a, int worker, int workers);
 void cross_entropy(const CrossEntropyArgs& a, int worker, int workers);
 void dropout(const DropoutArgs& a, int worker, int workers);
 void squares(const SquaresArgs& a, int worker, int workers);

@@ -7,7 +7,9 @@ from typing import Any
 from pyllm import _core
 from pyllm.autograd import record
 from pyllm.ops.arrays import Array, float32
+from pyllm.ops.precision import product_type
 from pyllm.ops.record import Symbol
+from pyllm.tensor import Tensor
 
 _GELU = {"none": "gelu", "tanh": "gelu_tanh"}
 
@@ -60,7 +62,10 @@ def sigmoid(x: Any) -> Array:
 
 
 def activate(x: Any, act: str, up: Any = None) -> Any:
-    """act(x), times `up` where given; act "none", "silu", "gelu", "gelu_tanh", "relu", "tanh" or "sigmoid"."""
+    """act(x), times `up` where given; act "none", "silu", "gelu", "gelu_tanh", "relu", "tanh" or "sigmoid".
+
+    While a model learns in bf16, x and up are rounded to bf16, in which the way back keeps them.
+    """
     if isinstance(x, Symbol):
         return x.map(act, up)
     if act == "none" and up is None:
@@ -69,8 +74,13 @@ def activate(x: Any, act: str, up: Any = None) -> Any:
     b = None if up is None else float32(up, act, "up")
     if b is not None and b.shape != a.shape:
         raise ValueError(f"{act}: gate {a.shape} and up {b.shape} differ")
+    inputs = (x, up)
+    if product_type() == "BF16" and any(isinstance(each, Tensor) for each in inputs):
+        y, a, b = _core.map_halves(a, b, act)
+    else:
+        y = _core.map(a, b, act)
 
     def again() -> Array:
         return _core.map(a, b, act)
 
-    return record(again(), (x, up), lambda dy: _core.map_backward(dy, a, b, act, 0.0), again)
+    return record(y, inputs, lambda dy: _core.map_backward(dy, a, b, act, 0.0), again)

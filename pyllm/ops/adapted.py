@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 from pyllm import _core
 from pyllm.ops.arrays import Array, float32
-from pyllm.ops.dropout import Mask, mask
-from pyllm.ops.panels import panels, sums
+from pyllm.ops.dropout import mask
+from pyllm.ops.panels import panels
 
 
 class Adapted(NamedTuple):
@@ -39,47 +40,60 @@ class Adapted(NamedTuple):
 
 
 class Change:
-    """What B and A add to a product: y += scale drop(x) A^T B^T, and its derivatives.
+    """What B and A add to a product: y += h B^T, h = scale drop(x) A^T; and its derivatives.
 
-    x (rows, in), y (rows, out); again: gives x on the way back.
+    shape: (out, in) of the weight; x: gives on the way back what the product has read. Operands that are multiplied
+    with x and dy are of type kind, those with h of float32.
     """
 
-    def __init__(self, w: Adapted, x: Array, again: Callable[[], Array], y: Array, kind: str) -> None:
+    def __init__(self, w: Adapted, shape: tuple[int, ...], x: Callable[[], Array], kind: str) -> None:
         self.a, self.b, self.kind, self.scale = float32(w.a, "linear", "A"), float32(w.b, "linear", "B"), kind, w.scale
-        if self.a.shape[1] != x.shape[1] or self.b.shape != (y.shape[1], len(self.a)):
+        if self.a.shape[1:] != shape[1:] or self.b.shape != (shape[0], len(self.a)):
             raise ValueError(
-                f"linear: A {self.a.shape} and B {self.b.shape} for W ({y.shape[1]}, {x.shape[1]}): "
-                f"allowed are (r, {x.shape[1]}) and ({y.shape[1]}, r)"
+                f"linear: A {self.a.shape} and B {self.b.shape} for W ({shape[0]}, {shape[1]}): "
+                f"allowed are (r, {shape[1]}) and ({shape[0]}, r)"
             )
-        self.again, self.mask = again, mask(w.dropout, w.stream)
-        with panels(self.a, kind) as packed:
-            self.h = _core.linear(x if self.mask is None else self.mask(x), packed)
-        self.h *= self.h.dtype.type(w.scale)
-        with panels(self.b, kind) as packed:
-            _core.linear(self.h, packed, into=y, add=True)
+        self.x, self.mask = x, mask(w.dropout, w.stream)
+        self.h: Array | None = None  # kept for B's gradient by who has made the product
+        self.dh: Array | None = None
 
-    def _read(self) -> Array:
-        """What A has read; made and drawn again on the way back rather than kept."""
-        x = self.again()
-        return x if self.mask is None else self.mask(x)
+    def low(self, x: Array, lent: ExitStack) -> tuple[Any, _core.Weight]:
+        """(A, B) as a product of x takes them; with dropout (h, B)."""
+        down = lent.enter_context(panels(self._scaled(self.a), self.kind))
+        h = None if self.mask is None else _core.linear(self.mask(x), down)
+        return down if h is None else h, lent.enter_context(panels(self.b, "F32"))
 
-    def derivative(self, dy: Array, dx: Any) -> tuple[Any, Any, Any]:
-        """Gradients of x, A and B, as functions of where to; dx: that of W's own product."""
-        with panels(self.b, self.kind, transposed=True) as packed:
-            dh = _core.linear(dy, packed)
-        dh *= dh.dtype.type(self.scale)
+    def down(self, dy: Array) -> Array:
+        """dh = scale dy B, once."""
+        if self.dh is None:
+            with panels(self._scaled(self.b), self.kind, transposed=True) as packed:
+                self.dh = _core.linear(dy, packed)
+        return self.dh
 
-        def inputs(into: Array, add: bool) -> None:
-            dx(into, add)
-            back(dh, self.a, self.kind, self.mask, into.reshape(len(dy), -1))
+    def times(self, dy: Array, turned: _core.Weight, into: Array, add: bool) -> None:
+        """into = dy W + drop(dh A), or more by that; turned: W^T. Where dh is there, dy may be a part of it."""
+        with ExitStack() as lent:
+            up = lent.enter_context(panels(self.a, "F32", transposed=True))
+            if self.mask is not None:
+                dh = self.down(dy)
+                _core.linear(dy, turned, into=into, add=add)
+                return _core.axpy(self.mask(_core.linear(dh, up)), 1.0, into)
+            low: Any = self.dh
+            if low is None:
+                low = lent.enter_context(panels(self._scaled(self.b), self.kind, transposed=True))
+            _, (self.dh,) = _core.linears(dy, [turned], [None], False, [into], add, [(low, up)])
 
-        return inputs, sums(dh, self._read, self.kind), sums(dy, lambda: self.h, self.kind)
+    def gradients(self, dy: Array) -> tuple[Any, Any]:
+        """Of A, dh^T drop(x), and of B, dy^T h, as functions of where to."""
 
+        def of_a(into: Array, add: bool) -> None:
+            x = self.x()
+            _core.outer(self.down(dy), x if self.mask is None else self.mask(x), into, add)
 
-def back(dh: Array, a: Array, kind: str, dropped: Mask | None, into: Array) -> None:
-    """into += drop(dh A)."""
-    with panels(a, kind, transposed=True) as packed:
-        if dropped is None:
-            _core.linear(dh, packed, into=into, add=True)
-        else:
-            _core.axpy(dropped(_core.linear(dh, packed)), 1.0, into)
+        def of_b(into: Array, add: bool) -> None:
+            _core.outer(self.h, dy, into, add, across=True)
+
+        return of_a, of_b
+
+    def _scaled(self, matrix: Array) -> Array:
+        return matrix if self.scale == 1 else matrix * matrix.dtype.type(self.scale)

@@ -104,7 +104,8 @@ def _contiguous(a: Array) -> Array:
 def reshape(x: Any, shape: Sequence[int]) -> Any:
     """The same numbers in another shape; -1 is what is left."""
     a = float32(x, "reshape")
-    return record(a.reshape(tuple(shape)), (x,), lambda dy: (dy.reshape(a.shape),))
+    before = a.shape  # alone: the way back must not keep the numbers
+    return record(a.reshape(tuple(shape)), (x,), lambda dy: (dy.reshape(before),))
 
 
 def transpose(x: Any, *axes: int) -> Any:

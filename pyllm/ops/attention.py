@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from pyllm import _core
-from pyllm.autograd import record
+from pyllm.autograd import record, wants
 from pyllm.ops.arithmetic import reshape, transpose
 from pyllm.ops.arrays import Array, float32
 from pyllm.ops.attention_weights import watched_attention
 from pyllm.ops.linear import linears
 from pyllm.ops.norm import Norm, normalise
-from pyllm.ops.precision import product_type
+from pyllm.ops.precision import product_type, stored
 from pyllm.ops.record import Symbol
 from pyllm.ops.sequences import places_of, starts_of
 from pyllm.ops.watch import Watch, unwatched
@@ -185,21 +185,22 @@ def row_attention(
 
     q (..., heads d), k and v (..., groups d), starts as ops.documents; window and softcap 0: none. key_starts: the
     queries of each sequence see all keys of the sequence of that number in k and v, which begin there; not causal. The
-    backward pass makes the scores again from the logarithms of their sums. Dao et al. 2022, arXiv:2205.14135.
+    backward pass makes the scores again from the logarithms of their sums; of bf16 products it keeps bf16 numbers. Dao
+    et al. 2022, arXiv:2205.14135.
     """
-    a, b, c = (float32(x, "attention", name) for x, name in ((q, "q"), (k, "k"), (v, "v")))
-    rows, keys = int(starts[-1]), int((starts if key_starts is None else key_starts)[-1])
-    a2, b2, c2 = a.reshape(rows, -1), b.reshape(keys, -1), c.reshape(keys, -1)
-    kind = product_type()
+    arrays = [float32(x, "attention", name) for x, name in ((q, "q"), (k, "k"), (v, "v"))]
+    shapes, rows, kind = [x.shape for x in arrays], int(starts[-1]), product_type()
+    keys = rows if key_starts is None else int(key_starts[-1])
+    inputs = [x.reshape(n, -1) for x, n in zip(arrays, (rows, keys, keys), strict=True)]
     options = starts, heads, groups, scale, causal, window, softcap, kind, key_starts
-    y, sums = _core.attention_forward(a2, b2, c2, *options)
+    y, sums = _core.attention_forward(*inputs, *options)
+    keep = [stored(x, kind) for x in (*inputs, y)] if wants(q, k, v) else []
 
     def derivative(dy: Array) -> list[Array]:
-        dy = dy.reshape(rows, -1)
-        gradients = _core.attention_backward(dy, a2, b2, c2, y, sums, *options)
-        return [each.reshape(x.shape) for each, x in zip(gradients, (a, b, c), strict=True)]
+        gradients = _core.attention_backward(dy.reshape(rows, -1), *(x() for x in keep), sums, *options)
+        return [each.reshape(shape) for each, shape in zip(gradients, shapes, strict=True)]
 
-    return record(y.reshape(a.shape), (q, k, v), derivative)
+    return record(y.reshape(shapes[0]), (q, k, v), derivative, keep[3] if keep and kind != "F32" else None)
 
 
 def _by_head(x: Any, heads: int, norm: Norm) -> Any:

@@ -18,7 +18,7 @@ from pyllm.ops.activation import softcap as capped
 from pyllm.ops.adapted import Adapted, Change
 from pyllm.ops.arrays import Array, float32, vector
 from pyllm.ops.norm import Norm, normalise
-from pyllm.ops.panels import Columns, panels, sums
+from pyllm.ops.panels import Again, Columns, panels, sums, turned
 from pyllm.ops.precision import product_type
 from pyllm.ops.record import Symbol
 from pyllm.ops.watch import Watch, unwatched
@@ -52,78 +52,80 @@ def linear(x: Any, weight: Any, bias: Any = None, precision: str = "default") ->
     Packed quantised weights take x in int8 with a scale per 32 numbers; precision="high" in two int8 terms.
     bf16 weights take x rounded to bf16. Raises ValueError: `linear: x (8, 5) @ W (4, 3): 5 and 3 differ`.
     """
-    return _linear(x, weight, bias, None, precision)
-
-
-def _linear(x: Any, weight: Any, bias: Any, residual: Any, precision: str = "default") -> Any:
-    """residual + x W^T + bias; residual None is nothing."""
-    a = float32(x, "linear")
-    adapted = weight if isinstance(weight, Adapted) else None
-    weight = weight if adapted is None else adapted.weight
-    w = weight if isinstance(weight, _core.Weight) else float32(weight, "linear", "weight")
-    if len(w.shape) != 2 or 0 in w.shape:
-        raise ValueError(f"linear: weight has shape {w.shape}, allowed is (out, in)")
-    n, k = w.shape
-    if a.ndim < 1 or a.shape[-1] != k:
-        raise ValueError(f"linear: x {a.shape} @ W ({n}, {k}): {a.shape[-1] if a.ndim else 1} and {k} differ")
-    b = None if bias is None else vector(bias, n, "linear", "bias")
-    shape = (*a.shape[:-1], n)
-    y = _core.empty(shape) if residual is None else _copy(residual, shape)
-    inputs = (residual, x, weight, bias, *(() if adapted is None else (adapted.a, adapted.b)))
-    if y.size == 0:
-        zeros = (np.zeros_like(a), np.zeros(w.shape, np.float32), np.zeros(n, np.float32))
-        more = () if adapted is None else (np.zeros_like(float32(each, "linear")) for each in (adapted.a, adapted.b))
-        return record(y, inputs, lambda dy: (dy, *zeros, *more))
-    rows, kind = a.reshape(-1, k), product_type()
-    saved = kept(x, rows) if isinstance(weight, Tensor) or adapted is not None else _nothing
-    into, add, high = y.reshape(-1, n), residual is not None, precision == "high"
-    if isinstance(w, _core.Weight):
-        _core.linear(rows, w, b, high, into, add)
-    else:
-        with panels(w, kind) as packed:
-            _core.linear(rows, packed, b, False, into, add)
-    change = None if adapted is None else Change(adapted, rows, saved, into, kind)
-
-    def derivative(dy: Array) -> tuple[Any, ...]:
-        out = dy.reshape(-1, n)
-        dx = times(out, w, kind, transposed=True)
-        own = sums(out, saved, kind), _core.column_sums(out) if isinstance(bias, Tensor) else None
-        if change is None:
-            return dy, dx, *own
-        dx, da, db = change.derivative(out, dx)
-        return dy, dx, *own, da, db
-
-    return record(y, inputs, derivative)
+    return _products(x, [(weight, bias)], None, precision == "high")[0]
 
 
 def linears(x: Any, parts: Sequence[tuple[Any, Any]]) -> list[Any]:
     """[x W^T + bias for each (W, bias) of parts]: weights that share x, which is made ready for all of them at once."""
-    weights = [weight for weight, _ in parts]
-    if len(parts) > 3 or any(isinstance(w, (Adapted, _core.Weight)) for w in weights):
-        return [linear(x, *part) for part in parts]
+    return [y for i in range(0, len(parts), 3) for y in _products(x, parts[i : i + 3])]
+
+
+def _products(x: Any, parts: Sequence[tuple[Any, Any]], residual: Any = None, high: bool = False) -> list[Any]:
+    """[residual + x W^T + bias for each of one to three parts]; residual None is nothing."""
     a = float32(x, "linear")
-    ws = [float32(w, "linear", "weight") for w in weights]
-    if not a.size or any(w.ndim != 2 or w.shape[1:] != a.shape[-1:] for w in ws):
-        return [linear(x, *part) for part in parts]  # which says what is wrong
-    biases = [None if b is None else vector(b, len(w), "linear", "bias") for w, (_, b) in zip(ws, parts, strict=True)]
+    weights = [weight.weight if isinstance(weight, Adapted) else weight for weight, _ in parts]
+    ws = [_matrix(weight, a) for weight in weights]
+    sizes = [w.shape[0] for w in ws]
+    biases = [None if b is None else vector(b, n, "linear", "bias") for n, (_, b) in zip(sizes, parts, strict=True)]
+    shapes = [(*a.shape[:-1], n) for n in sizes]
+    ys = [_core.empty(shape) if residual is None else _copy(residual, shape) for shape in shapes]
+    if a.size == 0:
+        return [_nothing(a, y, (residual, x), *part) for y, part in zip(ys, parts, strict=True)]
     rows, kind = a.reshape(-1, a.shape[-1]), product_type()
+    adapted = [weight for weight, _ in parts if isinstance(weight, Adapted)]
+    read = kept(x, rows) if adapted or any(isinstance(weight, Tensor) for weight in weights) else _unread
+    columns, again = Columns(read, kind, sum(wants(w) for w in weights)), Again(read, len(adapted))
+    changes = [
+        Change(weight, w.shape, again, kind) if isinstance(weight, Adapted) else None
+        for w, (weight, _) in zip(ws, parts, strict=True)
+    ]
     with ExitStack() as lent:
-        ys = _core.linears(rows, [lent.enter_context(panels(w, kind)) for w in ws], biases)
-    columns = Columns(kept(x, rows), kind, sum(wants(w) for w in weights))
+        packed = [w if isinstance(w, _core.Weight) else lent.enter_context(panels(w, kind)) for w in ws]
+        lows = [change and change.low(rows, lent) for change in changes]
+        into = [y.reshape(len(rows), -1) for y in ys]
+        hs = _core.linears(rows, packed, biases, high, into, residual is not None, lows)[1]
 
-    def one(y: Array, w: Array, weight: Any, bias: Any) -> Any:
+    def one(y: Array, w: Any, part: tuple[Any, Any], change: Change | None, h: Any) -> Any:
+        weight, bias = part
+        if change is not None:
+            change.h = h
+
         def derivative(dy: Array) -> tuple[Any, ...]:
-            dy = dy.reshape(-1, len(w))
-            dx = times(dy, w, kind, transposed=True)
-            return dx, columns.sums(dy), _core.column_sums(dy) if isinstance(bias, Tensor) else None
+            out = dy.reshape(-1, w.shape[0])
+            dx = times(out, w, kind, True, change)
+            own = columns.sums(out), _core.column_sums(out) if isinstance(bias, Tensor) else None
+            return (dy, dx, *own, *(change.gradients(out) if change else ()))
 
-        return record(y.reshape(*a.shape[:-1], len(w)), (x, weight, bias), derivative)
+        return record(y, (residual, x, *_learned(weight, bias)), derivative)
 
-    return [one(y, w, *part) for y, w, part in zip(ys, ws, parts, strict=True)]
+    return [one(*each) for each in zip(ys, ws, parts, changes, hs, strict=True)]
 
 
-def _nothing() -> Array:
-    """What a frozen weight's own gradient, which nobody asks for, would need: so that the input is not kept."""
+def _matrix(weight: Any, x: Array) -> Any:
+    """A weight (out, in) that x can be multiplied with. Raises ValueError."""
+    w = weight if isinstance(weight, _core.Weight) else float32(weight, "linear", "weight")
+    if len(w.shape) != 2 or 0 in w.shape:
+        raise ValueError(f"linear: weight has shape {w.shape}, allowed is (out, in)")
+    n, k = w.shape
+    if x.ndim < 1 or x.shape[-1] != k:
+        raise ValueError(f"linear: x {x.shape} @ W ({n}, {k}): {x.shape[-1] if x.ndim else 1} and {k} differ")
+    return w
+
+
+def _learned(weight: Any, bias: Any) -> tuple[Any, ...]:
+    """The inputs of a product that may learn, in the order of their gradients."""
+    return (weight.weight, bias, weight.a, weight.b) if isinstance(weight, Adapted) else (weight, bias)
+
+
+def _nothing(a: Array, y: Array, inputs: tuple[Any, Any], weight: Any, bias: Any) -> Any:
+    """The product of an x without rows: every gradient but the residual's is zero."""
+    learned = _learned(weight, bias)
+    zeros = [np.zeros(each.shape, np.float32) if isinstance(each, Tensor) else None for each in learned]
+    return record(y, (*inputs, *learned), lambda dy: (dy, np.zeros_like(a), *zeros))
+
+
+def _unread() -> Array:
+    """What the gradient of a frozen weight, which nobody asks for, would need: so that the input is not kept."""
     return np.empty((0, 0), np.float32)
 
 
@@ -136,31 +138,41 @@ def _copy(residual: Any, shape: tuple[int, ...]) -> Array:
     return y
 
 
-def times(dy: Array, w: Any, kind: str, transposed: bool) -> Any:
-    """dy (rows, n) times a matrix (n, k), or (k, n) not transposed, as a gradient that is made where it is wanted."""
+def times(dy: Array, w: Any, kind: str, transposed: bool, change: Change | None = None) -> Any:
+    """dy (rows, n) times a matrix (n, k), or (k, n) not transposed, as a gradient that is made where it is wanted.
+
+    change: what an adapter adds to it.
+    """
 
     def gradient(into: Array, add: bool) -> None:
         flat = into.reshape(len(dy), -1)
         if isinstance(w, _core.Weight):
-            return times_packed(dy, w, flat, add)
+            return times_packed(dy, w, flat, add, change)
         with panels(w, kind, transposed) as packed:
-            _core.linear(dy, packed, into=flat, add=add)
+            _times(dy, packed, flat, add, change)
 
     return gradient
 
 
-def times_packed(dy: Array, w: _core.Weight, into: Array, add: bool) -> None:
-    """dy W for a frozen packed W, some of its rows at a time, which are read back as bf16 (float32 from float32)."""
-    kind = "F32" if w.dtype == "F32" else "BF16"
+def times_packed(dy: Array, w: _core.Weight, into: Array, add: bool, change: Change | None = None) -> None:
+    """dy W for a frozen packed W, some of whose rows at a time are turned into bf16 (float32 of float32)."""
     n, k = w.shape
     most = max(16, _SLICE // k // 16 * 16)
+    if change is not None and n > most:
+        change.down(dy)  # while all of dy is at hand
     for row in range(0, n, most):
-        part = w.dequantise(row, min(most, n - row))
-        with panels(part, kind, transposed=True) as packed:
-            _core.linear(np.ascontiguousarray(dy[:, row : row + most]), packed, into=into, add=add or row > 0)
+        with turned(w, row, min(most, n - row)) as part:
+            _times(dy[:, row : row + most], part, into, add or row > 0, None if row + most < n else change)
 
 
-_SLICE = 1 << 20  # numbers of a packed weight that are read back at a time: 4 MB
+def _times(dy: Array, turned: _core.Weight, into: Array, add: bool, change: Change | None) -> None:
+    if change is None:
+        _core.linear(dy, turned, into=into, add=add)
+    else:
+        change.times(dy, turned, into, add)
+
+
+_SLICE = 1 << 20  # numbers of a packed weight that are turned at a time: 2 MB
 
 
 def norm_linear(
@@ -177,7 +189,7 @@ def linear_add(residual: Any, x: Any, weight: Any, bias: Any = None) -> Any:
     """y = residual + x W^T + bias. While recording, y takes the place of residual."""
     if isinstance(x, Symbol):
         return x.linear(None, [(weight, bias, "add")], residual=residual)[0]
-    return _linear(x, weight, bias, residual)
+    return _products(x, [(weight, bias)], residual)[0]
 
 
 def gated_linear(

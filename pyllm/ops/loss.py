@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from itertools import pairwise
 from typing import Any
 
@@ -18,8 +17,8 @@ from pyllm.ops.panels import panels
 from pyllm.ops.precision import product_type
 
 IGNORED = -100
-_LOGITS = 1 << 25  # logits that exist at once: 128 MB
-_FEWER = 1 << 24  # with a packed weight, which is there to save memory
+_LOGITS = 1 << 24  # logits that exist at once: 64 MB
+_FEWER = 1 << 23  # with a packed weight, which is there to save memory
 
 
 def cross_entropy(logits: Any, targets: Any, label_smoothing: float = 0.0) -> Any:
@@ -67,20 +66,18 @@ def linear_cross_entropy(x: Any, weight: Any, targets: Any, bias: Any = None, la
     ends = [len(rows) * i // pieces for i in range(pieces + 1)]
     kind = product_type()
     logits = _core.empty((-(-len(rows) // pieces), len(w)))
-    with ExitStack() as lent:
-        forward = lent.enter_context(panels(w, kind))
-        back = lent.enter_context(panels(w, kind, transposed=True)) if learning else forward
+    with panels(w, kind) as packed:
         for first, last in pairwise(ends):
             part, these = rows[first:last], logits[: last - first]
-            _core.linear(part, forward, b, into=these)
+            _core.linear(part, packed, b, into=these)
             if dx is None:
                 losses[first:last] = _core.cross_entropy_losses(these, wanted[first:last], label_smoothing)
                 continue
             losses[first:last] = _core.cross_entropy(these, wanted[first:last], None, label_smoothing, 1 / count)
-            _core.linear(these, back, into=dx[first:last])
+            times_packed(these, packed, dx[first:last], False)
             if dw is not None:
-                with panels(part, kind, transposed=True) as packed:
-                    _core.linear(these, packed, into=dw, add=first > 0, transposed=True)
+                with panels(part, kind, transposed=True) as columns:
+                    _core.linear(these, columns, into=dw, add=first > 0, transposed=True)
             if db is not None:
                 db += _core.column_sums(these)
 

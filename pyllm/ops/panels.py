@@ -24,6 +24,17 @@ def panels(matrix: Array, type: str, transposed: bool = False) -> Iterator[_core
         _take_back(weight)
 
 
+@contextmanager
+def turned(weight: _core.Weight, row: int, rows: int) -> Iterator[_core.Weight]:
+    """Rows of a packed matrix (n, k) packed as k features of `rows` inputs: bf16, or float32 of float32."""
+    part = _spare("F32" if weight.dtype == "F32" else "BF16", weight.shape[1], rows)
+    part.fill_turned(weight, row)
+    try:
+        yield part
+    finally:
+        _take_back(part)
+
+
 def _spares() -> dict[tuple[str, int, int], list[_core.Weight]]:
     """By type and shape, the last used at the end."""
     found: dict[tuple[str, int, int], list[_core.Weight]] = _local.__dict__.setdefault("spare", {})
@@ -31,11 +42,14 @@ def _spares() -> dict[tuple[str, int, int], list[_core.Weight]]:
 
 
 def _lend(matrix: Array, type: str, transposed: bool) -> _core.Weight:
-    n, k = matrix.shape[::-1] if transposed else matrix.shape
-    spare = _spares().get((type, n, k))
-    weight = spare.pop() if spare else _core.Weight(type, n, k)
+    weight = _spare(type, *(matrix.shape[::-1] if transposed else matrix.shape))
     weight.fill_floats(matrix, transposed)
     return weight
+
+
+def _spare(type: str, n: int, k: int) -> _core.Weight:
+    spare = _spares().get((type, n, k))
+    return spare.pop() if spare else _core.Weight(type, n, k)
 
 
 def _take_back(weight: _core.Weight) -> None:
@@ -43,6 +57,20 @@ def _take_back(weight: _core.Weight) -> None:
     spares[key] = [*spares.pop(key, ()), weight]
     if len(spares) > _SHAPES:
         del spares[next(iter(spares))]
+
+
+class Again:
+    """x(), made for the first of so many users and let go with the last."""
+
+    def __init__(self, x: Callable[[], Array], users: int) -> None:
+        self.x, self.left = x, users
+        self.made: Array | None = None
+
+    def __call__(self) -> Array:
+        made = self.x() if self.made is None else self.made
+        self.left -= 1
+        self.made = made if self.left > 0 else None
+        return made
 
 
 class Columns:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+
+from pyllm import _core
+from pyllm.ops.arrays import Array
 
 _NAMES = {"fp32": "F32", "float32": "F32", "bf16": "BF16", "bfloat16": "BF16"}
 _type = ContextVar("type", default="F32")
@@ -13,6 +16,14 @@ _type = ContextVar("type", default="F32")
 def product_type() -> str:
     """"F32" or "BF16": of the operands of products. Sums are float32 either way."""
     return _type.get()
+
+
+def stored(x: Array, kind: str) -> Callable[[], Array]:
+    """Gives x back to a derivative that multiplies in `kind`: in bf16 it is kept so, for half the memory."""
+    if kind != "BF16":
+        return lambda: x
+    half = _core.map_halves(x, None, "none", wanted=False)[1]
+    return lambda: _core.map(half, None, "none")
 
 
 @contextmanager
