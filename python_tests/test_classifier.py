@@ -218,7 +218,7 @@ def test_the_heads_scale_begins_with_mean_and_deviation_of_what_it_will_see():
     again = model_of("gru")
     again.standardise(texts, seed=3)
     assert same_bits(again.head.scale.weight.array(), model.head.scale.weight.array())
-    dropping = model_of("awd-lstm")
+    dropping = model_of("awd-lstm").eval()  # as a loaded one is
     dropping.standardise(texts)
     with ops.noise(0, 0):
         noisy = dropping.head.scale(dropping.pooled(*joined(texts[:32]))).data

@@ -89,8 +89,9 @@ class TextClassifier(nn.Module):
 
     def standardise(self, texts: list[NDArray[np.int32]], seed: int = 0) -> None:
         """Begin the head's scale with mean and deviation of the pooled rows of these texts, some of those that it will
-        learn, with what dropout makes of them.
+        learn, with what dropout makes of them; ready to learn from then on.
         """
+        self.train()  # dropped weights are numbers, not panels
         if self.head.scale is None:
             return
         self.train()  # dropped are weights that learn, not panels
