@@ -68,7 +68,10 @@ def measure(
 
 
 def source_of(tokenizer: Any, text: str) -> list[int]:
-    """A text's tokens as encoder-decoders learn them: nothing before, the end token behind."""
+    """A text's tokens as encoder-decoders learn them: nothing before, the end token behind. Raises ValueError without
+    one."""
+    if tokenizer.eos_token_id is None:
+        raise ValueError("translate: the tokenizer has no end token, with which sources end")
     return [*tokenizer.coder.encode(text, False), tokenizer.eos_token_id]
 
 
