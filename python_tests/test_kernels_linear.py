@@ -261,3 +261,21 @@ def test_shapes_that_do_not_fit_are_refused():
     for row, rows in ((1, 3), (0, 5), (16, 1), (-16, 4)):  # from a multiple of 16, inside the matrix
         with pytest.raises((ValueError, IndexError)):
             _core.Weight("Q4_1", 4, 64).fill(row, rows, np.zeros(rows * 40, np.uint8))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", ("F32", "BF16"))
+@pytest.mark.parametrize(("n", "k"), [(24, 64), (40, 39), (16, 480)])
+@pytest.mark.parametrize("scale", (1.0, 1e-20, 1e-23, 1e18))
+def test_a_row_alone_has_its_bits_where_sums_vanish_or_overflow(isa, dtype, n, k, scale):
+    """Down to the sign of zero: a row alone goes through other tiles than a row among many."""
+    rng = np.random.default_rng(k)
+    weight = _core.Weight(dtype, n, k)
+    weight.fill_floats((rng.standard_normal((n, k)) * scale).astype(np.float32))
+    x = (rng.standard_normal((37, k)) * scale * 10.0 ** rng.integers(-3, 3, (37, k))).astype(np.float32)
+    x[rng.random(x.shape) < 0.3] = 0
+    x[5, 3], x[6, 4] = np.inf, np.nan
+    with using(isa, proof=False):
+        together = _core.linear(x, weight)
+        alone = np.concatenate([_core.linear(x[i : i + 1], weight) for i in range(37)])
+    assert same_bits(together, alone)

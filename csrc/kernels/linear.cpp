@@ -99,7 +99,7 @@ struct Raised {
     bias = p.bias ? load_n(p.bias + at, n) : set1(0);
   }
   f32v of(int64_t r) const {
-    f32v v = add(y.of(r), bias);
+    const f32v v = part.bias ? add(y.of(r), bias) : y.of(r);  // a bias of 0 would make 0 of -0
     return part.more ? add(v, load_n(part.more + (row + r) * part.n + feature, n)) : v;
   }
 };

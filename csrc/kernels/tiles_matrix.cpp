@@ -56,10 +56,37 @@ template <bool TALL, bool WIDE> void matrix(const TileArgs& a) {
       [&](auto tile, int row, int column) { tile_store<tile>(a.out + row * a.out_stride + column, a.out_stride * 4); });
 }
 
+// One row, for which tiles wait longer than vectors: in their order, to the same bits. A tile that is filled with zeros
+// gives other signs to sums that are zero.
+template <int P> void one_row(const TileArgs& a) {
+  const int64_t pairs = (a.k + 1) / 2;
+  if (pairs % kPairs) return matrix<false, (P > 1)>(a);
+  const TinyIsZero as_tiles_do;
+  f32v sum[P];
+  for (int p = 0; p < P; ++p) sum[p] = a.add ? load(a.out + p * 16) : set1(0);
+  for (int64_t i = 0; i < pairs; i += kPairs) {
+    f32v first[P], second[P];
+    for (int p = 0; p < P; ++p) first[p] = second[p] = set1(0);
+    for (int64_t j = i; j < i + kPairs; ++j) {
+      const pairv x = pair((const uint16_t*)a.rows + 2 * j);
+      const f32v x_first = first_numbers(x.v), x_second = second_numbers(x.v);
+      for (int p = 0; p < P; ++p) {
+        const u8v w = load_u8(a.panel[p] + j * 64);
+        prefetch_far(a.panel[p] + j * 64 + a.ahead);
+        first[p] = fma(first_numbers(w.v), x_first, first[p]);
+        second[p] = fma(second_numbers(w.v), x_second, second[p]);
+      }
+    }
+    for (int p = 0; p < P; ++p) sum[p] = add(sum[p], add(first[p], second[p]));
+  }
+  for (int p = 0; p < P; ++p) store(a.out + p * 16, sum[p]);
+}
+
 }  // namespace
 
 Tile product_tile(Type t, TileSize s) {
   if (t != Type::BF16) return float_tile(t, s);
+  if (s.rows == 1) return s.panels > 1 ? one_row<2> : one_row<1>;
   if (s.rows > 16) return s.panels > 1 ? matrix<true, true> : matrix<true, false>;
   return s.panels > 1 ? matrix<false, true> : matrix<false, false>;
 }

@@ -34,6 +34,21 @@ class Matrix {
   int rows_ = 0;
 };
 
+// As long as it lives vectors of this thread take tiny numbers for zero, and make zero of them: so do matrix tiles.
+class TinyIsZero {
+ public:
+  TinyIsZero() {
+    asm volatile("stmxcsr %0" : "=m"(was_)::"memory");
+    set(was_ | 0x8040);
+  }
+  ~TinyIsZero() { set(was_); }
+  TinyIsZero(const TinyIsZero&) = delete;
+
+ private:
+  static void set(uint32_t state) { asm volatile("ldmxcsr %0" ::"m"(state) : "memory"); }
+  uint32_t was_;
+};
+
 template <int TILE> PYLLM_INLINE void tile_zero() { asm volatile("tilezero %%tmm%c0" ::"i"(TILE)); }
 template <int TILE> PYLLM_INLINE void tile_load(const void* p, int64_t stride) {
   asm volatile("tileloadd (%0,%1,1), %%tmm%c2" ::"r"(p), "r"(stride), "i"(TILE) : "memory");
@@ -44,6 +59,12 @@ template <int TILE> PYLLM_INLINE void tile_store(void* p, int64_t stride) {
 // SUM += ROWS PANEL: the 16 products of first, then those of second numbers of pairs are summed, then both added.
 template <int SUM, int ROWS, int PANEL> PYLLM_INLINE void tile_dot_bf16() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" ::"i"(SUM), "i"(ROWS), "i"(PANEL));
+}
+
+// The first, and the second numbers of pairs.
+PYLLM_INLINE f32v first_numbers(__m512i pairs) { return _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)); }
+PYLLM_INLINE f32v second_numbers(__m512i pairs) {
+  return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000)));
 }
 
 }  // namespace pyllm::PYLLM_ISA
