@@ -7,7 +7,6 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Numbers: TypeAlias = NDArray[np.float32] | NDArray[np.uint16]  # the latter is bf16
 Buffer: TypeAlias = bytes | bytearray | memoryview | NDArray[Any]
 
 class Weight:
@@ -416,11 +415,13 @@ def log_softmax_at(rows: NDArray[np.float32], ids: ArrayLike) -> NDArray[np.floa
 def log_sum_exp(logits: NDArray[np.float32]) -> float:
     """log(sum(exp(logits))) of one float32 row, in double."""
 
-def map(x: Numbers, up: Numbers | None, act: str, cap: float = 0.0) -> NDArray[np.float32]: ...
+def map(x: ArrayLike, up: ArrayLike | None, act: str, cap: float = 0.0) -> NDArray[np.float32]:
+    """act(x) * up of float32, or of bf16 as uint16."""
+
 def map_backward(
-    dy: ArrayLike, x: Numbers, up: Numbers | None, act: str, cap: float = 0.0
+    dy: ArrayLike, x: ArrayLike, up: ArrayLike | None, act: str, cap: float = 0.0
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """(dx, dup) of y = act(x) * up."""
+    """(dx, dup) of y = act(x) * up; x and up float32, or bf16 as uint16."""
 
 def map_halves(x: ArrayLike, up: ArrayLike | None, act: str, wanted: bool = True) -> tuple[Any, Any, Any]:
     """(y, x, up) of y = act(x) * up: x and up rounded to bf16, y of the rounded ones or None."""

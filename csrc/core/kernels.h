@@ -195,8 +195,8 @@ struct UnpackArgs {
   int64_t row, rows, k;
   Type type;
 };
-// Rows [row, row + rows) of panels (any type, k inputs; row a multiple of 16) as panels of k features, `rows` inputs and
-// type `to`: BF16, or F32 of F32.
+// Rows [row, row + rows) of panels (any type, k inputs; row a multiple of 16) as panels of k features and `rows` inputs,
+// of type `to`: BF16, or F32 of F32.
 struct TurnArgs {
   const uint8_t* panels;
   uint8_t* out;
