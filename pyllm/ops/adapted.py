@@ -54,7 +54,7 @@ class Change:
                 f"allowed are (r, {shape[1]}) and ({shape[0]}, r)"
             )
         self.x, self.mask = x, mask(w.dropout, w.stream)
-        self.h: Array | None = None  # kept for B's gradient by who has made the product
+        self.h: Any = None  # kept for B's gradient by who has made the product
         self.dh: Array | None = None
 
     def low(self, x: Array, lent: ExitStack) -> tuple[Any, _core.Weight]:

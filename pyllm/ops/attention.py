@@ -191,13 +191,14 @@ def row_attention(
     arrays = [float32(x, "attention", name) for x, name in ((q, "q"), (k, "k"), (v, "v"))]
     shapes, rows, kind = [x.shape for x in arrays], int(starts[-1]), product_type()
     keys = rows if key_starts is None else int(key_starts[-1])
-    inputs = [x.reshape(n, -1) for x, n in zip(arrays, (rows, keys, keys), strict=True)]
-    options = starts, heads, groups, scale, causal, window, softcap, kind, key_starts
+    inputs: list[Any] = [x.reshape(n, -1) for x, n in zip(arrays, (rows, keys, keys), strict=True)]
+    options: list[Any] = [starts, heads, groups, scale, causal, window, softcap, kind, key_starts]
     y, sums = _core.attention_forward(*inputs, *options)
     keep = [stored(x, kind) for x in (*inputs, y)] if wants(q, k, v) else []
 
     def derivative(dy: Array) -> list[Array]:
-        gradients = _core.attention_backward(dy.reshape(rows, -1), *(x() for x in keep), sums, *options)
+        held: list[Any] = [dy.reshape(rows, -1), *(x() for x in keep), sums, *options]
+        gradients = _core.attention_backward(*held)
         return [each.reshape(shape) for each, shape in zip(gradients, shapes, strict=True)]
 
     return record(y.reshape(shapes[0]), (q, k, v), derivative, keep[3] if keep and kind != "F32" else None)

@@ -81,7 +81,7 @@ def _products(x: Any, parts: Sequence[tuple[Any, Any]], residual: Any = None, hi
     ]
     with ExitStack() as lent:
         packed = [w if isinstance(w, _core.Weight) else lent.enter_context(panels(w, kind)) for w in ws]
-        lows = [change and change.low(rows, lent) for change in changes]
+        lows: list[Any] = [change and change.low(rows, lent) for change in changes]
         into = [y.reshape(len(rows), -1) for y in ys]
         hs = _core.linears(rows, packed, biases, high, into, residual is not None, lows)[1]
 
