@@ -152,8 +152,8 @@ FloatArray add_low(const pyllm::LinearArgs& a, pyllm::LinearPart& part, const Lo
   const Weight& b = *low.second;
   const auto* down = std::get_if<const Weight*>(&low.first);
   FloatArray h = down ? empty({(py::ssize_t)a.rows, (py::ssize_t)(*down)->n()}) : std::get<FloatArray>(low.first);
-  if (b.type() != pyllm::Type::F32 || b.n() != part.n || h.ndim() != 2 || h.shape(0) != a.rows ||
-      h.shape(1) != b.k() || (down && (pyllm::quantised((*down)->type()) || (*down)->k() != a.k)))
+  if (b.type() != pyllm::Type::F32 || b.n() != part.n || h.ndim() != 2 || h.shape(0) != a.rows || h.shape(1) != b.k() ||
+      (down && (pyllm::quantised((*down)->type()) || (*down)->k() != a.k)))
     throw std::invalid_argument("linears: h " + shape_of(h) + " and B (" + std::to_string(b.n()) + ", " +
                                 std::to_string(b.k()) + ") of a product (" + std::to_string(a.rows) + ", " +
                                 std::to_string(part.n) + "): allowed are (rows, r) or floats (r, inputs), F32 (n, r)");
@@ -214,8 +214,8 @@ FloatArray map(const py::array& x, const std::optional<py::array>& up, const std
   const Numbers of = numbers("map", "x", x), other = up ? numbers("map", "up", *up) : of;
   if (other.half != of.half || (up && up->size() != x.size()))
     throw std::invalid_argument("map: x " + shape_of(x) + " and up " + shape_of(*up) + " differ in size or type");
-  pyllm::MapArgs a = {of.data, up ? other.data : nullptr, y.mutable_data(), x.size(), act_named(act), cap,
-                      of.half, nullptr,                   nullptr};
+  pyllm::MapArgs a = {
+      of.data, up ? other.data : nullptr, y.mutable_data(), x.size(), act_named(act), cap, of.half, nullptr, nullptr};
   const pyllm::Kernels& kernels = use();
   without_gil([&] { pyllm::run_kernel(kernels.map, a, 10.0 * (double)x.size()); });
   return y;

@@ -79,8 +79,8 @@ struct LinearArgs {
   int parts;
   LinearPart part[kParts];
   const LinearArgs* beside;  // another product that reads the same prepared rows, or null
-  const Row* row;       // Rotary, Key, Value
-  const float* rotary;  // (positions, 2, dim): cosines, then signed sines; or null
+  const Row* row;            // Rotary, Key, Value
+  const float* rotary;       // (positions, 2, dim): cosines, then signed sines; or null
   const CacheLayout* cache;
   int layer;
   uint8_t* prepared;  // rows made ready once for all workers (then prepare has run before), or null: each makes its own
@@ -195,8 +195,8 @@ struct UnpackArgs {
   int64_t row, rows, k;
   Type type;
 };
-// Rows [row, row + rows) of panels (any type, k inputs; row a multiple of 16) as panels of k features and `rows` inputs,
-// of type `to`: BF16, or F32 of F32.
+// Rows [row, row + rows) of panels (any type, k inputs; row a multiple of 16) as panels of k features and `rows`
+// inputs, of type `to`: BF16, or F32 of F32.
 struct TurnArgs {
   const uint8_t* panels;
   uint8_t* out;

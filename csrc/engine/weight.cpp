@@ -210,8 +210,8 @@ void Weight::fill_turned(const Weight& other, int64_t row) {
                                 std::to_string(other.n()) + ", " + std::to_string(other.k()) + ") turned into (" +
                                 std::to_string(n_) + ", " + std::to_string(k_) + "), which start at a multiple of 16");
   if (type_ != Type::BF16 && (type_ != Type::F32 || other.type() != Type::F32))
-    throw std::invalid_argument("weight: " + std::string(info(other.type()).name) + " turned into " +
-                                info(type_).name + ", allowed are BF16, and F32 of F32");
+    throw std::invalid_argument("weight: " + std::string(info(other.type()).name) + " turned into " + info(type_).name +
+                                ", allowed are BF16, and F32 of F32");
   TurnArgs a = {other.panels(), memory_.data(), row, k_, n_, other.type(), type_};
   run_kernel(kernels().turn, a, 4.0 * (double)n_ * (double)k_);
 }

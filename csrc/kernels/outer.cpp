@@ -16,7 +16,7 @@ template <int R> void sum_vectors(const OuterArgs& a, int64_t column, int64_t fi
   for (int64_t row = 0; row < a.rows; row += kRows) {
     const int64_t end = row + kRows < a.rows ? row + kRows : a.rows;
     vectors(first, last, [&](int64_t i, auto at) {
-      float(&sum)[R][16] = sums[(i - first) / 16];
+      float (&sum)[R][16] = sums[(i - first) / 16];
       f32v acc[R];
       unroll<R>([&](auto r) { acc[r] = load(sum[r]); });
       for (int64_t t = row; t < end; ++t) {

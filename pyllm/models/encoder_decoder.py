@@ -70,7 +70,6 @@ class EncoderDecoder(nn.Module, ABC):
 
     config: Any
     head: Any  # a Linear; an Embedding that serves as head has no bias
-    generates = False  # without a source
     adapters: Mapping[str, Any] = {}  # there are none
     generation_config: dict[str, Any] | None = None
     open_tokenizer: Callable[[], Any] | None = None
