@@ -17,7 +17,7 @@ from pyllm.ops.panels import panels
 from pyllm.ops.precision import product_type
 
 IGNORED = -100
-_LOGITS = 1 << 25  # logits that exist at once: 128 MB; of 64 MB the head would be read so often that steps took 13 % more
+_LOGITS = 1 << 25  # logits that exist at once: 128 MB; with 64 the head was read so often that steps took 13 % more
 _FEWER = 1 << 23  # with a packed weight, which is there to save memory
 
 

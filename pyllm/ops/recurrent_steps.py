@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from pyllm import _core
 from pyllm.ops.activation import activate, sigmoid, tanh
 from pyllm.ops.arithmetic import add, concatenate, index, multiply, subtract
 from pyllm.ops.linear import linear
@@ -39,6 +40,8 @@ def recurrent_steps(
     """
     _, _, r, _ = checked(cell, x, weights, steps)
     units = r.shape[1]
+    if isinstance(weights.hidden, _core.Weight):
+        weights = weights._replace(hidden=r)  # gates are taken out of it, which panels do not allow
     if peepholes is not None and (cell != "lstm" or np.shape(peepholes) != (3 * units,)):
         raise ValueError(f"{cell}: peepholes {np.shape(peepholes)}, allowed are ({3 * units},) for lstm")
     if reset_first and cell != "gru":
