@@ -212,9 +212,10 @@ def test_the_heads_scale_begins_with_mean_and_deviation_of_what_it_will_see():
     model.standardise(texts, seed=3)
     ids, starts = joined(texts)
     scaled = model.head.scale(model.pooled(ids, starts)).data
-    spread = scaled.std(axis=0)
-    assert np.abs(scaled.mean(axis=0)).max() < 1e-3 and np.abs(np.median(spread) - 1) < 1e-3
-    assert spread.max() < 1.001  # a unit that hardly varies is not blown up
+    spread, own = scaled.std(axis=0), model.pooled(ids, starts).data.std(axis=0)
+    assert np.abs(scaled.mean(axis=0)).max() < 1e-3
+    assert np.abs(spread - own / np.maximum(own, 0.1 * own.mean())).max() < 1e-3  # what hardly varies stays small
+    assert np.abs(spread - 1).max() < 0.2 and np.abs(np.median(spread) - 1) < 1e-3
     again = model_of("gru")
     again.standardise(texts, seed=3)
     assert same_bits(again.head.scale.weight.array(), model.head.scale.weight.array())

@@ -1,6 +1,7 @@
 """The same weights here and in transformers: tokens, beam scores and every processor must agree."""
 
 from array import array
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -72,9 +73,10 @@ def test_beams(pair, settings):
         **{"return_dict_in_generate": True, **settings},
     }
     ours = pair[0].generate(PROMPTS, **settings)
-    reference = reference_of(pair[1], PROMPTS, output_scores=True, **settings)
+    # In float64: on some processors float32 rounds scores of long penalties further away than the bound.
+    reference = reference_of(deepcopy(pair[1]).double(), PROMPTS, output_scores=True, **settings)
     assert same(ours.sequences, reference.sequences)
-    np.testing.assert_allclose(ours.sequences_scores, reference.sequences_scores.numpy(), rtol=2e-5, atol=1e-4)
+    np.testing.assert_allclose(ours.sequences_scores, reference.sequences_scores.numpy(), rtol=2e-6, atol=1e-4)
 
 
 def test_left_padding(pair):

@@ -126,10 +126,10 @@ def test_the_recipe_thaws_layer_after_layer_along_slanted_triangles(tmp_path):
 def test_the_recipe_works_for_other_models(tmp_path, family):
     random, targets = np.random.default_rng(0), np.arange(30) % 3  # each class has words of its own
     data = Labelled([random.integers(10 * k, 10 * k + 10, 8).astype(np.int32) for k in targets], targets)
-    learn = learner(tmp_path, family, data=data, learning_rate=1e-2, num_train_epochs=15)
+    learn = learner(tmp_path, family, data=data, learning_rate=1e-2, num_train_epochs=25)
     # A net whose lower layers are new has nothing that slower rates would keep: for the GRU all layers learn as fast.
     result = learn.fit(recipe={"gpt2": "ulmfit", "gru": Recipe(layer_divisor=1.0)}[family])
-    assert result.complete and result.loss < 0.6 and learn.stage == learn.groups
+    assert result.complete and result.loss < 0.3 and learn.stage == learn.groups
 
 
 @pytest.mark.parametrize("last", (3, 4, 7, 14))

@@ -45,11 +45,10 @@ class Pair(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """A training: after how many seconds which loss in nats and which gradient norm, a step each."""
+    """A training: after how many seconds which loss in nats, a step each."""
 
     seconds: list[float]
     losses: list[float]
-    norms: list[float]
 
 
 def config_of(kind: str, parameters: int, vocabulary: int, longest: int, dropout: float = 0.0) -> Any:
@@ -98,7 +97,7 @@ def learn(
 ) -> Curve:
     """AdamW for so many seconds, at least one step; tick hears how many seconds each step took."""
     optimizer = AdamW(model.train().parameters(), lr=rate)
-    found, passed = Curve([], [], []), 0.0
+    found, passed = Curve([], []), 0.0
     for step, pairs in enumerate(batches):
         batch, begin = batch_of(pairs, model.start_id), time.perf_counter()
         optimizer.zero_grad()
@@ -114,7 +113,6 @@ def learn(
         passed += took
         found.seconds.append(passed)
         found.losses.append(float(loss.item()))
-        found.norms.append(norm)
         tick(took)
         if passed >= seconds:
             break
