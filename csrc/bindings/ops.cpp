@@ -136,7 +136,7 @@ py::object place(const pyllm::LinearArgs& a, const Weight& w, const py::object& 
 py::object linear(Rows x, const Weight& w, const std::optional<FloatArray>& bias, bool high, const py::object& into,
                   bool add, bool transposed) {
   pyllm::LinearArgs a = linear_args(x, w, transposed);
-  if (transposed && pyllm::quantised(w.type())) throw std::invalid_argument("linear: x is transposed, W quantised");
+  if (transposed && !pyllm::floating(w.type())) throw std::invalid_argument("linear: x is transposed, W quantised");
   py::object y = place(a, w, into);
   a.terms = high ? 2 : 1;
   add_part(a, w, bias, in_place("linear", "into", y), add);
@@ -153,7 +153,7 @@ FloatArray add_low(const pyllm::LinearArgs& a, pyllm::LinearPart& part, const Lo
   const auto* down = std::get_if<const Weight*>(&low.first);
   FloatArray h = down ? empty({(py::ssize_t)a.rows, (py::ssize_t)(*down)->n()}) : std::get<FloatArray>(low.first);
   if (b.type() != pyllm::Type::F32 || b.n() != part.n || h.ndim() != 2 || h.shape(0) != a.rows || h.shape(1) != b.k() ||
-      (down && (pyllm::quantised((*down)->type()) || (*down)->k() != a.k)))
+      (down && (!pyllm::floating((*down)->type()) || (*down)->k() != a.k)))
     throw std::invalid_argument("linears: h " + shape_of(h) + " and B (" + std::to_string(b.n()) + ", " +
                                 std::to_string(b.k()) + ") of a product (" + std::to_string(a.rows) + ", " +
                                 std::to_string(part.n) + "): allowed are (rows, r) or floats (r, inputs), F32 (n, r)");
