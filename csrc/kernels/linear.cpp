@@ -74,15 +74,17 @@ bool streams(const LinearPart& part, int64_t rows) {
 // What follows the product, for rows [row, row + rows) of one panel. f makes a row's 16 numbers of its sums.
 template <class F> PYLLM_INLINE void each_row(const LinearPart& part, int64_t index, int64_t row, int64_t rows, F f) {
   int64_t n = part.n - index * 16;
-  float* out = part.out + row * part.out_stride + index * 16;
+  const int64_t at = row * part.out_stride + index * 16;
+  float* out = part.out + at;
+  const float* before = part.residual ? part.residual + at : out;
   if (n >= 16 && part.epilogue != Epilogue::Add && streams(part, rows))
-    for (int64_t r = 0; r < rows; ++r) store_past(out + r * part.out_stride, f(r, out + r * part.out_stride));
+    for (int64_t r = 0; r < rows; ++r) store_past(out + r * part.out_stride, f(r, before + r * part.out_stride));
   else if (n >= 16)
-    for (int64_t r = 0; r < rows; ++r) store(out + r * part.out_stride, f(r, out + r * part.out_stride));
+    for (int64_t r = 0; r < rows; ++r) store(out + r * part.out_stride, f(r, before + r * part.out_stride));
   else
     for (int64_t r = 0; r < rows; ++r) {
       alignas(64) float old[16];
-      store(old, load_n(out + r * part.out_stride, (int)n));
+      store(old, load_n(before + r * part.out_stride, (int)n));
       store_n(out + r * part.out_stride, f(r, old), (int)n);
     }
 }
