@@ -35,26 +35,93 @@ BERT = (
     Field("type_vocab_size", "int", 1, 1 << 16, 2),
     Field("layer_norm_eps", "float", 1e-15, 1e-1, 1e-12),
 )
+
+
+def _changed(fields: tuple[Field, ...], *others: Field) -> tuple[Field, ...]:
+    """The fields, with others of the same names in their places and new ones at the end."""
+    named = {field.name: field for field in fields} | {field.name: field for field in others}
+    return tuple(named.values())
+
+
+ROBERTA = _changed(
+    BERT,
+    Field("vocab_size", "int", 1, 1 << 24, 50265),
+    Field("pad_token_id", "ids", default=1),
+    Field("bos_token_id", "ids", default=0),
+    Field("eos_token_id", "ids", default=2),
+)
+DISTILBERT = (
+    *_SHARED,
+    Field("dim", "int", *_SIZES, 768),
+    Field("n_layers", "int", 1, 1000, 6),
+    Field("n_heads", "int", 1, 4096, 12),
+    Field("hidden_dim", "int", 1, 1 << 22, 3072),
+    Field("activation", "choice", default="gelu", choices=ACTIVATIONS),
+    Field("dropout", "float", *_DROPOUT, 0.1),
+    Field("attention_dropout", "float", *_DROPOUT, 0.1),
+    Field("seq_classif_dropout", "float", *_DROPOUT, 0.2),
+    Field("sinusoidal_pos_embds", "bool", default=False),
+)
+ALBERT = _changed(
+    tuple(field for field in BERT if field.name != "classifier_dropout"),
+    Field("vocab_size", "int", 1, 1 << 24, 30000),
+    Field("embedding_size", "int", *_SIZES, 128),
+    Field("hidden_size", "int", *_SIZES, 4096),
+    Field("num_hidden_groups", "int", 1, 1000, 1),
+    Field("inner_group_num", "int", 1, 1000, 1),
+    Field("num_attention_heads", "int", 1, 4096, 64),
+    Field("intermediate_size", "int", 1, 1 << 22, 16384),
+    Field("hidden_act", "choice", default="gelu_new", choices=ACTIVATIONS),
+    Field("hidden_dropout_prob", "float", *_DROPOUT, 0.0),
+    Field("attention_probs_dropout_prob", "float", *_DROPOUT, 0.0),
+    Field("classifier_dropout_prob", "float", *_DROPOUT, 0.1),
+)
 # Settings that change the arithmetic: refused unless they are as here.
 _FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 
 
-def check_bert(raw: Raw, fields: tuple[Field, ...] = BERT, kind: str = "bert") -> dict[str, Any]:
+def check_bert(raw: Raw) -> dict[str, Any]:
     """Normalised fields of BERT. Raises ModelFileError, as the others do."""
+    return _checked(raw, BERT, "bert")
+
+
+def check_roberta(raw: Raw) -> dict[str, Any]:
+    """Of RoBERTa, whose places begin behind the padding token's number."""
+    config = _checked(raw, ROBERTA, "roberta")
+    pad, places = config["pad_token_id"], config["max_position_embeddings"]
+    if pad is None or pad + 1 >= places:
+        raw.refuse("pad_token_id", pad, f"0 to {places - 2:,}: the {places:,} positions begin behind it")
+    return config
+
+
+def check_distilbert(raw: Raw) -> dict[str, Any]:
+    """Of DistilBERT."""
+    return _checked(raw, DISTILBERT, "distilbert", "dim", "n_heads")
+
+
+def check_albert(raw: Raw) -> dict[str, Any]:
+    """Of ALBERT."""
+    config = _checked(raw, ALBERT, "albert")
+    groups, layers = config["num_hidden_groups"], config["num_hidden_layers"]
+    if groups > layers:
+        raw.refuse("num_hidden_groups", f"{groups:,}", f"1 to {layers:,}, the hidden layers")
+    return config
+
+
+def _checked(
+    raw: Raw, fields: tuple[Field, ...], kind: str, width: str = "hidden_size", heads: str = "num_attention_heads"
+) -> dict[str, Any]:
+    """What all of them have in common. A file of transformers before 4 may say the number of labels alone."""
     config = check_fields(raw, fields)
     for name, needed in _FIXED.items():
         if raw.values.get(name) not in (needed, None):
             raw.refuse(name, printable(repr(raw.values[name]), 100), needed)
-    _heads(raw, config, "hidden_size", "num_attention_heads")
-    return config | _labels(raw) | {"model_type": kind}
-
-
-def _heads(raw: Raw, config: dict[str, Any], width: str, heads: str) -> None:
     if config[width] % config[heads]:
         raw.refuse(width, f"{config[width]:,}", f"a multiple of the {config[heads]:,} attention heads")
     pad = config["pad_token_id"]
     if pad is not None and (isinstance(pad, list) or not 0 <= pad < config["vocab_size"]):
         raw.refuse("pad_token_id", printable(repr(pad), 100), f"0 to {config['vocab_size'] - 1:,}, the vocabulary")
+    return config | _labels(raw) | {"model_type": kind}
 
 
 def _labels(raw: Raw) -> dict[str, Any]:

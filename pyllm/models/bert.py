@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
+
 from pyllm import nn, ops
 from pyllm.models.encoder import Encoder, LabelledConfig
+from pyllm.models.encoder_heads import (
+    MaskedHead,
+    NextSentenceHead,
+    PreTrainingHead,
+    SequenceHead,
+    TokenHead,
+    masked_names,
+)
 from pyllm.models.ragged import Ragged, check_range
 
 _LAYER = "bert.encoder.layer.{}"
@@ -25,6 +36,11 @@ NAMES = {
     "layers.{}.feed_forward.down": (f"{_LAYER}.output.dense", ""),
     "layers.{}.feed_forward_norm": (f"{_LAYER}.output.LayerNorm", ""),
     "pooler": ("bert.pooler.dense", ""),
+    **masked_names("cls.predictions.transform.dense", "cls.predictions.transform.LayerNorm", "cls.predictions"),
+    "head.next": ("cls.seq_relationship", ""),
+    "head.following.next": ("cls.seq_relationship", ""),
+    "head.score": ("classifier", ""),
+    "head.tags": ("classifier", ""),
 }
 ROTATED = ()
 IGNORED = (r"(bert\.)?embeddings\.position_ids",)
@@ -47,13 +63,33 @@ class Config(LabelledConfig):
     type_vocab_size: int = 2
     layer_norm_eps: float = 1e-12
 
+    @property
+    def head_dropout(self) -> float:
+        """Of a classifier's head."""
+        return self.hidden_dropout_prob if self.classifier_dropout is None else self.classifier_dropout
+
+
+def masked(c: Any, words: nn.Embedding) -> MaskedHead:
+    """The head that fills in words."""
+    return MaskedHead(c.hidden_size, words, c.hidden_act, c.layer_norm_eps, c.tie_word_embeddings)
+
 
 class BERT(Encoder):
-    """Embeddings of tokens, places and kinds of sentence, normalised; layers; a pooler."""
+    """Embeddings of tokens, places and kinds of sentence, normalised; layers; a pooler where the head asks for one."""
 
     prefix = "bert."
-
-    heads: ClassVar[dict[str, Any]] = {}  # how transformers' name ends -> what makes the head of (config, words)
+    tied: ClassVar[dict[str, str]] = {
+        "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
+        "cls.predictions.decoder.bias": "cls.predictions.bias",
+    }
+    # How transformers' name of a model ends -> what makes its head of (config, table of words).
+    heads: ClassVar[dict[str, Callable[[Any, nn.Embedding], Any]]] = {
+        "ForMaskedLM": masked,
+        "ForSequenceClassification": lambda c, words: SequenceHead(c, c.hidden_size, (0.0, c.head_dropout)),
+        "ForTokenClassification": lambda c, words: TokenHead(c, c.hidden_size, c.head_dropout),
+        "ForNextSentencePrediction": lambda c, words: NextSentenceHead(c.hidden_size),
+        "ForPreTraining": lambda c, words: PreTrainingHead(masked(c, words), NextSentenceHead(c.hidden_size)),
+    }
 
     def __init__(self, c: Any, task: str = "Model") -> None:
         self.config = c
@@ -71,16 +107,21 @@ class BERT(Encoder):
 
     def places(self, batch: Ragged) -> Any:
         """The row of the position table of every token; where RoBERTa differs."""
-        return ops.places_of(batch.starts) if batch.places is None else batch.places
+        return ops.places_of(batch.starts)
 
     def embedded(self, batch: Ragged) -> Any:
         """Tokens as rows (rows, width)."""
-        places = self.places(batch)
-        check_range(batch, places, self.config.max_position_embeddings, "position_ids")
-        types = 0 * batch.ids if batch.types is None else batch.types
-        check_range(batch, types, self.config.type_vocab_size, "token_type_ids")
-        x = ops.add(ops.add(self.words(batch.ids), self.types(types)), self.positions(places))
-        return self.dropout(self.norm(x))
+        return embedded(self, batch, self.places(batch))
+
+
+def embedded(model: Any, batch: Ragged, usual: Any) -> Any:
+    """drop(norm(words + types + positions)), of a model that has these; usual: places where none are given."""
+    places = usual if batch.places is None else batch.places
+    check_range(batch, places, model.config.max_position_embeddings, "position_ids")
+    types = np.zeros_like(batch.ids) if batch.types is None else batch.types
+    check_range(batch, types, model.config.type_vocab_size, "token_type_ids")
+    x = ops.add(ops.add(model.words(batch.ids), model.types(types)), model.positions(places))
+    return model.dropout(model.norm(x))
 
 
 Model = BERT

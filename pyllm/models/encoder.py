@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,8 +94,9 @@ class Encoder(nn.Module, ABC):
     is_gradient_checkpointing = False
     missing_keys: tuple[str, ...] = ()  # names of what its file did not have, and is random
     unexpected_keys: tuple[str, ...] = ()  # and of what its file had and nobody asked for
+    heads: ClassVar[dict[str, Any]] = {}  # how transformers' name ends -> what makes the head of (config, words)
     prefix = ""  # of all but the head's names in the files of models with a head
-    tied: Mapping[str, str] = {}  # name in files -> the name of what it always equals
+    tied: ClassVar[dict[str, str]] = {}  # name in files -> the name of what it always equals
 
     @abstractmethod
     def embedded(self, batch: Ragged) -> Any:
@@ -205,7 +206,10 @@ class Encoder(nn.Module, ABC):
 
     def name_of(self, name: str) -> str:
         """What a tensor of the family's files is called in the files of this model."""
-        return name if self.head is not None else name.removeprefix(self.prefix)
+        if self.head is None:
+            return name.removeprefix(self.prefix)
+        apart = () if self.config.tie_word_embeddings else self.tied.items()
+        return next((own for own, other in apart if other == name and not name.startswith(self.prefix)), name)
 
     def save_pretrained(self, save_directory: Any, **options: Any) -> None:
         """Write a folder: config.json and safetensors; dtype= and max_shard_size= as pyllm.auto.saving.save_folder."""

@@ -17,39 +17,39 @@ Ids = NDArray[np.int32]
 class Ragged(NamedTuple):
     """Tokens of sequences end to end: ids, types and places (rows,); starts: where each begins, and how many rows.
 
-    index, shape: where each row stands in the flat rectangle (batch, length) that was given; None for lists.
+    kept, shape: where each row stands in the flat rectangle (batch, length) that was given; None for lists.
     """
 
     ids: Ids
     starts: Starts
     types: Ids | None = None
     places: Ids | None = None
-    index: NDArray[np.int64] | None = None
+    kept: NDArray[np.int64] | None = None
     shape: tuple[int, int] | None = None
 
     def back(self, x: Any) -> Any:
         """Rows (rows, width) as (batch, length, width) with zeros for padding, or as a list of (length, width)."""
-        if self.shape is not None and self.index is not None:
-            return ops.put_rows(x, self.index, self.shape)
+        if self.shape is not None and self.kept is not None:
+            return ops.put_rows(x, self.kept, self.shape)
         return [x[first:end] for first, end in zip(self.starts[:-1], self.starts[1:], strict=True)]
 
     def squares(self, each: list[NDArray[np.float32]]) -> Any:
         """Attention (heads, length, length) of every sequence as (batch, heads, length, length), zeros for padding."""
-        if self.shape is None or self.index is None:
+        if self.shape is None or self.kept is None:
             return each
         out = np.zeros((self.shape[0], each[0].shape[0], self.shape[1], self.shape[1]), np.float32)
         for number, weights in enumerate(each):
-            columns = self.index[self.starts[number] : self.starts[number + 1]] % self.shape[1]
+            columns = self.kept[self.starts[number] : self.starts[number + 1]] % self.shape[1]
             out[number][:, columns[:, None], columns[None]] = weights
         return out
 
     def rows_of(self, given: Any, what: str) -> NDArray[Any]:
         """Something with an entry for each token that was given, for the rows alone. Raises ValueError."""
-        if self.shape is not None and self.index is not None:
+        if self.shape is not None and self.kept is not None:
             array = np.asarray(given)
             if array.shape != self.shape:
                 raise ValueError(f"model: {what} {array.shape} for input_ids {self.shape}")
-            return array.reshape(-1)[self.index]
+            return array.reshape(-1)[self.kept]
         rows = [np.asarray(row) for row in given]
         lengths = np.diff(self.starts).tolist()
         if [row.shape for row in rows] != [(n,) for n in lengths]:
@@ -90,9 +90,9 @@ def _rectangle(ids: NDArray[Any], attention_mask: Any) -> Ragged:
     lengths = seen.sum(axis=1)
     if not lengths.all():
         raise ValueError(f"model: attention_mask hides all of row {int(np.argmin(lengths))}, allowed is a 1 in each")
-    index = np.flatnonzero(seen)
+    kept = np.flatnonzero(seen)
     starts = np.cumsum([0, *lengths]).astype(np.int32)
-    return Ragged(ids.reshape(-1)[index].astype(np.int32), starts, index=index, shape=(ids.shape[0], ids.shape[1]))
+    return Ragged(ids.reshape(-1)[kept].astype(np.int32), starts, kept=kept, shape=(ids.shape[0], ids.shape[1]))
 
 
 def _two(given: Any) -> Any:
