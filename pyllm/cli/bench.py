@@ -1,4 +1,5 @@
-"""Measure speed beside this machine's limits: `llm MODEL` a model, `train` a training step, `limits` the machine."""
+"""Measure speed beside this machine's limits: `llm MODEL` a language model, `encode MODEL` an encoder, `train` a training
+step, `limits` the machine."""
 
 from __future__ import annotations
 
@@ -19,23 +20,29 @@ _RECURRENT = ("rnn", "lstm", "gru")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`pyllm bench llm MODEL [--prompt N] [--new N] [--parallel N,N] [--runs N] [--threads N] [--json]`,
     `pyllm bench train --model gpt2 [--config FIELDS] [--batch N] [--context N] [--dtype fp32|bf16]
-    [--gradient-checkpointing]`, where --emb, --hidden, --layers and --vocab are fields of a recurrent model."""
-    parser.add_argument("what", choices=("llm", "train", "limits"), help="what to measure")
-    parser.add_argument("name", nargs="?", metavar="MODEL", default=options.DEFAULT_MODEL, help="name, file or folder")
+    [--gradient-checkpointing]`, where --emb, --hidden, --layers and --vocab are fields of a recurrent model,
+    `pyllm bench encode MODEL [--batch N] [--length N] [--ragged] [--dtype int8|q8_0|q4_0|bf16|fp32]`."""
+    parser.add_argument("what", choices=("llm", "encode", "train", "limits"), help="what to measure")
+    parser.add_argument(
+        "name", nargs="?", metavar="MODEL", default=None, help="name, file or folder; encode: folder, or a shape by name"
+    )
     add = parser.add_argument
     add("--prompt", type=options.whole(1, 65536), default=512, metavar="N", help="tokens of the prompt (512)")
     add("--new", type=options.whole(2, 65536), default=128, metavar="N", help="tokens written (128)")
     add("--parallel", type=options.counts, default=[1, 16], metavar="N,N", help="sequences side by side (1,16)")
     add("--runs", type=options.whole(1, 1000), default=3, metavar="N", help="timings, of which the median counts (3)")
+    add = parser.add_argument_group("encode").add_argument
+    add("--length", type=options.whole(1), default=128, metavar="N", help="tokens of a sequence (128)")
+    add("--ragged", action="store_true", help="sequences of 8 tokens up to --length")
     more = parser.add_argument_group("train")
     add = more.add_argument
     add("--model", default="gpt2", metavar="FAMILY", help="with random weights (gpt2: 124 M)")
     add("--config", metavar="FIELDS", help="fields of its configuration: n_layer=4,n_head=4,n_embd=128")
     for flag, field in _SIZES.items():
         add(f"--{flag}", type=options.whole(1), metavar="N", help=f"{field} of a recurrent model")
-    add("--batch", type=options.whole(1), default=4, metavar="N", help="sequences in a step (4)")
+    add("--batch", type=options.whole(1), metavar="N", help="sequences in a step (4; encode: at a time, 32)")
     add("--context", type=options.whole(1), default=256, metavar="N", help="tokens of each (256)")
-    add("--dtype", choices=("fp32", "bf16"), default="fp32", help="of products (fp32)")
+    add("--dtype", choices=("fp32", "bf16", "int8", "q8_0", "q4_0"), help="of products (fp32; encode: of weights, int8)")
     options.add_checkpointing(more)
     options.add_threads(parser)
     options.add_json(parser)
@@ -61,7 +68,7 @@ def llm(args: argparse.Namespace) -> dict[str, Any]:
     from pyllm.evaluate import speed
     from pyllm.formats import download
 
-    path = download.resolve(args.name)
+    path = download.resolve(args.name or options.DEFAULT_MODEL)
     model, _ = running.load(path, args)
     output.note("measuring ...")
     with formats.open_model(path) as file:
@@ -100,6 +107,9 @@ def train(args: argparse.Namespace) -> int:
     """A training step's speed, its share of the peak measured in the same minute, and the memory it took."""
     from pyllm.evaluate.training_speed import measure
 
+    args.batch, args.dtype = args.batch or 4, args.dtype or "fp32"
+    if args.dtype not in ("fp32", "bf16"):
+        raise options.UsageError(f"--dtype {args.dtype}: a training step is of fp32 or bf16")
     found = limits(args)
     output.note("measuring ...")
     sizes = {field: getattr(args, flag) for flag, field in _SIZES.items() if getattr(args, flag) is not None}
@@ -117,8 +127,23 @@ def train(args: argparse.Namespace) -> int:
     return output.facts(args, data, line)
 
 
+def encode(args: argparse.Namespace) -> int:
+    """An encoder's speed."""
+    from pyllm.evaluate.encoding_speed import measure
+
+    if args.name is None:
+        raise options.UsageError("bench encode: MODEL is needed, a folder or a shape by name")
+    dtype = {"fp32": "float32", "bf16": "bfloat16", None: "int8"}.get(args.dtype, args.dtype)
+    output.note("measuring ...")
+    data = measure(args.name, args.batch or 32, args.length, dtype, args.runs, args.ragged, args.threads or None)
+    line = f"{data['tok_s']:,.0f} tokens/s, {data['seconds'] * 1e3:,.2f} ms for {data['tokens']:,} tokens in {dtype}"
+    return output.facts(args, data, line)
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    if args.what == "encode":
+        return encode(args)
     if args.what == "train":
         return train(args)
     if args.what == "limits":
