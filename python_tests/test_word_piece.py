@@ -1,4 +1,4 @@
-"""BERT's tokenizers: pairs, kinds of sentence, offsets, cutting and filling as transformers has them; vocab.txt alone."""
+"""BERT's tokenizers: pairs, kinds of sentence, offsets, cutting, filling as transformers has them; vocab.txt alone."""
 
 import json
 

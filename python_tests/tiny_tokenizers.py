@@ -136,8 +136,9 @@ def _with_letters(merged: list[str], size: int) -> list[str]:
 
 WORD_PIECES = (
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "capital", "of", "france", "is", "paris", "messi", "foot"),
-    *("##ball", "##er", "##s", "great", "un", "##aff", "##able", "a", "b", "c", ".", ",", "!", "'", "jo", "##hn", "lives"),
-    *("in", "##n", "york", "new", "very", "exciting", "data", "scientist", "my", "name", "i", "am", "and", "play", "中"),
+    *("##ball", "##er", "##s", "great", "un", "##aff", "##able", "a", "b", "c", ".", ",", "!", "'", "jo", "##hn"),
+    *("lives", "in", "##n", "york", "new", "very", "exciting", "data", "scientist", "my", "name", "i", "am", "and"),
+    *("play", "中"),
 )
 
 
