@@ -40,6 +40,7 @@ _LAZY = {
     "GenerationConfig": "pyllm.generate",
     "Learner": "pyllm.train",
     "MLP": "pyllm.models.mlp",
+    "SentenceEncoder": "pyllm.evaluate.sentences",
     "Tensor": "pyllm.tensor",
     "TextIteratorStreamer": "pyllm.generate",
     "TextStreamer": "pyllm.generate",
