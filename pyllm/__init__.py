@@ -61,6 +61,7 @@ _LAZY = {
     "ops": "pyllm.ops",
     "optim": "pyllm.optim",
     "sklearn": "pyllm.sklearn",
+    "pipeline": "pyllm.evaluate.pipelines",
     "quantize": "pyllm.formats.gguf_quantize",
     "text": "pyllm.text",
     "trace": "pyllm.nn",

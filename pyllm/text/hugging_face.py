@@ -170,6 +170,11 @@ class HuggingFaceCoder:
             raise TokenizerError(f"token id {token_id}; 0 to {self.vocab_size - 1}")
         return str(found)
 
+    def join(self, tokens: list[str]) -> str:
+        """The text of spellings, by the file's decoder; side by side without one."""
+        decoder = self.tokenizer.decoder
+        return " ".join(tokens) if decoder is None else str(decoder.decode(tokens))
+
     def find(self, name: str) -> int | None:
         """The id of a spelling."""
         found: int | None = self.tokenizer.token_to_id(name)

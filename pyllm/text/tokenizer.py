@@ -139,6 +139,12 @@ class Tokenizer:
             return self.coder.name(ids)
         return [self.coder.name(int(i)) for i in ids]
 
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """The text of tokens as the vocabulary spells them."""
+        if hasattr(self.coder, "join"):
+            return str(self.coder.join(tokens))
+        return self.decode([i for i in map(self._id, tokens) if i is not None])
+
     def encode(self, text: Text, add_special_tokens: bool = True, allow_special: bool = False) -> list[int]:
         """Ids of the text. Raises TokenizerError for anything but text."""
         if not isinstance(text, str | bytes):
@@ -250,7 +256,8 @@ class Tokenizer:
         if not hasattr(self.coder, "pieces"):
             found = "it knows neither pairs nor offsets; a folder's tokenizer.json does"
             raise TokenizerError(f"{self.name_or_path}: {found}")
-        return self.coder.pieces(texts, pairs, special, allow, longest, cut, self.truncation_side)  # type: ignore[no-any-return]
+        pieces: Pieces = self.coder.pieces(texts, pairs, special, allow, longest, cut, self.truncation_side)
+        return pieces
 
     def apply_chat_template(
         self,
