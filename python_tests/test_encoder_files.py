@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import tiny_tokenizers
 import torch
 import transformers
 from kernel_checks import same_bits
@@ -12,6 +13,7 @@ from tiny_encoders import LENGTH, VARIANTS, VOCABULARY, batch, theirs
 
 import pyllm
 from pyllm.auto.new import ENCODERS, new_config
+from pyllm.cli.main import main
 from pyllm.errors import ContextError, ModelFileError
 
 FAMILIES = ("bert", "roberta", "distilbert", "albert")
@@ -277,3 +279,43 @@ def test_a_trainer_fits_them(tmp_path, task):
     model.save_pretrained(tmp_path / "saved")
     again = getattr(pyllm, f"AutoModelFor{task}").from_pretrained(tmp_path / "saved")
     assert same_bits(again(ONES * 6).logits, model.eval()(ONES * 6).logits)
+
+
+def test_convert_keeps_the_head(tmp_path):
+    """A folder's copy in bfloat16 has the head that its architectures names; a GGUF file is refused."""
+    folder(tmp_path / "in", "roberta", "SequenceClassification")
+    tiny_tokenizers.write_vocabulary(tmp_path / "in")
+    pyllm.convert(tmp_path / "in", tmp_path / "out", "BF16")
+    model, exact = (
+        pyllm.AutoModelForSequenceClassification.from_pretrained(tmp_path / each, dtype="float32")
+        for each in ("out", "in")
+    )
+    assert model.missing_keys == ()
+    np.testing.assert_allclose(model(ONES * 5).logits, exact(ONES * 5).logits, atol=0.05)
+    assert json.loads((tmp_path / "out/config.json").read_text())["torch_dtype"] == "bfloat16"
+    with pytest.raises(ModelFileError, match="roberta; a folder as target: encoders have no GGUF here"):
+        pyllm.convert(tmp_path / "in", tmp_path / "out.gguf")
+
+
+def test_the_command_describes_them(tmp_path, capsys):
+    folder(tmp_path, "distilbert", "MaskedLM")
+    assert main(["info", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "distilbert" in shown and "32" in shown
+    assert main(["params", str(tmp_path)]) == 0
+    assert "distilbert.embeddings.word_embeddings" in capsys.readouterr().out
+
+
+def test_fill_shows_the_likeliest_words(tmp_path, capsys):
+    folder(tmp_path)
+    tiny_tokenizers.write_vocabulary(tmp_path)
+    path = tmp_path / "vocab.txt"
+    path.write_text(
+        path.read_text() + "".join(f"more{i}\n" for i in range(VOCABULARY - len(tiny_tokenizers.WORD_PIECES)))
+    )
+    wanted = pyllm.pipeline("fill-mask", tmp_path)("the [MASK] is paris", top_k=3)
+    assert main(["fill", str(tmp_path), "the [MASK] is paris", "--top", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [each["token_str"] for each in wanted]
+    assert main(["fill", str(tmp_path), "[MASK] is [MASK]", "--json"]) == 0
+    assert [len(row) for row in json.loads(capsys.readouterr().out)["masks"]] == [10, 10]

@@ -115,6 +115,17 @@ class EncoderForSequenceClassification(AutoModel):
     task = "ForSequenceClassification"
 
 
+_CLASSES = (
+    AutoModelForMaskedLM,
+    EncoderForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoModelForNextSentencePrediction,
+    AutoModelForPreTraining,
+    AutoModel,
+)
+AUTO: dict[str, type[AutoModel]] = {each.task: each for each in _CLASSES}  # by how transformers' name of a class ends
+
+
 def _built(family: Any, config: Any, task: str) -> Any:
     """The model of a family with the head of a task. Raises ValueError where the family has none."""
     if task != "Model" and task not in family.Model.heads:
