@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from pyllm import _core
 from pyllm.auto.parallel import each
+from pyllm.errors import ModelFileError
 from pyllm.formats import TensorInfo, check_weights
 from pyllm.formats.encode import bf16, decode
 from pyllm.formats.memory import check_fits
-from pyllm.nn.module import Module, Parameter
+from pyllm.nn.module import Buffer, Module, Parameter
 
 SLICE = 1 << 20  # bytes that a thread reads at a time: they are still in its cache when they are packed
 THREADS = 4  # more readers bring nothing
@@ -100,6 +101,8 @@ def load_weights(model: Module, family: Any, source: Any, config: dict[str, Any]
     wanted = storage_type(dtype, _DTYPES)
     found = _found(model, family, source, config)
     check_fits(source.path, _bytes_needed(_infos(found, source), wanted))
+    for parameter in model.own_parameters().values():
+        parameter.value = np.zeros(parameter.shape, np.float32) if isinstance(parameter, Buffer) else None
     each(lambda one: _fill(one[0], one[1], one[2], source, wanted), found, min(THREADS, _core.threads()))
 
 
@@ -129,6 +132,11 @@ def _found(model: Module, family: Any, source: Any, config: dict[str, Any]) -> l
     column = GGUF_FILE if hasattr(source, "metadata") else FOLDER
     found, expected, ignored = placed(model, family, source.tensors, config, column)
     check_weights(source.path, expected, source.tensors, ignored)
+    for name, real in copies(family, expected):
+        one, other = source.tensors.get(name), source.tensors[real]
+        same = one is None or (one.shape, one.dtype) == (other.shape, other.dtype)
+        if not same or (one is not None and not np.array_equal(source.read(one), source.read(other))):
+            raise ModelFileError(source.path, "weights", None, f"'{name}' differs from '{real}'", "the same numbers")
     return found
 
 
@@ -140,14 +148,23 @@ def placed(
     found = places(model, family, column, config.get("head_dim", 0))
     old, new = _renaming(found[0][1].name, tensors)
     found = [(path, place._replace(name=_renamed(place.name, old, new)), each) for path, place, each in found]
+    found = [each for each in found if each[1].name in tensors or not isinstance(each[2], Buffer)]
     expected = {place.name: place.stored_shape(parameter.shape) for _, place, parameter in found}
     ignored = [name for name in tensors if any(re.fullmatch(each, name) for each in family.IGNORED)]
+    ignored += [name for name, _ in copies(family, expected)]
     if config.get("tie_word_embeddings"):
         ignored += [name for name in _HEADS if name not in expected]
     dim = 0 if config.get("rope_interleaved") else config.get("head_dim", 0)
     turned = Turned(dim, config.get("rotary_dim", dim) if dim else 0)
     rows = [(each, place, turned if is_rotated(path, family) else Turned()) for path, place, each in found]
     return rows, expected, ignored
+
+
+def copies(family: Any, expected: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(another name, the expected tensor that files may have under it too), as these files begin names."""
+    found = getattr(family, "COPIES", ())
+    plain = [tuple(name.removeprefix("model.") for name in pair) for pair in found]
+    return [(name, real) for name, real in (*found, *plain) if real in expected and name not in expected]
 
 
 def _renaming(first: str, tensors: Any) -> tuple[str, str]:
@@ -181,10 +198,11 @@ def places(model: Module, family: Any, column: int, head_dim: int = 0) -> list[t
     head_dim: for families whose files mix the parts of each head.
     """
     found: dict[int, tuple[str, Place, Parameter]] = {}
+    names = getattr(model, "NAMES", family.NAMES)  # of a family whose variants differ in them
     for path, parameter in model.named_parameters():
         template = re.sub(r"\.\d+\.", ".{}.", path)
         base, _, kind = template.rpartition(".")
-        name = family.NAMES[template][column] if template in family.NAMES else f"{family.NAMES[base][column]}@{kind}"
+        name = names[template][column] if template in names else f"{names[base][column]}@{kind}"
         layer = re.search(r"\.(\d+)\.", path)
         place = _parse(name.format(layer.group(1) if layer else ""), parameter, head_dim)
         found.setdefault(id(parameter), (path, place, parameter))
