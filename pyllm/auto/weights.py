@@ -113,6 +113,15 @@ def bytes_loaded(model: Module, family: Any, source: Any, config: dict[str, Any]
     return _bytes_needed(_infos(found, source), None), kinds == {"F32"}
 
 
+def store_as(model: Module, dtype: Any) -> None:
+    """Convert the matrices of a model that is ready to run; dtype as load_weights takes it. What learned is let go."""
+    wanted = storage_type(dtype, _DTYPES)
+    for parameter in model.own_parameters().values():
+        parameter.freeze()
+        if parameter.packed and wanted not in (None, parameter.value.dtype):
+            parameter.value = _converted(parameter.value, str(wanted))
+
+
 def _infos(found: list[tuple[Parameter, Place, Turned]], source: Any) -> list[TensorInfo]:
     """The tensors of a file that a model reads, each once."""
     return [source.tensors[name] for name in {each[1].name for each in found}]
