@@ -425,10 +425,13 @@ def linears(
     biases: list[NDArray[np.float32] | None],
     high: bool = False,
     into: list[NDArray[np.float32]] | None = None,
-    add: bool = False,
+    residual: NDArray[np.float32] | None = None,
     lows: collections.abc.Sequence[tuple[Weight | NDArray[np.float32], Weight] | None] = (),
+    act: str = "none",
 ) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32] | None]]:
-    """Products of one x (rows, k) with one to three weights: all x W^T + bias + h B^T, and all h.
+    """Products of one x (rows, k) with one to three weights: all act(x W^T + bias + h B^T), and all h.
+
+    residual: what a single product, not activated, is added to.
 
     lows: (A, B) or (h, B) of each weight, or None: A (r, k) of floats, h = x A^T (rows, r), B (n, r) F32.
     """

@@ -67,6 +67,20 @@ def quantised_linear_bound(x: NDArray, name: str, raw: NDArray, terms: int = 1) 
     return gamma(depth + 6) * (rounded @ size.T) + depth * TINY
 
 
+def int8_codes(x: NDArray) -> tuple[NDArray, NDArray]:
+    """(codes from -127 to 127, scale of each row (rows, 1)), both in float64: a row over its largest number."""
+    top = np.abs(np.float32(x)).max(axis=1, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        codes = np.where(top > 0, np.rint(np.float32(x) * (np.float32(127) / top)), 0)
+    return f64(codes) + 0.0, f64(top / np.float32(127))  # rint makes -0 of -0.3
+
+
+def int8_linear(x: NDArray, w: NDArray) -> NDArray:
+    """x W^T of a row's and a feature's codes, exact, times both scales."""
+    (a, a_scale), (b, b_scale) = int8_codes(x), int8_codes(w)
+    return (a @ b.T) * a_scale * b_scale.T
+
+
 def activation_error(x: NDArray, name: str, raw: NDArray) -> NDArray:
     """What rounding x to int8 codes may change: half a step of each group (a flushed group: all) times its weights."""
     _, scale = blocks.quantise_activations(x)

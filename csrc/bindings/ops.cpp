@@ -97,6 +97,7 @@ void run_linear(const pyllm::Kernels& k, const pyllm::LinearArgs& a, const pyllm
       for (int p = 0; p < each->parts; ++p) {
         each->part[p].out += first * each->part[p].out_stride;
         if (each->part[p].low) each->part[p].low += first * each->part[p].rank;
+        if (each->part[p].residual) each->part[p].residual += first * each->part[p].out_stride;
       }
     }
     if (low) some.beside = &before, before.beside = &some;
@@ -119,7 +120,8 @@ pyllm::LinearArgs linear_args(Rows& x, const Weight& w, bool transposed) {
 
 void add_part(pyllm::LinearArgs& a, const Weight& w, const std::optional<FloatArray>& bias, float* out, bool add) {
   const auto epilogue = add ? pyllm::Epilogue::Add : pyllm::Epilogue::Store;
-  a.part[a.parts++] = {w.panels(), data(bias), out, w.n(), w.n(), w.type(), epilogue, nullptr, nullptr, nullptr, 0};
+  a.part[a.parts++] = {w.panels(), data(bias), out,     w.n(),   w.n(), w.type(),
+                       epilogue,   nullptr,    nullptr, nullptr, 0,     nullptr};
 }
 
 // Where a product goes: into the array given, which must hold as many numbers, or a new one.
@@ -136,7 +138,7 @@ py::object place(const pyllm::LinearArgs& a, const Weight& w, const py::object& 
 py::object linear(Rows x, const Weight& w, const std::optional<FloatArray>& bias, bool high, const py::object& into,
                   bool add, bool transposed) {
   pyllm::LinearArgs a = linear_args(x, w, transposed);
-  if (transposed && pyllm::quantised(w.type())) throw std::invalid_argument("linear: x is transposed, W quantised");
+  if (transposed && !pyllm::floating(w.type())) throw std::invalid_argument("linear: x is transposed, W quantised");
   py::object y = place(a, w, into);
   a.terms = high ? 2 : 1;
   add_part(a, w, bias, in_place("linear", "into", y), add);
@@ -153,7 +155,7 @@ FloatArray add_low(const pyllm::LinearArgs& a, pyllm::LinearPart& part, const Lo
   const auto* down = std::get_if<const Weight*>(&low.first);
   FloatArray h = down ? empty({(py::ssize_t)a.rows, (py::ssize_t)(*down)->n()}) : std::get<FloatArray>(low.first);
   if (b.type() != pyllm::Type::F32 || b.n() != part.n || h.ndim() != 2 || h.shape(0) != a.rows || h.shape(1) != b.k() ||
-      (down && (pyllm::quantised((*down)->type()) || (*down)->k() != a.k)))
+      (down && (!pyllm::floating((*down)->type()) || (*down)->k() != a.k)))
     throw std::invalid_argument("linears: h " + shape_of(h) + " and B (" + std::to_string(b.n()) + ", " +
                                 std::to_string(b.k()) + ") of a product (" + std::to_string(a.rows) + ", " +
                                 std::to_string(part.n) + "): allowed are (rows, r) or floats (r, inputs), F32 (n, r)");
@@ -162,24 +164,31 @@ FloatArray add_low(const pyllm::LinearArgs& a, pyllm::LinearPart& part, const Lo
   return h;
 }
 
-// The same for one to three weights that share x, each with a bias or None; add: to what stands in `into`. Gives all y
-// and, of those with a low, h.
+// The same for one to three weights that share x, each with a bias or None: act(y), or residual + y. Gives all y and,
+// of those with a low, h.
 py::tuple linears(Rows x, const std::vector<const Weight*>& weights,
-                  const std::vector<std::optional<FloatArray>>& biases, bool high, const py::object& into, bool add,
-                  const std::vector<std::optional<Low>>& lows) {
+                  const std::vector<std::optional<FloatArray>>& biases, bool high, const py::object& into,
+                  const std::optional<FloatArray>& residual, const std::vector<std::optional<Low>>& lows,
+                  const std::string& act) {
   const size_t n = weights.size();
   if (!n || n > pyllm::kParts || biases.size() != n || (!lows.empty() && lows.size() != n))
     throw std::invalid_argument("linears: " + std::to_string(n) + " weights, " + std::to_string(biases.size()) +
                                 " biases; 1 to 3 weights, a bias or None for each");
   pyllm::LinearArgs a = linear_args(x, *weights[0], false);
-  a.terms = high ? 2 : 1;
+  a.terms = high ? 2 : 1, a.act = act_named(act);
+  if (residual && (n > 1 || residual->size() != a.rows * weights[0]->n() || a.act != pyllm::Act::None))
+    throw std::invalid_argument("linears: a residual " + shape_of(*residual) +
+                                ", allowed is one of a single product's (" + std::to_string(a.rows) + ", " +
+                                std::to_string(weights[0]->n()) + "), not activated");
   pyllm::LinearArgs before = a;
   py::list y, h;
   for (size_t i = 0; i < n; ++i) {
     const Weight& w = *weights[i];
     if (w.k() != a.k) throw std::invalid_argument("linears: the weights have different inputs");
     const py::object one = place(a, w, into.is_none() ? py::object(py::none()) : py::object(into[py::int_(i)]));
-    add_part(a, w, biases[i], in_place("linears", "into", one), add);
+    add_part(a, w, biases[i], in_place("linears", "into", one), residual.has_value());
+    a.part[i].residual = data(residual);
+    if (a.act != pyllm::Act::None) a.part[i].epilogue = pyllm::Epilogue::Activate;
     y.append(one);
     if (!lows.empty() && lows[i]) h.append(add_low(a, a.part[i], *lows[i], before));
     else h.append(py::none());
@@ -350,7 +359,8 @@ void bind_ops(py::module_& m) {
   m.def("linear", &linear, py::arg("x"), py::arg("weight"), py::arg("bias") = py::none(), py::arg("high") = false,
         py::arg("into") = py::none(), py::arg("add") = false, py::arg("transposed") = false);
   m.def("linears", &linears, py::arg("x"), py::arg("weights"), py::arg("biases"), py::arg("high") = false,
-        py::arg("into") = py::none(), py::arg("add") = false, py::arg("lows") = py::list());
+        py::arg("into") = py::none(), py::arg("residual") = py::none(), py::arg("lows") = py::list(),
+        py::arg("act") = "none");
   m.def("empty", &empty, "A float32 array that is not set and begins on a line of 64 bytes");
   m.def("keep_freed", &pyllm::keep_freed, "Keeps freed memory for what comes next");
   m.def("norm", &norm, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("eps"), py::arg("layer"),

@@ -10,7 +10,7 @@ enum class Norm : uint8_t { None, RMS, Layer };
 enum class Act : uint8_t { None, SiLU, GELU, GELUTanh, Softcap, ReLU, Tanh, Sigmoid };
 enum class Epilogue : uint8_t {
   Store,     // out = y + bias
-  Add,       // out += y + bias
+  Add,       // out += y + bias, or residual + y + bias
   Activate,  // out = act(y + bias)
   Rotary,    // out = rotate(y + bias)
   Key,       // cache <- rotate(y + bias), or y + bias where there is no rotary table
@@ -58,6 +58,7 @@ struct LinearPart {
   const float* low;
   const uint8_t* low_panels;
   int64_t rank;
+  const float* residual;  // of Add, where it stands not in out: rows out_stride apart; or null
 };
 
 constexpr int kParts = 3;

@@ -7,6 +7,7 @@
 //
 //   f32         16 floats                        bf16  16 pairs of consecutive inputs      f16  16 halves
 //   quantised   codes of all inputs, then scales (and minima), as PanelLayout says
+//   int8        quads as bytes (below), and after all inputs 16 floats, the features' scales
 //
 // Quantised codes are kept unsigned. A vector of 64 code bytes is 16 features x 4 consecutive inputs (a quad), the
 // operand shape of vpdpbusd. A group of 32 inputs is 8 quads:
@@ -20,8 +21,8 @@
 
 namespace pyllm {
 
-enum class Type : uint8_t { F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K };
-constexpr int kTypes = 13;
+enum class Type : uint8_t { F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, Int8 };
+constexpr int kTypes = 14;
 constexpr int kPanel = 16;  // features per panel: one AVX-512 register of floats
 
 struct TypeInfo {
@@ -41,11 +42,14 @@ constexpr TypeInfo kTypeInfo[kTypes] = {
     {"Q5_1", 32, 24, 384, 32, true, 0},      {"Q8_0", 32, 34, 544, 32, false, 128},
     {"Q2_K", 256, 84, 1344, 16, true, 0},    {"Q3_K", 256, 110, 1824, 16, false, 4},
     {"Q4_K", 256, 144, 2368, 32, true, 0},   {"Q5_K", 256, 176, 2880, 32, true, 0},
-    {"Q6_K", 256, 210, 3360, 16, false, 32},
+    {"Q6_K", 256, 210, 3360, 16, false, 32}, {"INT8", 64, 0, 1024, 0, false, 128},
 };
 
 constexpr const TypeInfo& info(Type t) { return kTypeInfo[static_cast<int>(t)]; }
-constexpr bool quantised(Type t) { return info(t).sub != 0; }
+constexpr bool quantised(Type t) { return info(t).sub != 0; }  // in blocks, as files store it
+constexpr bool floating(Type t) { return t == Type::F32 || t == Type::F16 || t == Type::BF16; }
+// Inputs of an Int8 product: 255 * 127 times as many fit 32 bits.
+constexpr int64_t kMostInt8 = 65536;
 
 // Where the parts of a quantised panel block begin, in bytes from its start. -1: absent.
 struct PanelLayout {
@@ -71,7 +75,9 @@ constexpr PanelLayout layout(Type t) {
 }
 
 inline int64_t blocks(Type t, int64_t k) { return (k + info(t).block - 1) / info(t).block; }
-inline int64_t panel_bytes(Type t, int64_t k) { return blocks(t, k) * info(t).panel_bytes; }
+inline int64_t panel_bytes(Type t, int64_t k) {
+  return blocks(t, k) * info(t).panel_bytes + (t == Type::Int8 ? 64 : 0);
+}
 inline int64_t panels(int64_t n) { return (n + kPanel - 1) / kPanel; }
 inline int64_t file_row_bytes(Type t, int64_t k) { return t == Type::BF16 ? 2 * k : blocks(t, k) * info(t).file_bytes; }
 

@@ -57,6 +57,9 @@ struct Choice {
 // row, in place: bias, repetition, frequency and presence penalties, then -inf for what may not be said.
 void edit_logits(float* row, size_t vocab, const Sampling& how, const History& said);
 
+// All ids whose logits edit_logits may change, each once; false where it may change all of them.
+bool edited_ids(const Sampling& how, const History& said, std::vector<int64_t>& ids);
+
 // One token from `row` (edited, or the same pointer as `raw`); `u` in [0, 1) is the draw; `top` alternatives.
 Choice choose(const float* raw, const float* row, size_t vocab, const Sampling& how, double u, size_t top,
               bool logprob);

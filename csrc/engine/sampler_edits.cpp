@@ -92,6 +92,19 @@ bool Sampling::edits() const {
          !forced_last.empty();
 }
 
+bool edited_ids(const Sampling& how, const History& said, std::vector<int64_t>& ids) {
+  const bool first = said.length == 1 && !how.forced_first.empty();
+  if (first || (said.length + 1 == said.most && !how.forced_last.empty())) return false;
+  for (const auto& [id, value] : how.bias) ids.push_back(id);
+  const bool penalties = how.repetition_penalty != 1 || how.presence_penalty != 0 || how.frequency_penalty != 0;
+  if (penalties || how.no_repeat_ngram > 0) ids.insert(ids.end(), said.ids, said.ids + said.length);
+  for (const auto& words : how.banned) ids.push_back(words.back());
+  ids.insert(ids.end(), how.ends.begin(), how.ends.end());
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return true;
+}
+
 void edit_logits(float* row, size_t vocab, const Sampling& how, const History& said) {
   for (const auto& [id, value] : how.bias) {
     float& x = at(row, vocab, id, "logit_bias");

@@ -187,10 +187,14 @@ Weight::Weight(Type type, int64_t n, int64_t k) : type_(type), n_(n), k_(k) {
   if (quantised(type) && k % t.block)
     throw std::invalid_argument("weight: " + std::string(t.name) + " needs rows of a multiple of " +
                                 std::to_string(t.block) + " inputs, found " + std::to_string(k));
+  if (type == Type::Int8 && k > kMostInt8)
+    throw std::invalid_argument("weight: INT8 has " + std::to_string(k) + " inputs, allowed are " +
+                                std::to_string(kMostInt8));
   memory_ = Buffer::lasting((size_t)(pyllm::panels(n) * panel_bytes(type, k)));
 }
 
 void Weight::fill(int64_t row, int64_t rows, const uint8_t* bytes) {
+  if (type_ == Type::Int8) throw std::invalid_argument("weight: no file stores INT8, it is filled with floats");
   if (row % 16 || row < 0 || rows < 1 || rows > n_ - row || (rows % 16 && row + rows != n_))
     throw std::invalid_argument("weight: rows " + std::to_string(row) + " to " + std::to_string(row + rows) + " of " +
                                 std::to_string(n_) + "; whole groups of 16 are filled");
@@ -200,6 +204,9 @@ void Weight::fill(int64_t row, int64_t rows, const uint8_t* bytes) {
 }
 
 void Weight::fill_floats(const float* x, int64_t stride, bool transposed) {
+  if (quantised(type_) || type_ == Type::F16 || (transposed && type_ == Type::Int8))
+    throw std::invalid_argument("weight: floats are packed as F32, BF16 and INT8, INT8 not transposed; found " +
+                                std::string(info(type_).name));
   PackArgs a = {x, memory_.data(), n_, k_, stride, type_, transposed};
   run_kernel(kernels().pack, a, (double)n_ * (double)k_);
 }

@@ -74,15 +74,17 @@ bool streams(const LinearPart& part, int64_t rows) {
 // What follows the product, for rows [row, row + rows) of one panel. f makes a row's 16 numbers of its sums.
 template <class F> PYLLM_INLINE void each_row(const LinearPart& part, int64_t index, int64_t row, int64_t rows, F f) {
   int64_t n = part.n - index * 16;
-  float* out = part.out + row * part.out_stride + index * 16;
+  const int64_t at = row * part.out_stride + index * 16;
+  float* out = part.out + at;
+  const float* before = part.residual ? part.residual + at : out;
   if (n >= 16 && part.epilogue != Epilogue::Add && streams(part, rows))
-    for (int64_t r = 0; r < rows; ++r) store_past(out + r * part.out_stride, f(r, out + r * part.out_stride));
+    for (int64_t r = 0; r < rows; ++r) store_past(out + r * part.out_stride, f(r, before + r * part.out_stride));
   else if (n >= 16)
-    for (int64_t r = 0; r < rows; ++r) store(out + r * part.out_stride, f(r, out + r * part.out_stride));
+    for (int64_t r = 0; r < rows; ++r) store(out + r * part.out_stride, f(r, before + r * part.out_stride));
   else
     for (int64_t r = 0; r < rows; ++r) {
       alignas(64) float old[16];
-      store(old, load_n(out + r * part.out_stride, (int)n));
+      store(old, load_n(before + r * part.out_stride, (int)n));
       store_n(out + r * part.out_stride, f(r, old), (int)n);
     }
 }
@@ -152,7 +154,7 @@ void finish(const LinearArgs& a, const Group& g, int64_t row, int64_t rows, Sums
 // not in several, which the k-types' blocks are, nor past a panel that several tiles read.
 int64_t ahead(const LinearArgs& a, Type type, int64_t operands) {
   if (operands >= kBusyRows || (operands > 1 && a.ahead)) return panel_bytes(type, a.k);
-  return info(type).block > 32 ? kAhead : a.ahead;
+  return info(type).block > 64 ? kAhead : a.ahead;
 }
 
 // Whether nothing follows the product: then tiles of floats write it where it belongs.
@@ -162,9 +164,9 @@ bool bare(const LinearArgs& a, const Group& g) {
          !part.low && (g.index + g.size) * 16 <= part.n;
 }
 
-// Whether a group's two panels go through a tile together though rows are few: of one row's bf16 products each waits
+// Whether a group's two panels go through a tile together though rows are few: of one row's products each waits
 // for the one before it, those of two panels do not.
-bool paired(const Job& j, Type type) { return j.a.rows == 1 && form_of(type) == kBF16; }
+bool paired(const Job& j, Type type) { return j.a.rows == 1 && (form_of(type) == kBF16 || form_of(type) == kWhole); }
 
 // Products of a group with rows [first, last), and what follows them. An operand is a row, in int8 one of its terms.
 void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
@@ -183,7 +185,7 @@ void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
     }
   const int64_t tiles = (last - first) * terms / (expanded ? kIntRows : product_rows(g.type)) + 1,
                 bytes = panel_bytes(g.type, a.k);
-  t.fetch_step = bytes / (tiles * (form == kInt8 ? a.k / 32 : form == kBF16 ? (a.k + 1) / 2 : a.k)) + 1;
+  t.fetch_step = bytes / (tiles * steps_of(form, a.k)) + 1;
   alignas(64) float sums[2][kMaxRows * 2 * 16];
   int64_t tile = 0;
   for (int64_t op = first * terms, end = last * terms; op < end;) {
@@ -226,7 +228,7 @@ void run_group(const Job& j, const Group& g, int64_t first, int64_t last) {
 // first.
 bool deep(const Job& j, Type type) {
   const Form form = form_of(type);
-  return !j.few && !j.a.gated && form != kInt8 && (form == kBF16 ? j.a.k / 2 : j.a.k) > deep_steps(type) * 3 / 2;
+  return !j.few && !j.a.gated && floating(type) && (form == kBF16 ? j.a.k / 2 : j.a.k) > deep_steps(type) * 3 / 2;
 }
 
 // Rows from x on times one panel or two; what comes next is fetched meanwhile, a part for every tile.

@@ -135,6 +135,13 @@ struct Int8Block {
 };
 static_assert(sizeof(Int8Block) == 64);
 
+// A row in int8 with one scale: codes up to a multiple of 64, zeros where x has ended, then this.
+struct Int8Row {
+  float scale;
+  int32_t sum;  // of the codes
+};
+constexpr int64_t int8_codes(int64_t k) { return (k + 63) / 64 * 64; }
+
 // out[j][i] = x[i * stride + j] for i < rows, j < columns, at most 16 each; zero elsewhere.
 PYLLM_INLINE void transpose(const float* x, int64_t stride, int rows, int columns, float (&out)[16][16]) {
   if (rows == 16 && columns == 16) return transpose16(x, stride, out[0]);

@@ -6,8 +6,9 @@ namespace pyllm::PYLLM_ISA {
 
 // Rows are an odd number of lines apart: 4 KiB apart, those of a tile would share a cache set.
 PreparedLayout prepared_layout(const LinearArgs& a) {
-  const int64_t size[kForms] = {(a.k + 31) / 32 * 64, (a.k + 1) / 2 * 4, a.k * 4};
-  PreparedLayout l{{-1, -1, -1}, {}, 0};
+  const int64_t size[kForms] = {(a.k + 31) / 32 * 64, (a.k + 1) / 2 * 4, a.k * 4,
+                                int8_codes(a.k) + (int64_t)sizeof(Int8Row)};
+  PreparedLayout l{{-1, -1, -1, -1}, {}, 0};
   bool needed[kForms] = {};
   for (const LinearArgs* each = &a; each; each = each == &a ? a.beside : nullptr)
     for (int i = 0; i < each->parts; ++i) needed[form_of(each->part[i].type)] = true;
@@ -53,6 +54,19 @@ PYLLM_INLINE f32v quantise16(f32v v, f32v inverse, int8_t* code, int32_t* total)
   return to_f32(q);
 }
 
+// The scale that makes `top`, the largest of |x|, 127, and its inverse; of numbers that are not all finite NaN.
+struct Scale {
+  float scale, inverse;
+  Scale(float top, bool finite) : scale(top / 127.0f), inverse(127.0f / top) {
+    if (!finite || !(top <= 3.0e38f)) {  // every product says so
+      scale = __builtin_nanf("");
+      inverse = 0;
+    } else if (!(inverse <= 3.0e38f)) {
+      scale = inverse = 0;  // nothing but zeros, or below 4e-37, where the inverse overflows: counts as zero
+    }
+  }
+};
+
 // x of k numbers (readable up to a multiple of 32) in int8; leaves in x what the codes do not hold when `remainder`.
 void quantise_row(float* x, int64_t k, bool remainder, Int8Block* out) {
   for (int64_t g = 0; g * 32 < k; ++g) {
@@ -60,17 +74,11 @@ void quantise_row(float* x, int64_t k, bool remainder, Int8Block* out) {
     Int8Block& o = out[g];
     f32v a = load(p), b = load(p + 16);
     float top = max_of(max(abs(a), abs(b)));
-    float scale = top / 127.0f, inverse = 127.0f / top;
-    bool finite = sum(add(sub(a, a), sub(b, b))) == 0;  // max loses NaN, x - x does not
-    if (!finite || !(top <= 3.0e38f)) {                 // the group's scale says so, and every product with it
-      scale = __builtin_nanf("");
-      inverse = 0;
-      a = b = set1(0);
-    } else if (!(inverse <= 3.0e38f)) {
-      scale = inverse = 0;  // nothing but zeros, or below 4e-37, where the inverse overflows: counts as zero
-    }
-    f32v qa = quantise16(a, set1(inverse), o.code, &o.sum16[0]);
-    f32v qb = quantise16(b, set1(inverse), o.code + 16, &o.sum16[1]);
+    const Scale s(top, sum(add(sub(a, a), sub(b, b))) == 0);  // max loses NaN, x - x does not
+    if (s.scale != s.scale) a = b = set1(0);
+    const float scale = s.scale;
+    f32v qa = quantise16(a, set1(s.inverse), o.code, &o.sum16[0]);
+    f32v qb = quantise16(b, set1(s.inverse), o.code + 16, &o.sum16[1]);
     o.scale = scale;
     o.sum32 = o.sum16[0] + o.sum16[1];
     o.low16[0] = scale * (float)o.sum16[0], o.low16[1] = scale * (float)o.sum16[1];
@@ -80,6 +88,26 @@ void quantise_row(float* x, int64_t k, bool remainder, Int8Block* out) {
       store(p + 16, sub(b, mul(qb, set1(scale))));
     }
   }
+}
+
+// x of k numbers in int8 with one scale.
+void quantise_whole(const float* x, int64_t k, int8_t* code) {
+  f32v top = set1(0), odd = set1(0);
+  vectors(0, k, [&](int64_t i, auto at) {
+    const f32v v = at.get(x + i);
+    top = max(top, abs(v)), odd = add(odd, sub(v, v));  // max loses NaN, x - x does not
+  });
+  const Scale s(max_of(top), sum(odd) == 0);
+  int32_t total = 0, some;
+  int64_t i = 0;
+  vectors(0, k, [&](int64_t at, auto lanes) {
+    const f32v v = lanes.get(x + at);
+    quantise16(s.inverse == 0 ? set1(0) : v, set1(s.inverse), code + at, &some);
+    total += some, i = at + 16;
+  });
+  memset(code + i, 0, (size_t)(int8_codes(k) - i));
+  const Int8Row end = {s.scale, total};
+  memcpy(code + int8_codes(k), &end, sizeof(end));
 }
 
 void to_bf16(const float* x, int64_t k, uint16_t* out) {
@@ -104,6 +132,7 @@ void prepare_row(const LinearArgs& a, const PreparedLayout& l, int64_t row, floa
   for (int f = 0; f < kForms; ++f) at[f] = prepared + l.offset[f] + row * l.stride[f];
   if (l.offset[kBF16] >= 0) to_bf16(x, a.k, (uint16_t*)at[kBF16]);
   if (l.offset[kF32] >= 0) memcpy(at[kF32], x, (size_t)a.k * 4);
+  if (l.offset[kWhole] >= 0) quantise_whole(x, a.k, (int8_t*)at[kWhole]);
   if (l.offset[kInt8] < 0) return;
   if (x != normed) memcpy(normed, x, (size_t)a.k * 4);
   for (int64_t i = a.k; i % 32; ++i) normed[i] = 0;

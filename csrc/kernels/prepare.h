@@ -4,8 +4,12 @@
 
 namespace pyllm::PYLLM_ISA {
 
-enum Form { kInt8, kBF16, kF32, kForms };
-inline Form form_of(Type t) { return quantised(t) ? kInt8 : t == Type::BF16 ? kBF16 : kF32; }
+enum Form { kInt8, kBF16, kF32, kWhole, kForms };  // kWhole: int8 with one scale for a row
+inline Form form_of(Type t) { return quantised(t) ? kInt8 : t == Type::BF16 ? kBF16 : t == Type::Int8 ? kWhole : kF32; }
+// What one step of a product reads of a row of k numbers: so many steps are in it.
+inline int64_t steps_of(Form f, int64_t k) {
+  return f == kInt8 ? k / 32 : f == kBF16 ? (k + 1) / 2 : f == kWhole ? (k + 63) / 64 * 16 : k;
+}
 
 // The operands of products, a plane for every form that the parts need: row r lies at offset + r * stride, in int8 its
 // terms one after the other at offset + (r * terms + t) * stride.

@@ -39,6 +39,11 @@ void unpack_row(const uint8_t* panels, Type t, int64_t row, int64_t k, float* ou
     case Type::BF16:
       for (int64_t i = 0; i < k; ++i) out[i] = bf16_to_f32(((const uint16_t*)panel)[(i / 2 * 16 + lane) * 2 + i % 2]);
       return;
+    case Type::Int8: {
+      const float scale = ((const float*)(panel + int8_codes(k) * 16))[lane];
+      for (int64_t i = 0; i < k; ++i) out[i] = scale * (float)((int)panel[(i / 4 * 16 + lane) * 4 + i % 4] - 128);
+      return;
+    }
     default: return visit(t, [&](auto tag) { unpack_quantised<tag.type>(panel, lane, k, out); });
   }
 }
@@ -95,6 +100,26 @@ void pack_panel(const PackArgs& a, int64_t p, uint8_t* panel) {
   }
 }
 
+// Panel p in int8: every feature over its largest number.
+void pack_whole(const PackArgs& a, int64_t p, uint8_t* panel) {
+  float* scales = (float*)(panel + int8_codes(a.k) * 16);
+  memset(panel, 128, (size_t)int8_codes(a.k) * 16);
+  for (int lane = 0; lane < 16; ++lane) {
+    const float* x = a.x + (p * 16 + lane) * a.stride;
+    float top = 0;
+    bool finite = true;
+    for (int64_t i = 0; p * 16 + lane < a.rows && i < a.k; ++i) {
+      const float size = __builtin_fabsf(x[i]);
+      finite = finite && size <= 3.0e38f;
+      top = size > top ? size : top;
+    }
+    const float inverse = top < 4e-37f ? 0 : 127.0f / top;  // below, it would overflow: counts as zero
+    scales[lane] = finite ? inverse == 0 ? 0 : top / 127.0f : __builtin_nanf("");
+    for (int64_t i = 0; finite && inverse != 0 && i < a.k; ++i)
+      panel[(i / 4 * 16 + lane) * 4 + i % 4] = (uint8_t)(128 + (int)__builtin_rintf(x[i] * inverse));
+  }
+}
+
 // Panels [first, last) of rows that are inputs: they lie as panels want them.
 template <bool PAIRS> void pack_across(const PackArgs& a, int64_t first, int64_t last, int64_t bytes) {
   const float zero[16 * kAcross] = {};
@@ -128,7 +153,7 @@ void pack(const PackArgs& a, int worker, int workers) {
   for (int64_t p = s.first * step; p < s.last * step && p < n; p += step)
     if (a.transposed)
       (a.type == Type::F32 ? pack_across<false> : pack_across<true>)(a, p, p + step < n ? p + step : n, bytes);
-    else pack_panel(a, p, a.panels + p * bytes);
+    else (a.type == Type::Int8 ? pack_whole : pack_panel)(a, p, a.panels + p * bytes);
 }
 
 }  // namespace pyllm::PYLLM_ISA

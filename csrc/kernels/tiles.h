@@ -50,6 +50,7 @@ inline TileSize float_limit(int64_t rows) {
 
 Tile direct_tile(Type t, int rows);  // one panel as it is stored: weights come as one stream
 Tile expanded_tile(Type t, TileSize size);
+Tile whole_tile(TileSize size);  // of Int8
 Tile float_tile(Type t, TileSize size);
 // Tiles of whole products, all of whose rows go through them; as `float_tile`, or through the processor's matrix tiles.
 Tile product_tile(Type t, TileSize size);

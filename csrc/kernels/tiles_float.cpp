@@ -77,6 +77,7 @@ template <class As> Tile pick(TileSize s) {
 Tile float_tile(Type t, TileSize s) {
   if (t == Type::F32) return pick<AsF32>(s);
   if (t == Type::F16) return pick<AsF16>(s);
+  if (t == Type::Int8) return whole_tile(s);
   return pick<AsBF16>(s);
 }
 

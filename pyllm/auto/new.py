@@ -61,11 +61,16 @@ USUAL: dict[str, dict[str, Any]] = {
     "mbart": _bart(1024, 12, 16, 250_027) | {"scale_embedding": True},
     "marian": _bart(512, 6, 8, 58_101) | {"activation_function": "swish", "scale_embedding": True},
     "t5": {"d_model": 512, "num_layers": 6, "num_heads": 8, "d_ff": 2048, "vocab_size": 32_128},
+    "bert": {},  # the sizes of encoders are the defaults of their fields
+    "roberta": {},
+    "distilbert": {},
+    "albert": {},
 }
 PAIRS = ("transformer", "seq2seq", "bart", "mbart", "marian", "t5")  # encoder-decoders, which learn from pairs
+ENCODERS = ("bert", "roberta", "distilbert", "albert")
 RECURRENT = ("rnn", "lstm", "gru", "awd-lstm")
 OWN = (*RECURRENT, *PAIRS)  # they continue no texts in transformers and llama.cpp
-_GIVEN = ("gpt2", *OWN)  # families of which no size follows from another
+_GIVEN = ("gpt2", *OWN, *ENCODERS)  # families of which no size follows from another
 
 
 def new_config(family: str, **sizes: Any) -> Any:

@@ -15,6 +15,7 @@ from pyllm.formats.encoder_decoders import (
     check_t5,
     check_transformer,
 )
+from pyllm.formats.encoders import check_albert, check_bert, check_distilbert, check_roberta
 from pyllm.formats.fields import Field, Raw, check_fields
 from pyllm.formats.scaling import check_scaling
 
@@ -330,4 +331,8 @@ FAMILIES: dict[str, Callable[[Raw], dict[str, Any]]] = {
     "mbart": check_mbart,
     "marian": check_marian,
     "t5": check_t5,
+    "bert": check_bert,
+    "roberta": check_roberta,
+    "distilbert": check_distilbert,
+    "albert": check_albert,
 }

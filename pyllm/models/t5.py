@@ -19,8 +19,9 @@ from pyllm.tensor import Array
 _SUBLAYERS = {"attention": "SelfAttention", "cross": "EncDecAttention"}
 
 
-def _names(inner: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """Parameter path -> name in folders; GGUF has another for every kind of it, and here none."""
+def _names() -> dict[str, tuple[str, str]]:
+    """Parameter path -> name in folders; from GGUF it is not read."""
+    inner = {"gate": "wi_0", "up": "wi", "down": "wo"}
     names = dict.fromkeys(("shared", "source_embedding", "target_embedding"), "shared") | {"head": "lm_head"}
     for side, parts in (("encoder", ["attention"]), ("decoder", ["attention", "cross"])):
         names[f"{side}.norm"] = f"{side}.final_layer_norm"
@@ -35,8 +36,7 @@ def _names(inner: dict[str, str]) -> dict[str, tuple[str, str]]:
     return {path: (name, "") for path, name in names.items()}
 
 
-NAMES = _names({"up": "wi", "down": "wo"})
-GATED = _names({"gate": "wi_0", "up": "wi_1", "down": "wo"})
+NAMES = _names()
 ROTATED = ()
 IGNORED = (r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight",)
 COPIES = tuple((f"{side}.embed_tokens.weight", "shared.weight") for side in ("encoder", "decoder"))
@@ -90,7 +90,10 @@ class T5(AttentionPair):
         factor = c.d_model**-0.5 if c.scale_decoder_outputs else 1.0
         self.decoder = self.stack("decoder", nn.DecoderLayer, c.num_decoder_layers, 2, factor)
         self.head = self.shared if c.tie_word_embeddings else nn.Linear(c.d_model, c.vocab_size)
-        self.NAMES = GATED if c.feed_forward_proj.startswith("gated-") else NAMES
+
+    def name_of(self, name: str) -> str:
+        """A tensor's name in folders, where the gate of a gated part is the first of two."""
+        return name.replace(".wi@", ".wi_1@") if self.config.feed_forward_proj.startswith("gated-") else name
 
     @property
     def context_length(self) -> int:

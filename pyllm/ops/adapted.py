@@ -81,7 +81,7 @@ class Change:
             low: Any = self.dh
             if low is None:
                 low = lent.enter_context(panels(self._scaled(self.b), self.kind, transposed=True))
-            _, (self.dh,) = _core.linears(dy, [turned], [None], False, [into], add, [(low, up)])
+            _, (self.dh,) = _core.linears(dy, [turned], [None], False, [into], into if add else None, [(low, up)])
 
     def gradients(self, dy: Array) -> tuple[Any, Any]:
         """Of A, dh^T drop(x), and of B, dy^T h, as functions of where to."""

@@ -60,15 +60,18 @@ def linears(x: Any, parts: Sequence[tuple[Any, Any]]) -> list[Any]:
     return [y for i in range(0, len(parts), 3) for y in _products(x, parts[i : i + 3])]
 
 
-def _products(x: Any, parts: Sequence[tuple[Any, Any]], residual: Any = None, high: bool = False) -> list[Any]:
-    """[residual + x W^T + bias for each of one to three parts]; residual None is nothing."""
+def _products(
+    x: Any, parts: Sequence[tuple[Any, Any]], residual: Any = None, high: bool = False, act: str = "none"
+) -> list[Any]:
+    """[act(x W^T + bias) for each of one to three parts], or residual + x W^T + bias of one. act: of what nobody learns."""
     a = float32(x, "linear")
     weights = [weight.weight if isinstance(weight, Adapted) else weight for weight, _ in parts]
     ws = [_matrix(weight, a) for weight in weights]
     sizes = [w.shape[0] for w in ws]
     biases = [None if b is None else vector(b, n, "linear", "bias") for n, (_, b) in zip(sizes, parts, strict=True)]
     shapes = [(*a.shape[:-1], n) for n in sizes]
-    ys = [_core.empty(shape) if residual is None else _copy(residual, shape) for shape in shapes]
+    ys = [_core.empty(shape) for shape in shapes]
+    before = None if residual is None else _residual(residual, shapes[0])
     if a.size == 0:
         return [_nothing(a, y, (residual, x), *part) for y, part in zip(ys, parts, strict=True)]
     rows, kind = a.reshape(-1, a.shape[-1]), product_type()
@@ -83,7 +86,7 @@ def _products(x: Any, parts: Sequence[tuple[Any, Any]], residual: Any = None, hi
         packed = [w if isinstance(w, _core.Weight) else lent.enter_context(panels(w, kind)) for w in ws]
         lows: list[Any] = [change and change.low(rows, lent) for change in changes]
         into = [y.reshape(len(rows), -1) for y in ys]
-        hs = _core.linears(rows, packed, biases, high, into, residual is not None, lows)[1]
+        hs = _core.linears(rows, packed, biases, high, into, before, lows, act)[1]
 
     def one(y: Array, w: Any, part: tuple[Any, Any], change: Change | None, h: Any) -> Any:
         weight, bias = part
@@ -129,13 +132,11 @@ def _unread() -> Array:
     return np.empty((0, 0), np.float32)
 
 
-def _copy(residual: Any, shape: tuple[int, ...]) -> Array:
+def _residual(residual: Any, shape: tuple[int, ...]) -> Array:
     r = float32(residual, "linear_add", "residual")
     if r.shape != shape:
         raise ValueError(f"linear_add: residual {r.shape} and the product {shape} differ")
-    y = _core.empty(shape)
-    y[...] = r
-    return y
+    return r
 
 
 def times(dy: Array, w: Any, kind: str, transposed: bool, change: Change | None = None) -> Any:
@@ -182,6 +183,8 @@ def norm_linear(
     if isinstance(x, Symbol):
         return x.linear(norm, [(weight, bias, "store" if act == "none" else "activate")], act=act)[0]
     x = watch("normalised", normalise(x, norm))
+    if watch is unwatched and not any(isinstance(each, Tensor | Adapted) for each in (x, weight, bias)):
+        return _products(x, [(weight, bias)], act=act)[0]
     return activate(watch("up", linear(x, weight, bias)), act)
 
 

@@ -1,0 +1,116 @@
+"""INT8: a scale for each feature and each row, integers between them, on every instruction set of this machine."""
+import numpy as np
+import pytest
+import reference as ref
+from kernel_checks import ISAS, check, random, same_bits, threads, using
+
+from pyllm import Tensor, _core, ops
+
+SHAPES = [(1, 64, 16), (1, 384, 1000), (2, 7, 3), (3, 65, 17), (5, 100, 33), (12, 64, 32), (16, 200, 31),
+          (17, 130, 100), (67, 384, 49), (300, 1536, 40)]  # fmt: skip
+
+
+def weight_of(floats):
+    weight = _core.Weight("INT8", *floats.shape)
+    weight.fill_floats(floats)
+    return weight
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_product_is_its_integers_times_two_scales(isa):
+    for seed, (rows, k, n) in enumerate(SHAPES):
+        x, w, bias = random((rows, k), seed), random((n, k), seed + 50, 0.1), random((n,), seed)
+        with using(isa):
+            y, plain = ops.linear(x, weight_of(w), bias), ops.linear(x, weight_of(w))
+        exact = ref.int8_linear(x, w)
+        check(plain, exact, ref.gamma(4) * np.abs(exact) + ref.TINY)
+        check(y, exact + bias, ref.gamma(6) * (np.abs(exact) + np.abs(bias)) + ref.TINY)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_it_is_as_near_as_its_codes_allow(isa):
+    """Half a step of each operand, whatever the twin says."""
+    x, w = random((40, 512), 1), random((48, 512), 2)
+    with using(isa):
+        y = ops.linear(x, weight_of(w))
+    step_x, step_w = (np.abs(a).max(axis=1) / 127 for a in (x, w))
+    bound = (np.abs(x).sum(axis=1)[:, None] * step_w / 2 + step_x[:, None] / 2 * np.abs(w).sum(axis=1)) * 1.01
+    assert (np.abs(y - ref.matmul(x, w.T)) <= bound + 512 * step_x[:, None] * step_w / 4).all()
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_row_alone_has_the_bits_it_has_among_others(isa):
+    x, weight = random((67, 200), 3), weight_of(random((49, 200), 4))
+    with using(isa):
+        whole = ops.linear(x, weight)
+        for rows in (1, 2, 3, 5, 13, 33):
+            for first in range(0, 67 - rows, 7):
+                assert same_bits(ops.linear(x[first : first + rows].copy(), weight), whole[first : first + rows])
+        for count in (1, 3):
+            with threads(count):
+                assert same_bits(ops.linear(x, weight), whole)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_products_beside_one_another_and_added_ones(isa):
+    """Weights of several types that share x, and a residual."""
+    x, w, other, residual = random((9, 96), 5), random((33, 96), 6), random((20, 96), 7), random((9, 33), 8)
+    floats = _core.Weight("F32", 20, 96)
+    floats.fill_floats(other)
+    with using(isa):
+        y, z = ops.linears(x, [(weight_of(w), None), (floats, None)])
+        assert same_bits(y, ops.linear(x, weight_of(w))) and same_bits(z, ops.linear(x, floats))
+        added = ops.linear_add(residual, x, weight_of(w))
+    check(added, residual + np.float64(y), ref.gamma(2) * (np.abs(residual) + np.abs(y)))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_strange_rows_touch_no_other(isa):
+    x, weight = random((6, 70), 9), weight_of(random((18, 70), 10))
+    strange = x.copy()
+    strange[1, 3], strange[2, 69], strange[4] = np.nan, np.inf, 0
+    with using(isa):
+        y, plain = ops.linear(strange, weight), ops.linear(x, weight)
+    assert np.isnan(y[[1, 2]]).all() and (y[4] == 0).all()
+    assert same_bits(y[[0, 3, 5]], plain[[0, 3, 5]])
+    w = random((18, 70), 10)
+    w[2, 5], w[3, 0], w[7] = np.nan, -np.inf, 0
+    with using(isa):
+        y = ops.linear(x, weight_of(w))
+    assert np.isnan(y[:, [2, 3]]).all() and (y[:, 7] == 0).all() and same_bits(y[:, 8:], plain[:, 8:])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_rows_come_back_and_gradients_flow_through(isa):
+    floats = random((37, 130), 11)
+    weight = weight_of(floats)
+    codes, scale = ref.int8_codes(floats)
+    with using(isa):
+        ids = np.array([36, 0, 5], np.int32)
+        assert same_bits(_core.embedding(ids, weight), (codes * scale).astype(np.float32)[ids])
+        x, dy = Tensor(random((4, 130), 12), requires_grad=True), random((4, 37), 13)
+        ops.sum(ops.multiply(ops.linear(x, weight), dy)).backward()
+    assert same_bits(weight.dequantise(16, 21), (codes * scale).astype(np.float32)[16:])
+    exact = ref.matmul(dy, codes * scale)
+    check(x.grad, exact, 2**-7 * (np.abs(dy) @ np.abs(codes * scale)))
+
+
+def test_what_it_refuses():
+    with pytest.raises(ValueError, match="65536"):
+        _core.Weight("INT8", 16, 65537)
+    weight = _core.Weight("INT8", 16, 64)
+    with pytest.raises(ValueError, match="no file stores INT8"):
+        weight.fill(0, 16, np.zeros(0, np.uint8))
+    with pytest.raises(ValueError, match="not transposed"):
+        weight.fill_floats(np.zeros((64, 16), np.float32), transposed=True)
+    with pytest.raises(ValueError, match="Q8_0"):
+        _core.Weight("Q8_0", 16, 64).fill_floats(np.zeros((16, 64), np.float32))
+
+
+def test_the_largest_sums_do_not_overflow():
+    x, w = np.full((3, 65536), 127.0, np.float32), np.full((16, 65536), -127.0, np.float32)
+    exact = -(127.0**2) * 65536
+    for isa in ISAS:
+        with using(isa):
+            assert np.allclose(ops.linear(x, weight_of(w)), exact, rtol=1e-6)
+            assert np.allclose(ops.linear(x, weight_of(-w)), -exact, rtol=1e-6)
