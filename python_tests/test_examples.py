@@ -98,6 +98,19 @@ def test_translate(tmp_path):
     assert [row.index(max(row)) for row in shares[:5]] == [4, 3, 2, 1, 0]
 
 
+def test_t5(tmp_path):
+    lines = run("t5.py", cwd=tmp_path).splitlines()
+    assert float(lines[0].split()[-1]) < 0.1
+    assert lines[1:3] == ["copy 3 1 4 1 5: 3 1 4 1 5", "reverse 3 1 4 1 5: 5 1 4 1 3"]
+    assert sum(len(line.strip("[] ").split()) for line in lines[4:]) == 4 * 7
+
+
+def test_bart(tmp_path):
+    lines = run("bart.py", cwd=tmp_path).splitlines()
+    assert float(lines[0].split()[-1]) < 0.3 and len(lines) == 3
+    assert lines[1].startswith("5 7 ... 13 15 17 19: 5 7 9 11 13 15 17 19 (")
+
+
 def test_transfer_learning(tmp_path):
     nothing, novel = (float(line.split()[-1]) for line in run("transfer_learning.py", cwd=tmp_path).splitlines())
     assert novel < nothing - 0.2

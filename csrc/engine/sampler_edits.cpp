@@ -77,11 +77,32 @@ void ban(float* row, size_t vocab, const std::vector<int64_t>& words, const Hist
   if (before <= said.length && std::equal(words.begin(), words.end() - 1, said.ids + said.length - before)) x = NEVER;
 }
 
+// -inf for all but these ids.
+void force(float* row, size_t vocab, const std::vector<int64_t>& ids, const char* what) {
+  if (ids.empty()) return;
+  std::fill(row, row + vocab, NEVER);
+  for (const int64_t id : ids) at(row, vocab, id, what) = 0;
+}
+
 }  // namespace
 
 bool Sampling::edits() const {
   return !bias.empty() || repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0 ||
-         no_repeat_ngram > 0 || !banned.empty() || (min_new_tokens > 0 && !ends.empty());
+         no_repeat_ngram > 0 || !banned.empty() || (min_new_tokens > 0 && !ends.empty()) || !forced_first.empty() ||
+         !forced_last.empty();
+}
+
+bool edited_ids(const Sampling& how, const History& said, std::vector<int64_t>& ids) {
+  const bool first = said.length == 1 && !how.forced_first.empty();
+  if (first || (said.length + 1 == said.most && !how.forced_last.empty())) return false;
+  for (const auto& [id, value] : how.bias) ids.push_back(id);
+  const bool penalties = how.repetition_penalty != 1 || how.presence_penalty != 0 || how.frequency_penalty != 0;
+  if (penalties || how.no_repeat_ngram > 0) ids.insert(ids.end(), said.ids, said.ids + said.length);
+  for (const auto& words : how.banned) ids.push_back(words.back());
+  ids.insert(ids.end(), how.ends.begin(), how.ends.end());
+  std::sort(ids.begin(), ids.end());
+  ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
+  return true;
 }
 
 void edit_logits(float* row, size_t vocab, const Sampling& how, const History& said) {
@@ -97,6 +118,8 @@ void edit_logits(float* row, size_t vocab, const Sampling& how, const History& s
   if (said.length < said.prompt + static_cast<size_t>(std::max<int64_t>(how.min_new_tokens, 0))) {
     for (const int64_t id : how.ends) at(row, vocab, id, "eos_token_id") = NEVER;
   }
+  if (said.length == 1) force(row, vocab, how.forced_first, "forced_bos_token_id");
+  if (said.length + 1 == said.most) force(row, vocab, how.forced_last, "forced_eos_token_id");
 }
 
 }  // namespace pyllm

@@ -58,8 +58,8 @@ def save_folder(
     config = folder_config(name, asdict(model.config), kind, getattr(model, "task", ""))
     texts = {"config.json": _json(config)}
     if hasattr(model, "generate"):
-        ends = {key: config[key] for key in ("bos_token_id", "eos_token_id") if config.get(key) is not None}
-        texts["generation_config.json"] = _json(model.generation_config or ends)
+        named = {key: value for key, value in config.items() if key.endswith("_token_id") and value is not None}
+        texts["generation_config.json"] = _json(model.generation_config or named)
     texts |= files or {}
     make_folder(folder)
     needed = sum(map(len, texts.values())) + sum(each.nbytes for each in tensors)

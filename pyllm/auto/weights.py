@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from pyllm import _core
 from pyllm.auto.parallel import each
+from pyllm.errors import ModelFileError
 from pyllm.formats import TensorInfo, check_weights
 from pyllm.formats.encode import decode, encode
 from pyllm.formats.memory import check_fits
 from pyllm.formats.types import TYPES
-from pyllm.nn.module import Module, Parameter
+from pyllm.nn.module import Buffer, Module, Parameter
 
 SLICE = 1 << 20  # bytes that a thread reads at a time: they are still in its cache when they are packed
 THREADS = 4  # more readers bring nothing
@@ -114,6 +115,8 @@ def load_weights(
     wanted = storage_type(dtype, DTYPES)
     found, missing = _found(model, family, source, config, optional)
     check_fits(source.path, _bytes_needed(_infos(found, source), wanted))
+    for parameter in model.own_parameters().values():
+        parameter.value = np.zeros(parameter.shape, np.float32) if isinstance(parameter, Buffer) else None
     each(lambda one: _fill(one[0], one[1], one[2], source, wanted), found, min(THREADS, _core.threads()))
     return missing
 
@@ -123,6 +126,15 @@ def bytes_loaded(model: Module, family: Any, source: Any, config: dict[str, Any]
     found, _ = _found(model, family, source, config)
     kinds = {source.tensors[place.name].dtype for parameter, place, _ in found if parameter.packed}
     return _bytes_needed(_infos(found, source), None), kinds == {"F32"}
+
+
+def store_as(model: Module, dtype: Any) -> None:
+    """Convert the matrices of a model that is ready to run; dtype as load_weights takes it. What learned is let go."""
+    wanted = storage_type(dtype, DTYPES)
+    for parameter in model.own_parameters().values():
+        parameter.freeze()
+        if parameter.packed and wanted not in (None, parameter.value.dtype):
+            parameter.value = converted(parameter.value, str(wanted))
 
 
 def _infos(found: list[tuple[Parameter, Place, Turned]], source: Any) -> list[TensorInfo]:
@@ -150,6 +162,11 @@ def _found(
     found = [each for each in found if each[1].name not in missing]
     expected = {name: shape for name, shape in expected.items() if name not in missing}
     check_weights(source.path, expected, source.tensors, source.tensors if optional else ignored)
+    for name, real in copies(family, expected):
+        one, other = source.tensors.get(name), source.tensors[real]
+        same = one is None or (one.shape, one.dtype) == (other.shape, other.dtype)
+        if not same or (one is not None and not np.array_equal(source.read(one), source.read(other))):
+            raise ModelFileError(source.path, "weights", None, f"'{name}' differs from '{real}'", "the same numbers")
     return found, missing
 
 
@@ -161,14 +178,23 @@ def placed(
     found = places(model, family, column, config.get("head_dim", 0))
     old, new = _renaming(found[0][1].name, tensors, getattr(model, "prefix", ""))
     found = [(path, place._replace(name=_renamed(place.name, old, new)), each) for path, place, each in found]
+    found = [each for each in found if each[1].name in tensors or not isinstance(each[2], Buffer)]
     expected = {place.name: place.stored_shape(parameter.shape) for _, place, parameter in found}
     ignored = [name for name in tensors if any(re.fullmatch(each, name) for each in family.IGNORED)]
+    ignored += [name for name, _ in copies(family, expected)]
     if config.get("tie_word_embeddings"):
         ignored += [name for name in _HEADS if name not in expected]
     dim = 0 if config.get("rope_interleaved") else config.get("head_dim", 0)
     turned = Turned(dim, config.get("rotary_dim", dim) if dim else 0)
     rows = [(each, place, turned if is_rotated(path, family) else Turned()) for path, place, each in found]
     return rows, expected, ignored
+
+
+def copies(family: Any, expected: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(another name, the expected tensor that files may have under it too), as these files begin names."""
+    found = getattr(family, "COPIES", ())
+    plain = [tuple(name.removeprefix("model.") for name in pair) for pair in found]
+    return [(name, real) for name, real in (*found, *plain) if real in expected and name not in expected]
 
 
 def _renaming(first: str, tensors: Any, prefix: str) -> tuple[str, str]:
@@ -296,12 +322,3 @@ def converted(weight: _core.Weight, kind: str) -> _core.Weight:
         else:
             out.fill(row, len(numbers), encode(kind, numbers).reshape(-1))
     return out
-
-
-def convert(model: Module, dtype: Any) -> None:
-    """Turn the packed matrices of a model that is ready to run into another storage type, by its name in DTYPES."""
-    kind = storage_type(dtype, DTYPES)
-    for _, parameter in model.named_parameters():
-        if kind is not None and isinstance(parameter.value, _core.Weight) and parameter.value.dtype != kind:
-            parameter.freeze()
-            parameter.value = converted(parameter.value, kind)

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--length-penalty", type=options.real(-1000.0, 1000.0), default=1.0, metavar="X",
         help="scores are divided by length to the power of X (1)")  # fmt: skip
     add("-n", "--n-predict", type=options.whole(1), metavar="N", help="tokens of a target (twice the source's and 10)")
+    add("--task", metavar="NAME", help="one that config.json names: its prefix and settings (translation_en_to_de)")
     add("--plot-attention", metavar="FILE", help="draw where each target token looked (.png, .svg, .pdf)")
     options.add_threads(parser)
     options.add_overwrite(parser)
@@ -46,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     settings: dict[str, Any] = {"length_penalty": args.length_penalty}
     if args.n_predict is not None:
         settings["max_new_tokens"] = args.n_predict
+    if args.task is not None:
+        settings["task"] = args.task
     best = None
     for text, found in zip(texts, translate(model, tokenizer, texts, args.beam, args.n_best, **settings), strict=True):
         best = best or found[0]

@@ -12,7 +12,7 @@ import numpy as np
 from pyllm import _core
 from pyllm.auto.encoders import AutoModel
 from pyllm.auto.new import new_config
-from pyllm.auto.weights import convert
+from pyllm.auto.weights import store_as
 
 # Shapes that have a name, for a model with random weights: (family, fields that differ from its usual ones).
 _MINI = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
@@ -71,5 +71,5 @@ def _model(name: str, dtype: str) -> Any:
         raise ValueError(f"bench encode: {name!r} is no folder and no shape; shapes are {', '.join(SHAPES)}")
     family, fields = SHAPES[name.lower()]
     model = AutoModel.from_config(new_config(family, **fields)).eval()
-    convert(model, dtype)
+    store_as(model, dtype)
     return model

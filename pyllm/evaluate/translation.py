@@ -12,6 +12,7 @@ import numpy as np
 from pyllm.data import read_pairs
 from pyllm.errors import ContextError, DataError
 from pyllm.evaluate.metrics import Score, text_scores
+from pyllm.generate.config import FIELDS
 
 AT_ONCE = 64  # sources handed to the model together
 
@@ -25,14 +26,24 @@ class Translation(NamedTuple):
 
 
 def translate(
-    model: Any, tokenizer: Any, texts: Sequence[str], num_beams: int = 4, n_best: int = 1, **options: Any
+    model: Any,
+    tokenizer: Any,
+    texts: Sequence[str],
+    num_beams: int = 4,
+    n_best: int = 1,
+    task: str | None = None,
+    **options: Any,
 ) -> Iterator[list[Translation]]:
     """The n_best targets of each text, the best first; options as `generate` takes them.
 
-    A text without a token has the empty target, score 0. Raises ContextError that names a text which is too long.
+    task: one of the configuration's task_specific_params, whose prefix and settings are used. A text without a token
+    has the empty target, score 0. Raises ContextError that names a text which is too long, ValueError for a task.
     """
+    prefix, settings = task_of(model, task)
+    options = {key: value for key, value in settings.items() if key != "num_beams"} | options
     for first in range(0, len(texts), AT_ONCE):
-        part = [source_of(tokenizer, text) for text in texts[first : first + AT_ONCE]]
+        few = texts[first : first + AT_ONCE]
+        part = [source_of(tokenizer, prefix + text) if text else [] for text in few]
         for number, ids in enumerate(part, first + 1):
             if len(ids) > model.context_length:
                 found = f"{len(ids):,} tokens, the model's context has {model.context_length:,}"
@@ -68,19 +79,33 @@ def measure(
 
 
 def source_of(tokenizer: Any, text: str) -> list[int]:
-    """A text's tokens as encoder-decoders learn them: nothing before, the end token behind. Raises ValueError without
-    one."""
+    """A text's tokens as encoder-decoders learn them: with what the tokenizer puts around a text where it ends it, else
+    nothing before and the end token behind. Raises ValueError without one."""
     if tokenizer.eos_token_id is None:
         raise ValueError("translate: the tokenizer has no end token, with which sources end")
+    if tokenizer.eos_token_id in tokenizer.coder.after:
+        return list(tokenizer.encode(text))
     return [*tokenizer.coder.encode(text, False), tokenizer.eos_token_id]
+
+
+def task_of(model: Any, name: str | None) -> tuple[str, dict[str, Any]]:
+    """(what is put before texts, settings of generation) of a task that the model's configuration names; None: nothing.
+
+    Raises ValueError for a task that it does not name; the message lists the known ones.
+    """
+    tasks = getattr(model.config, "task_specific_params", None) or {}
+    if name is None:
+        return "", {}
+    if name not in tasks:
+        raise ValueError(f"translate: task {name!r} is not known; this model's are: {', '.join(tasks) or 'none'}")
+    settings = {key: value for key, value in tasks[name].items() if key in FIELDS and value is not None}
+    return str(tasks[name].get("prefix") or ""), settings
 
 
 def _found(
     model: Any, tokenizer: Any, sources: list[list[int]], beams: int, n_best: int, options: dict[str, Any]
 ) -> list[list[Translation]]:
-    out = model.generate(
-        sources, num_beams=beams, num_return_sequences=n_best, return_dict_in_generate=True, **options
-    )
+    out = model.generate(sources, num_beams=beams, num_return_sequences=n_best, return_dict_in_generate=True, **options)
     ends = set(np.atleast_1d(model.config.eos_token_id).tolist())
     rows = [[i for i in new if i not in ends] for new in out.new_tokens]
     made = [

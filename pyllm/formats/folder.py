@@ -24,6 +24,11 @@ TEMPLATE_LIMIT = 1 << 20
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+_GENERATION = (
+    *("max_length", "min_length", "num_beams", "length_penalty", "early_stopping", "no_repeat_ngram_size"),
+    *("repetition_penalty", "bad_words_ids", "do_sample", "temperature", "top_k", "top_p", "decoder_start_token_id"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "forced_bos_token_id", "forced_eos_token_id"),
+)
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "consolidated.00.pth")
 
 
@@ -164,8 +169,12 @@ class Folder:
 
     @cached_property
     def generation_config(self) -> dict[str, Any]:
-        """generation_config.json, {} when there is none."""
-        return self._object("generation_config.json")
+        """generation_config.json; older encoder-decoders have it in config.json; {} when there is none."""
+        found = self._object("generation_config.json")
+        config = self._object("config.json") if not found else {}
+        if config.get("is_encoder_decoder") is not True:
+            return found
+        return {name: config[name] for name in _GENERATION if config.get(name) is not None}
 
     @cached_property
     def chat_template(self) -> str | None:

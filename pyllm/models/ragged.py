@@ -57,22 +57,29 @@ class Ragged(NamedTuple):
         return np.concatenate(rows)
 
 
-def ragged(input_ids: Any, attention_mask: Any = None, token_type_ids: Any = None, position_ids: Any = None) -> Ragged:
+def ragged(
+    input_ids: Any,
+    attention_mask: Any = None,
+    token_type_ids: Any = None,
+    position_ids: Any = None,
+    what: str = "input_ids",
+) -> Ragged:
     """The tokens to be computed: an array (batch, length) or (length,), or a list of sequences of any lengths.
 
-    Raises ValueError for shapes that differ, rows without a token and numbers that are no integers.
+    what: their name in errors. Raises ValueError for shapes that differ, rows without a token and numbers that are no
+    integers.
     """
     if isinstance(input_ids, list | tuple) and len(input_ids) and np.ndim(input_ids[0]) == 1:
         if attention_mask is not None:
-            raise ValueError("model: attention_mask beside a list of sequences, allowed is an array of input_ids")
-        rows = [_integers(row, f"input_ids[{i}]") for i, row in enumerate(input_ids)]
+            raise ValueError(f"model: a mask beside a list of sequences, allowed is an array of {what}")
+        rows = [_integers(row, f"{what}[{i}]") for i, row in enumerate(input_ids)]
         empty = next((i for i, row in enumerate(rows) if row.ndim != 1 or not row.size), None)
         if empty is not None:
-            raise ValueError(f"model: input_ids[{empty}] has shape {rows[empty].shape}, allowed is a token or more")
+            raise ValueError(f"model: {what}[{empty}] has shape {rows[empty].shape}, allowed is a token or more")
         starts = np.cumsum([0, *map(len, rows)]).astype(np.int32)
         found = Ragged(np.concatenate(rows).astype(np.int32), starts)
     else:
-        found = _rectangle(_integers(input_ids, "input_ids"), attention_mask)
+        found = _rectangle(_integers(input_ids, what), attention_mask, what)
     types, places = (
         None if each is None else _integers(found.rows_of(_two(each), what), what).astype(np.int32)
         for each, what in ((token_type_ids, "token_type_ids"), (position_ids, "position_ids"))
@@ -80,13 +87,13 @@ def ragged(input_ids: Any, attention_mask: Any = None, token_type_ids: Any = Non
     return found._replace(types=types, places=places)
 
 
-def _rectangle(ids: NDArray[Any], attention_mask: Any) -> Ragged:
+def _rectangle(ids: NDArray[Any], attention_mask: Any, what: str) -> Ragged:
     ids = ids[None] if ids.ndim == 1 else ids
     if ids.ndim != 2 or 0 in ids.shape:
-        raise ValueError(f"model: input_ids {ids.shape}, allowed is (batch, length), a token or more")
+        raise ValueError(f"model: {what} {ids.shape}, allowed is (batch, length), a token or more")
     seen = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(_two(attention_mask)) != 0
     if seen.shape != ids.shape:
-        raise ValueError(f"model: attention_mask {seen.shape} for input_ids {ids.shape}")
+        raise ValueError(f"model: attention_mask {seen.shape} for {what} {ids.shape}")
     lengths = seen.sum(axis=1)
     if not lengths.all():
         raise ValueError(f"model: attention_mask hides all of row {int(np.argmin(lengths))}, allowed is a 1 in each")

@@ -1,0 +1,124 @@
+"""Texts in, texts out: tokenizers of folders, tasks with their prefixes, the verb translate, bench translate."""
+
+import json
+
+import pair_models
+import pytest
+import tiny_tokenizers
+import torch
+from test_cli_training import run
+from transformers import AutoTokenizer
+
+import pyllm
+from pyllm.evaluate.pair_pipelines import pair_pipeline
+from pyllm.evaluate.translation import source_of, translate
+from pyllm.generate import GenerationError
+
+TASKS = {
+    "translation_en_to_de": {"prefix": "translate: ", "max_length": 9, "num_beams": 2, "early_stopping": True},
+    "summarization": {"prefix": "sum: ", "max_length": 7, "min_length": 3, "length_penalty": 2.0},
+}
+END = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}},
+       {"SpecialToken": {"id": "</s>", "type_id": 0}}], "pair": [], "special_tokens": {
+       "</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}}}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A T5 with the tokenizer of a folder that ends its texts, as T5's does."""
+    place = tmp_path_factory.mktemp("t5")
+    pair_models.save("t5", place, spread=0.5, vocab_size=317, eos_token_id=1)
+    tiny_tokenizers.write_json(place, 317)
+    document = json.loads((place / "tokenizer.json").read_text())
+    (place / "tokenizer.json").write_text(json.dumps(document | {"post_processor": END}))
+    config = json.loads((place / "config.json").read_text())
+    (place / "config.json").write_text(json.dumps(config | {"task_specific_params": TASKS}))
+    return place
+
+
+@pytest.fixture(scope="module")
+def loaded(folder):
+    return pyllm.AutoModelForSeq2SeqLM.from_pretrained(folder), pyllm.AutoTokenizer.from_pretrained(folder)
+
+
+def theirs(folder, text, **options):
+    """What transformers says for a text."""
+    from transformers import T5ForConditionalGeneration
+
+    model, tokenizer = T5ForConditionalGeneration.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    ids = torch.tensor([tokenizer(text).input_ids])
+    out = model.generate(ids, do_sample=False, **options)
+    return tokenizer.decode(out[0], skip_special_tokens=True).strip()
+
+
+def test_sources_are_what_the_tokenizer_makes_of_texts(folder, loaded):
+    _, tokenizer = loaded
+    wanted = AutoTokenizer.from_pretrained(folder)
+    for text in ("the quick brown fox", "a", " odd  spaces "):
+        assert source_of(tokenizer, text) == wanted(text).input_ids and wanted(text).input_ids[-1] == 1
+
+
+def test_a_task_brings_its_prefix_and_settings(folder, loaded):
+    model, tokenizer = loaded
+    text, other = "the lazy dog", "a fox jumps over the town"
+    german = pair_pipeline("translation_en_to_de", model, tokenizer)
+    options = {"max_length": 9, "num_beams": 2, "early_stopping": True}
+    assert german(text) == [{"translation_text": theirs(folder, "translate: " + text, **options)}]
+    assert german([text, other])[1] == {"translation_text": theirs(folder, "translate: " + other, **options)}
+    short = pair_pipeline("summarization", model, tokenizer)
+    options = {"max_length": 7, "min_length": 3, "length_penalty": 2.0}
+    assert short(text) == [{"summary_text": theirs(folder, "sum: " + text, **options)}]
+    plain = pair_pipeline("text2text-generation", model, tokenizer, max_new_tokens=6)
+    assert plain(text) == [{"generated_text": theirs(folder, text, max_new_tokens=6)}]
+    several = plain([text, other], num_beams=3, num_return_sequences=2, batch_size=1, return_tensors=True)
+    assert [len(each) for each in several] == [2, 2] and set(several[0][0]) == {"generated_text", "generated_token_ids"}
+    said = next(translate(model, tokenizer, [text], 2, task="translation_en_to_de"))[0].text
+    assert said == german(text)[0]["translation_text"]
+
+
+def test_what_a_pipeline_cannot_do_is_refused(loaded):
+    model, tokenizer = loaded
+    with pytest.raises(ValueError, match="task 'ner' is not known; known are text2text-generation, translation, summ"):
+        pair_pipeline("ner", model, tokenizer)
+    call = pair_pipeline("translation", model, tokenizer)
+    with pytest.raises(ValueError, match="input 1 is int"):
+        call(["a", 3])
+    with pytest.raises(GenerationError, match="did you mean 'num_beams'"):
+        call("a", num_beam=2)
+    with pytest.raises(ValueError, match="task 'x' is not known; this model's are: translation_en_to_de, summ"):
+        next(translate(model, tokenizer, ["a"], task="x"))
+
+
+def test_long_texts_are_refused_or_cut(tmp_path):
+    pair_models.save("bart", tmp_path, vocab_size=317, max_position_embeddings=12)
+    tiny_tokenizers.write_json(tmp_path, 317)
+    model = pyllm.AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
+    call = pair_pipeline("summarization", model, pyllm.AutoTokenizer.from_pretrained(tmp_path), max_new_tokens=3)
+    with pytest.raises(pyllm.ContextError, match=r"input 0: 4\d tokens, the model's context has 12"):
+        call("abcdefgh" * 5)
+    assert set(call("abcdefgh" * 5, truncation=True)[0]) == {"summary_text"}
+
+
+def test_the_verb_translates_with_a_folder(folder, loaded, capsys):
+    model, tokenizer = loaded
+    wanted = pair_pipeline("translation_en_to_de", model, tokenizer, num_beams=3)("the lazy dog")
+    words = ["--beam", "3", "--task", "translation_en_to_de"]
+    assert run(folder, "translate", str(folder), "the lazy dog", *words) == 0
+    assert capsys.readouterr().out.strip() == " ".join(wanted[0]["translation_text"].split())
+    assert run(folder, "translate", str(folder), "the lazy dog", "--task", "nothing") == 1
+    assert "this model's are: translation_en_to_de, summarization" in capsys.readouterr().err
+
+
+def test_the_speed_of_targets_is_measured(tmp_path, capsys, monkeypatch):
+    from pyllm.auto import new
+
+    small = {"d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 16, "vocab_size": 60}
+    monkeypatch.setitem(new.SHAPES, "t5-small", new.SHAPES["t5-small"] | small)
+    for dtype in ("fp32", "bf16"):
+        words = ["--batch", "2", "--source", "5", "--new", "4", "--beam", "3", "--dtype", dtype, "--json"]
+        assert run(tmp_path, "bench", "translate", "--model", "t5-small", *words) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["batch"], found["source"], found["new"], found["beam"], found["dtype"]) == (2, 5, 4, 3, dtype)
+        assert found["tok_s"] == pytest.approx(8 / found["seconds"]) and found["parameters"] > 1000
+    assert run(tmp_path, "bench", "translate", "--model", "nothing") != 0
+    assert "known are" in capsys.readouterr().err
