@@ -15,6 +15,9 @@ from pyllm.data.shards import Shards
 from pyllm.errors import DataError
 
 
+LEAST = 8  # tokens of text in a window
+
+
 class Piece(NamedTuple):
     """Tokens of one document, nothing around them; its number; the tokens with what stands around them there."""
 
@@ -42,6 +45,11 @@ class Objective(ABC):
 
     def __init__(self, lexicon: Lexicon) -> None:
         self.lexicon = lexicon
+
+    @property
+    def least(self) -> int:
+        """Ids that a sequence must have room for."""
+        return LEAST + self.extra
 
     @abstractmethod
     def pose(self, piece: Piece, draws: Draws, shards: Shards) -> Posed:

@@ -7,12 +7,11 @@ import numpy as np
 from pyllm.data.denoising import Denoising, SpanCorruption
 from pyllm.data.draws import Draws
 from pyllm.data.lexicon import Ids, Lexicon
-from pyllm.data.objectives import MaskedLM, NextSentence, Objective, Piece, PrefixLM, PrefixPairs
+from pyllm.data.objectives import LEAST, MaskedLM, NextSentence, Objective, Piece, PrefixLM, PrefixPairs
 from pyllm.data.packed import Batch, shuffled
 from pyllm.data.shards import Shards
 from pyllm.errors import DataError
 
-LEAST = 8  # tokens of text in a window
 NEXT = "next"  # pyllm.data.Packed
 # Of each kind of model the objectives that it learns, the usual one first.
 OBJECTIVES = {
@@ -48,8 +47,8 @@ class Tasks:
     def __init__(self, shards: Shards, length: int, objective: Objective, seed: int = 0) -> None:
         self.shards, self.length, self.objective, self.seed = shards, length, objective, seed
         self.window = length - objective.extra
-        if self.window < LEAST:
-            allowed = f"at least {LEAST + objective.extra}: {LEAST} of text and {objective.extra} around them"
+        if length < objective.least:
+            allowed = f"at least {objective.least}: {LEAST} of text and {objective.extra} around them"
             raise DataError(objective.name, "length", None, f"{length}", allowed)
         self._windows = shards.tokens // self.window
         if not self._windows:
