@@ -1,8 +1,8 @@
 """Run and train language models on CPUs: Python assembles, C++ runs, a model is defined once.
 
-    tok = pyllm.AutoTokenizer.from_pretrained("smollm2")
-    model = pyllm.AutoModelForCausalLM.from_pretrained("smollm2")
-    ids = model.generate(tok("The capital of France is", return_tensors="np").input_ids, max_new_tokens=32)
+tok = pyllm.AutoTokenizer.from_pretrained("smollm2")
+model = pyllm.AutoModelForCausalLM.from_pretrained("smollm2")
+ids = model.generate(tok("The capital of France is", return_tensors="np").input_ids, max_new_tokens=32)
 """
 
 from __future__ import annotations
@@ -26,9 +26,14 @@ __version__ = "0.1.0"
 _LAZY = {
     "AsyncEngine": "pyllm.generate",
     "AutoConfig": "pyllm.auto",
+    "AutoModel": "pyllm.auto.encoders",
     "AutoModelForCausalLM": "pyllm.auto",
+    "AutoModelForMaskedLM": "pyllm.auto.encoders",
+    "AutoModelForNextSentencePrediction": "pyllm.auto.encoders",
+    "AutoModelForPreTraining": "pyllm.auto.encoders",
     "AutoModelForSequenceClassification": "pyllm.auto",
     "AutoModelForSeq2SeqLM": "pyllm.auto.pairs",
+    "AutoModelForTokenClassification": "pyllm.auto.encoders",
     "AutoTokenizer": "pyllm.auto",
     "Chat": "pyllm.generate",
     "Engine": "pyllm.generate",

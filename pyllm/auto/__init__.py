@@ -11,7 +11,7 @@ from typing import Any
 from pyllm import _core
 from pyllm.auto.adapters import base_of, load_adapter
 from pyllm.auto.classifiers import AutoModelForSequenceClassification
-from pyllm.auto.new import PAIRS, new_config, new_model
+from pyllm.auto.new import ENCODERS, PAIRS, new_config, new_model
 from pyllm.auto.weights import load_weights
 from pyllm.errors import ModelFileError
 from pyllm.formats import download, open_model, read_config
@@ -30,6 +30,13 @@ PRECISIONS = ("default", "high")
 _IGNORED = {
     *("revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "low_cpu_mem_usage", "device_map")
 }
+
+
+def known_arguments(others: dict[str, Any]) -> None:
+    """Raise TypeError for arguments that mean nothing here; some of transformers' have nothing to do."""
+    unknown = set(others) - _IGNORED
+    if unknown:
+        raise TypeError(f"from_pretrained: unknown arguments {', '.join(sorted(unknown))}")
 
 
 def opened(path: str | os.PathLike[str], gguf_file: str | None = None) -> Any:
@@ -71,7 +78,10 @@ def is_of_pairs(path: str | os.PathLike[str]) -> bool:
 
 
 def refuse_pairs(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
-    """Raise ModelFileError for an encoder-decoder where a model is wanted that continues texts."""
+    """Raise ModelFileError for an encoder, or one with a decoder, where a model is wanted that continues texts."""
+    if values["model_type"] in ENCODERS:
+        allowed = "a family that continues texts; AutoModel, AutoModelForMaskedLM and pipeline take encoders"
+        raise ModelFileError(os.fspath(path), "config 'model_type'", None, values["model_type"], allowed)
     if values["model_type"] in PAIRS:
         allowed = "a family that continues texts; AutoModelForSeq2SeqLM and `pyllm translate` take encoder-decoders"
         raise ModelFileError(os.fspath(path), "config 'model_type'", None, values["model_type"], allowed)
@@ -135,9 +145,7 @@ class AutoModelForCausalLM:
         Raises ModelFileError for bad files and for models larger than memory, TypeError for unknown arguments,
         ValueError for unknown types.
         """
-        unknown = set(others) - _IGNORED
-        if unknown:
-            raise TypeError(f"from_pretrained: unknown arguments {', '.join(sorted(unknown))}")
+        known_arguments(others)
         if precision not in PRECISIONS:
             raise ValueError(f"from_pretrained: precision is {precision!r}, allowed are {', '.join(PRECISIONS)}")
         if threads is not None:

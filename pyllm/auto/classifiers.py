@@ -43,15 +43,30 @@ def save_classifier(model: TextClassifier, path: str | os.PathLike[str]) -> None
 
 
 class AutoModelForSequenceClassification:
-    """Text classifiers by path."""
+    """Text classifiers by path: an encoder with its head, or what save_classifier has written."""
 
     @staticmethod
-    def from_pretrained(path: str | os.PathLike[str], **options: Any) -> TextClassifier:
-        """The classifier of a folder that save_classifier has written, ready to run; options as the language model's
-        from_pretrained takes them. Raises ModelFileError.
-        """
-        from pyllm.auto import AutoModelForCausalLM
+    def from_config(config: Any, seed: int = 0, **options: Any) -> Any:
+        """An encoder with a head, random, ready to learn; see encoders.AutoModel.from_config."""
+        from pyllm.auto.encoders import EncoderForSequenceClassification
 
+        return EncoderForSequenceClassification.from_config(config, seed, **options)
+
+    @staticmethod
+    def from_pretrained(path: str | os.PathLike[str], **options: Any) -> Any:
+        """The encoder with its head of Hugging Face's folder, with the options of encoders.AutoModel; or the
+        TextClassifier of a folder that save_classifier has written, with the options of the language model's
+        from_pretrained; ready to run. Raises ModelFileError.
+        """
+        from pyllm.auto import AutoModelForCausalLM, opened
+        from pyllm.auto.encoders import EncoderForSequenceClassification
+        from pyllm.auto.new import ENCODERS
+
+        if not is_classifier(download.resolve(path)):
+            with opened(path) as source:
+                kind = source.config["model_type"] if hasattr(source, "config") else ""
+            if kind in ENCODERS:
+                return EncoderForSequenceClassification.from_pretrained(path, **options)
         place = download.resolve(path)
         config = _config(os.path.join(place, CONFIG))
         model = TextClassifier(AutoModelForCausalLM.from_pretrained(place, **options), config)

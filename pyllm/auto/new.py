@@ -28,11 +28,16 @@ USUAL: dict[str, dict[str, Any]] = {
     "awd-lstm": _AWD,
     "transformer": {"vocab_size": 8192},
     "seq2seq": {"vocab_size": 8192},
+    "bert": {},  # the sizes of encoders are the defaults of their fields
+    "roberta": {},
+    "distilbert": {},
+    "albert": {},
 }
 PAIRS = ("transformer", "seq2seq")  # encoder-decoders, which learn from pairs
+ENCODERS = ("bert", "roberta", "distilbert", "albert")
 RECURRENT = ("rnn", "lstm", "gru", "awd-lstm")
 OWN = (*RECURRENT, *PAIRS)  # neither transformers nor llama.cpp know them
-_GIVEN = ("gpt2", *OWN)  # families of which no size follows from another
+_GIVEN = ("gpt2", *OWN, *ENCODERS)  # families of which no size follows from another
 
 
 def new_config(family: str, **sizes: Any) -> Any:

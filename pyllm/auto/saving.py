@@ -55,11 +55,12 @@ def save_folder(
     name, family = family_of(model)
     folder = os.fspath(path)
     tensors = tensors_of(model, family, FOLDER, lambda each, shape: kind, folder)
-    config = folder_config(name, asdict(model.config), kind)
-    generation = model.generation_config or {
-        key: config[key] for key in ("bos_token_id", "eos_token_id") if config.get(key) is not None
-    }
-    texts = {"config.json": _json(config), "generation_config.json": _json(generation), **(files or {})}
+    config = folder_config(name, asdict(model.config), kind, getattr(model, "task", ""))
+    texts = {"config.json": _json(config)}
+    if hasattr(model, "generate"):
+        ends = {key: config[key] for key in ("bos_token_id", "eos_token_id") if config.get(key) is not None}
+        texts["generation_config.json"] = _json(model.generation_config or ends)
+    texts |= files or {}
     make_folder(folder)
     needed = sum(map(len, texts.values())) + sum(each.nbytes for each in tensors)
     with Staging(folder, needed, report) as staging:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,17 +95,29 @@ class StoredRows:
         return decode(self.dtype, whole.reshape(n, -1)[row : row + rows], rows, k)
 
 
-def load_weights(model: Module, family: Any, source: Any, config: dict[str, Any], dtype: Any = "auto") -> None:
-    """Every parameter of the model from the open file. Raises ModelFileError for missing or misshaped tensors."""
+def load_weights(
+    model: Module,
+    family: Any,
+    source: Any,
+    config: dict[str, Any],
+    dtype: Any = "auto",
+    optional: Collection[Parameter] = (),
+) -> list[str]:
+    """Every parameter of the model from the open file; gives the names of those `optional` ones that are not there.
+
+    With some optional the file may hold more than the model asks for. Raises ModelFileError for missing or misshaped
+    tensors.
+    """
     wanted = storage_type(dtype, _DTYPES)
-    found = _found(model, family, source, config)
+    found, missing = _found(model, family, source, config, optional)
     check_fits(source.path, _bytes_needed(_infos(found, source), wanted))
     each(lambda one: _fill(one[0], one[1], one[2], source, wanted), found, min(THREADS, _core.threads()))
+    return missing
 
 
 def bytes_loaded(model: Module, family: Any, source: Any, config: dict[str, Any]) -> tuple[int, bool]:
     """(what weights take, kept as they are stored, whether all matrices are float32). Raises as load_weights does."""
-    found = _found(model, family, source, config)
+    found, _ = _found(model, family, source, config)
     kinds = {source.tensors[place.name].dtype for parameter, place, _ in found if parameter.packed}
     return _bytes_needed(_infos(found, source), None), kinds == {"F32"}
 
@@ -117,19 +129,25 @@ def _infos(found: list[tuple[Parameter, Place, Turned]], source: Any) -> list[Te
 
 def open_weights(model: Module, family: Any, source: Any, config: dict[str, Any]) -> None:
     """The same, but matrices stay in the file as StoredRows: enough to write the model, at no cost of memory."""
-    for parameter, place, rotated in _found(model, family, source, config):
+    for parameter, place, rotated in _found(model, family, source, config)[0]:
         if parameter.packed:
             parameter.value = StoredRows(place, source, parameter.shape, rotated)
         else:
             _fill(parameter, place, rotated, source, None)
 
 
-def _found(model: Module, family: Any, source: Any, config: dict[str, Any]) -> list[tuple[Parameter, Place, Turned]]:
-    """(parameter, its place in the file, how its rows must be brought into pairs); all checked."""
+def _found(
+    model: Module, family: Any, source: Any, config: dict[str, Any], optional: Collection[Parameter] = ()
+) -> tuple[list[tuple[Parameter, Place, Turned]], list[str]]:
+    """(parameter, its place in the file, how its rows must be brought into pairs), all checked; optional ones that are
+    not there, by name."""
     column = GGUF_FILE if hasattr(source, "metadata") else FOLDER
     found, expected, ignored = placed(model, family, source.tensors, config, column)
-    check_weights(source.path, expected, source.tensors, ignored)
-    return found
+    missing = [place.name for each, place, _ in found if each in optional and place.name not in source.tensors]
+    found = [each for each in found if each[1].name not in missing]
+    expected = {name: shape for name, shape in expected.items() if name not in missing}
+    check_weights(source.path, expected, source.tensors, source.tensors if optional else ignored)
+    return found, missing
 
 
 def placed(
@@ -138,7 +156,7 @@ def placed(
     """(parameter, its place, how its rows are brought into pairs) by the names that these tensors have; the shape
     that each name must have; names that may be there or not."""
     found = places(model, family, column, config.get("head_dim", 0))
-    old, new = _renaming(found[0][1].name, tensors)
+    old, new = _renaming(found[0][1].name, tensors, getattr(model, "prefix", ""))
     found = [(path, place._replace(name=_renamed(place.name, old, new)), each) for path, place, each in found]
     expected = {place.name: place.stored_shape(parameter.shape) for _, place, parameter in found}
     ignored = [name for name in tensors if any(re.fullmatch(each, name) for each in family.IGNORED)]
@@ -150,10 +168,11 @@ def placed(
     return rows, expected, ignored
 
 
-def _renaming(first: str, tensors: Any) -> tuple[str, str]:
-    """(old, new) beginning of names: models are saved without the head around them, or within one that reads images."""
+def _renaming(first: str, tensors: Any, prefix: str) -> tuple[str, str]:
+    """(old, new) beginning of names: models are saved without the head around them, or within one that reads images,
+    or, where they have none, within one that has."""
     base = first.split(".", 1)[0] + "."
-    ways = ((base, base), (base, ""), (base, "model.language_model."), ("", "language_model."))
+    ways = ((base, base), (base, ""), (base, "model.language_model."), ("", "language_model."), ("", prefix))
     fits = (way for way in ways if _renamed(first, *way) in tensors)
     return next(fits, (base, base))
 
@@ -181,12 +200,13 @@ def places(model: Module, family: Any, column: int, head_dim: int = 0) -> list[t
     head_dim: for families whose files mix the parts of each head.
     """
     found: dict[int, tuple[str, Place, Parameter]] = {}
+    named = getattr(model, "name_of", str)
     for path, parameter in model.named_parameters():
         template = re.sub(r"\.\d+\.", ".{}.", path)
         base, _, kind = template.rpartition(".")
         name = family.NAMES[template][column] if template in family.NAMES else f"{family.NAMES[base][column]}@{kind}"
-        layer = re.search(r"\.(\d+)\.", path)
-        place = _parse(name.format(layer.group(1) if layer else ""), parameter, head_dim)
+        layers = re.findall(r"\.(\d+)(?=\.)", path)
+        place = _parse(named(name.format(*layers)), parameter, head_dim)
         found.setdefault(id(parameter), (path, place, parameter))
     return list(found.values())
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pyllm.errors import printable
 from pyllm.formats.encoder_decoders import check_seq2seq, check_transformer
+from pyllm.formats.encoders import check_albert, check_bert, check_distilbert, check_roberta
 from pyllm.formats.fields import Field, Raw, check_fields
 from pyllm.formats.scaling import check_scaling
 
@@ -319,4 +320,8 @@ FAMILIES: dict[str, Callable[[Raw], dict[str, Any]]] = {
     "ulmfit": check_ulmfit,
     "seq2seq": check_seq2seq,
     "transformer": check_transformer,
+    "bert": check_bert,
+    "roberta": check_roberta,
+    "distilbert": check_distilbert,
+    "albert": check_albert,
 }

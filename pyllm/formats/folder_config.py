@@ -19,13 +19,18 @@ ARCHITECTURES = {
     "ulmfit": "AWDLSTM",
     "seq2seq": "Seq2Seq",
     "transformer": "Transformer",
+    "bert": "Bert",
+    "roberta": "Roberta",
+    "distilbert": "DistilBert",
+    "albert": "Albert",
 }
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
-def folder_config(kind: str, values: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """What config.json holds. values: a family's Config as a dict; dtype: F32, F16 or BF16.
+def folder_config(kind: str, values: dict[str, Any], dtype: str, task: str = "") -> dict[str, Any]:
+    """What config.json holds. values: a family's Config as a dict; dtype: F32, F16 or BF16; task: how the name of the
+    class ends, for families that have several.
 
     Raises ValueError for divisors of frequencies that follow no rule which config.json can name, and for a scaling of
     the layers with windows.
@@ -36,7 +41,7 @@ def folder_config(kind: str, values: dict[str, Any], dtype: str) -> dict[str, An
         fields["rope_scaling"] = _scaling(scaling, fields)
     if fields.pop("rope_local_scaling", None) is not None:
         raise ValueError("rope_local_scaling: config.json has no name for it that every transformers reads")
-    return {"architectures": [ARCHITECTURES[kind]], "model_type": kind, **fields, "torch_dtype": DTYPES[dtype]}
+    return {"architectures": [ARCHITECTURES[kind] + task], "model_type": kind, **fields, "torch_dtype": DTYPES[dtype]}
 
 
 def _scaling(scaling: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:

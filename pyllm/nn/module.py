@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from html import escape
 from math import prod
 from os import PathLike
@@ -147,12 +147,15 @@ class Module:
         found = [parameter.value for parameter in self.learned().values()]
         return [value for value in found if isinstance(value, Tensor) and value.requires_grad]
 
-    def initialise(self, seed: int = 0) -> Any:
+    def initialise(self, seed: int = 0, only: Collection[str] | None = None) -> Any:
         """Random first values, from the seed and the parameter's name alone; gives the module, ready to learn.
 
-        Matrices are normal with `spread` (0.02 unless the part says otherwise), vectors called bias 0, others 1.
+        only: the names of those that get some, None: all. Matrices are normal with `spread` (0.02 unless the part says
+        otherwise), vectors called bias 0, others 1.
         """
         for name, parameter in self.own_parameters().items():
+            if only is not None and name not in only:
+                continue
             key = [seed & (2**64 - 1), zlib.crc32(name.encode())]
             random = np.random.Generator(np.random.Philox(key=np.array(key, np.uint64)))
             parameter.learn(self.first_values(name, parameter, random))

@@ -25,7 +25,7 @@ from pyllm.ops.attention_weights import attended, attention_weights
 from pyllm.ops.dropout import dropout, mask, noise, noise_now, shared_dropout
 from pyllm.ops.embedding import embedding
 from pyllm.ops.linear import gated_linear, linear, linear_add, linears, logits, matmul, norm_linear
-from pyllm.ops.loss import cross_entropy, linear_cross_entropy, mse
+from pyllm.ops.loss import binary_cross_entropy, cross_entropy, linear_cross_entropy, mse
 from pyllm.ops.norm import Norm, add_norm, layer_norm, normalise, rms_norm, softmax
 from pyllm.ops.panels import forget_panels
 from pyllm.ops.pool import last_rows, max_rows, mean_rows
@@ -55,6 +55,7 @@ __all__ = [
     "attention",
     "attention_weights",
     "autocast",
+    "binary_cross_entropy",
     "concatenate",
     "cross_entropy",
     "divide",

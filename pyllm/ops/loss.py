@@ -128,6 +128,25 @@ def mse(prediction: Any, targets: Any) -> Any:
     return mean(multiply(difference, difference))
 
 
+def binary_cross_entropy(logits: Any, targets: Any) -> Any:
+    """Mean over all numbers of -t log s(x) - (1 - t) log(1 - s(x)), s the sigmoid: each class by itself, in nats.
+
+    logits (...), targets (...) from 0 to 1. Raises ValueError for shapes that differ and targets beyond.
+    """
+    x, t = float32(logits, "binary_cross_entropy", "logits"), float32(targets, "binary_cross_entropy", "targets")
+    if x.shape != t.shape:
+        raise ValueError(f"binary_cross_entropy: logits {x.shape} and targets {t.shape} differ")
+    if t.size and not (t.min() >= 0 and t.max() <= 1):
+        raise ValueError(f"binary_cross_entropy: targets from {t.min()} to {t.max()}, allowed are 0 to 1")
+    wide = x.astype(np.float64)
+    losses = np.maximum(wide, 0) - wide * t + np.log1p(np.exp(-np.abs(wide)))
+
+    def derivative(dy: Array) -> tuple[Array]:
+        return (((_core.map(x, None, "sigmoid") - t) * np.float32(dy / max(x.size, 1))).astype(np.float32),)
+
+    return record(np.asarray(losses.sum() / max(x.size, 1), np.float32), (logits,), derivative)
+
+
 def _targets(targets: Any, rows: int) -> tuple[NDArray[np.int64], int]:
     """(targets as int64 (rows,), how many are not ignored, 1 at least)."""
     given = np.asarray(targets)

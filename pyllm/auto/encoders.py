@@ -1,0 +1,226 @@
+"""Encoders and their heads, from folders and configurations, under Hugging Face's names."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm import _core
+from pyllm.auto import AutoTokenizer, config_of, known_arguments, opened
+from pyllm.auto.new import ENCODERS
+from pyllm.auto.saving import family_of, tensors_of
+from pyllm.auto.state import Held
+from pyllm.auto.weights import FOLDER, load_weights, placed, rearranged
+from pyllm.errors import ModelFileError, printable
+from pyllm.formats import TensorInfo
+from pyllm.formats.weights import differences
+from pyllm.models.encoder import Encoder
+from pyllm.nn.module import Parameter, check_state
+from pyllm.tensor import Tensor
+
+log = logging.getLogger("pyllm.auto")
+_OLD = (re.compile(r"\.gamma$"), ".weight"), (re.compile(r"\.beta$"), ".bias")  # as the first BERT's files say
+
+
+class AutoModel:
+    """Encoders without a head: tokens to rows. The classes below add one; `task` is how transformers' name ends."""
+
+    task = "Model"
+
+    @classmethod
+    def from_config(cls, config: Any, seed: int = 0, *, num_labels: int | None = None) -> Any:
+        """A model with random weights, ready to learn; the configuration as pyllm.auto.new.new_config makes it.
+
+        num_labels: of a classifier. Raises ValueError for families without this head.
+        """
+        config = _labelled(config, num_labels, None, None)
+        return _built(import_module(type(config).__module__), config, cls.task).initialise(seed)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        dtype: Any = "auto",
+        torch_dtype: Any = None,
+        threads: int | None = None,
+        num_labels: int | None = None,
+        id2label: Mapping[int, str] | None = None,
+        problem_type: str | None = None,
+        ignore_mismatched_sizes: bool = False,
+        seed: int = 0,
+        **others: Any,
+    ) -> Any:
+        """Load a folder, ready to run. dtype: "auto" keeps weights as stored, "float32" and "bfloat16" convert.
+
+        A head, and a pooler, that the folder does not hold get random values of the seed: their names are logged, and
+        stay in model.missing_keys; model.unexpected_keys are those of which nothing is made. num_labels or id2label: of
+        a head that is to be learned; with ignore_mismatched_sizes one of another size is random too. Raises
+        ModelFileError for bad files and for families that are no encoders, ValueError for unknown types, TypeError.
+        """
+        known_arguments(others)
+        if threads is not None:
+            _core.set_threads(threads)
+        with opened(path) as source:
+            config, values = config_of(source)
+            if values["model_type"] not in ENCODERS:
+                allowed = f"one of {', '.join(ENCODERS)}; AutoModelForCausalLM takes those that continue texts"
+                raise ModelFileError(os.fspath(path), "config 'model_type'", None, values["model_type"], allowed)
+            config = _labelled(config, num_labels, id2label, problem_type)
+            family = import_module(f"pyllm.models.{values['model_type']}")
+            model = _built(family, config, cls.task)
+            model.open_tokenizer = partial(AutoTokenizer.from_pretrained, path)
+            dtype = dtype if torch_dtype is None else torch_dtype
+            _load(model, family, source, values, dtype, seed, ignore_mismatched_sizes)
+        model.name_or_path = os.fspath(path)
+        return model
+
+
+class AutoModelForMaskedLM(AutoModel):
+    """Encoders that fill in masked tokens."""
+
+    task = "ForMaskedLM"
+
+
+class AutoModelForTokenClassification(AutoModel):
+    """Encoders that tell a class of each token."""
+
+    task = "ForTokenClassification"
+
+
+class AutoModelForNextSentencePrediction(AutoModel):
+    """Encoders that tell whether a sentence follows another."""
+
+    task = "ForNextSentencePrediction"
+
+
+class AutoModelForPreTraining(AutoModel):
+    """Encoders that fill in masked tokens and tell whether a sentence follows another."""
+
+    task = "ForPreTraining"
+
+
+class EncoderForSequenceClassification(AutoModel):
+    """Encoders that tell a class of each text; see classifiers.AutoModelForSequenceClassification."""
+
+    task = "ForSequenceClassification"
+
+
+def _built(family: Any, config: Any, task: str) -> Any:
+    """The model of a family with the head of a task. Raises ValueError where the family has none."""
+    if task != "Model" and task not in family.Model.heads:
+        has = ", ".join(family.Model.heads)
+        raise ValueError(f"{family.Model.__name__}: it has no head {task}, allowed are {has}")
+    return family.Model(config, task)
+
+
+def _labelled(config: Any, count: int | None, names: Mapping[int, str] | None, problem: str | None) -> Any:
+    """The configuration with other classes, or for another problem. Raises ValueError."""
+    if names is None and count is not None and count != config.num_labels:
+        names = {i: f"LABEL_{i}" for i in range(count)}
+    if names is not None:
+        if not names or sorted(names) != list(range(len(names))) or (count or len(names)) != len(names):
+            raise ValueError(f"labels: num_labels {count}, id2label {dict(names)}, allowed are names of 0, 1, ...")
+        config = replace(config, id2label=dict(names), label2id={name: i for i, name in names.items()})
+    return config if problem is None else replace(config, problem_type=problem)
+
+
+class Renamed:
+    """An open folder whose tensors are called as the model calls them: first files said gamma and beta, and a tensor
+    that always equals another may stand under the other's name."""
+
+    def __init__(self, source: Any, model: Encoder) -> None:
+        self._source = source
+        self.tensors: dict[str, TensorInfo] = {}
+        for name, info in source.tensors.items():
+            for old, new in _OLD:
+                name = old.sub(new, name)
+            self.tensors[name] = info
+        for name, other in model.tied.items():
+            own, same = (other, name) if model.config.tie_word_embeddings else (name, other)
+            if not own.startswith(model.prefix) and own not in self.tensors and same in self.tensors:
+                self.tensors[own] = self.tensors.pop(same)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
+
+
+def _load(
+    model: Encoder, family: Any, source: Any, values: dict[str, Any], dtype: Any, seed: int, mismatched: bool
+) -> None:
+    """All weights; what head and pooler lack is random, and said."""
+    renamed = Renamed(source, model)
+    optional = [each for path, each in model.named_parameters() if path.startswith(("head.", "pooler."))]
+    free = {each for each in optional if all(each is not other for other in _trunk(model))}
+    found, expected, ignored = placed(model, family, renamed.tensors, values, FOLDER)
+    if mismatched:
+        for parameter, place, _ in found:
+            info = renamed.tensors.get(place.name)
+            if parameter in free and info is not None and info.shape != expected[place.name]:
+                del renamed.tensors[place.name]
+    known = {*expected, *ignored, *model.tied, *model.tied.values()}
+    model.unexpected_keys = tuple(name for name in renamed.tensors if name not in known)
+    model.missing_keys = tuple(load_weights(model, family, renamed, values, dtype, free))
+    if model.missing_keys:
+        model.initialise(seed, [path for path, each in model.own_parameters().items() if each.value is None])
+        model.eval()
+        names = ", ".join(printable(name) for name in model.missing_keys)
+        log.warning("%s: not in the files, and random until they have learned: %s", printable(source.path), names)
+
+
+def _trunk(model: Encoder) -> list[Parameter]:
+    """The parameters that every file of the family must hold."""
+    return [each for path, each in model.named_parameters() if not path.startswith(("head.", "pooler."))]
+
+
+def state_of(model: Encoder) -> dict[str, NDArray[np.float32]]:
+    """Name -> float32 array, copied; tied ones are there under both names, one array."""
+    found = {}
+    for each in tensors_of(model, family_of(model)[1], FOLDER, lambda name, shape: "F32", "state_dict"):
+        pieces = [np.ascontiguousarray(piece).reshape(-1).view(np.uint8) for piece in each.pieces()]
+        found[each.name] = np.concatenate(pieces).view(np.float32).reshape(each.shape)
+    for name, other in _tied_names(model):
+        found[name] = found[other]
+    return found
+
+
+def load_state(model: Encoder, state: Mapping[str, Any]) -> None:
+    """Have the model learn on from a state_dict of transformers, whose names may have or lack the family's prefix.
+
+    Raises ValueError that names every tensor that is missing, unexpected or of another shape, and for one that differs
+    from what it is tied to; TypeError for what holds no numbers.
+    """
+    check_state(state)
+    family = family_of(model)[1]
+    arrays = {name: Tensor(value).data for name, value in state.items()}
+    renamed = Renamed(Held(arrays), model)
+    found, expected, ignored = placed(model, family, renamed.tensors, {}, FOLDER)
+    tied = [(name, other) for name, other in _tied_names(model) if name in arrays and other in arrays]
+    unused = [] if model.config.tie_word_embeddings else model.tied.values()  # a bias that nothing is added to
+    wrong = differences(expected, renamed.tensors, [*ignored, *(name for name, _ in tied), *unused])
+    wrong += [
+        f"'{printable(name)}' differs from '{printable(other)}', to which the configuration ties it"
+        for name, other in tied
+        if not np.array_equal(arrays[name], arrays[other], equal_nan=True)
+    ]
+    if wrong:
+        raise ValueError(f"load_state_dict: {'; '.join(wrong)}")
+    for parameter, place, rotated in found:
+        raw = rearranged(renamed.tensors[place.name], renamed, place, (1, *parameter.shape)[-2], rotated)
+        parameter.take(raw.view(np.float32).reshape(parameter.shape))
+
+
+def _tied_names(model: Encoder) -> list[tuple[str, str]]:
+    """(name, the one that it equals) of tensors that transformers' state_dict has twice."""
+    if "predictions" not in vars(model.head or model) and not hasattr(model.head, "decoder"):
+        return []
+    return list(model.tied.items()) if model.config.tie_word_embeddings else []
