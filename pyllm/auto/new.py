@@ -62,8 +62,11 @@ def new_config(family: str, **sizes: Any) -> Any:
     return config(**{name: value for name, value in values.items() if name in known})
 
 
+def built(config: Any) -> Any:
+    """A model of a family's Config, its weights not there yet."""
+    return import_module(type(config).__module__).Model(config)
+
+
 def new_model(config: Any, seed: int = 0) -> Any:
     """A model of a family's Config with random weights, ready to learn."""
-    model = import_module(type(config).__module__).Model(config)
-    model.initialise(seed)
-    return model
+    return built(config).initialise(seed)

@@ -168,6 +168,7 @@ def _of_seq2seq(values: dict[str, Any]) -> Preset:
 
 
 _PAIRS = {"transformer": _of_transformer, "seq2seq": _of_seq2seq}
+COUNTED = (*_DECODERS, *_PAIRS)  # families whose configurations from_config takes
 
 
 def from_config(values: dict[str, Any]) -> Preset:

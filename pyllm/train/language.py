@@ -10,13 +10,14 @@ from typing import Any
 
 from pyllm import _core
 from pyllm.auto import AutoModelForCausalLM, AutoTokenizer, new_config
+from pyllm.auto.new import built
 from pyllm.data import Conversations, fingerprint, manifest
 from pyllm.data.tasks import NEXT
 from pyllm.formats.memory import available
 from pyllm.formats.writing import Staging, make_folder
 from pyllm.models.fitting import refuse_unless_fits
-from pyllm.models.planning import Plan, sizes
-from pyllm.models.presets import from_config
+from pyllm.models.planning import Plan, sizes, sizes_of
+from pyllm.models.presets import COUNTED, from_config
 from pyllm.nn import LoraConfig
 from pyllm.train.answers import Prompt, answer, compared, prompts_of
 from pyllm.train.arguments import TrainingArguments
@@ -58,7 +59,7 @@ def pretrain(
     length = length if kind == "decoder" else min(length, model.context_length)
     data, valid = samples_of(family, name, model, tokenizer, shards, length, arguments.seed)
     model.open_tokenizer = lambda: tokenizer
-    facts = {"config": asdict(config), "data": data.shards.identity, "tokenizer": fingerprint(tokenizer)}
+    facts = {"config": written(config), "data": data.shards.identity, "tokenizer": fingerprint(tokenizer)}
     facts |= {"context": length} | ({} if name == NEXT else {"objective": data.objective.facts})
     samples = None if kind == "decoder" else shown(kind, valid or data)
     learner = Segmented(model, int(data.objective.lexicon.after[0])) if name == "mlm+nsp" else model
@@ -105,6 +106,12 @@ def stored_bytes(model: Any) -> int:
     return sum(parameter.value.nbytes for parameter in model.own_parameters().values())
 
 
+def written(config: Any) -> dict[str, Any]:
+    """A configuration as JSON has it: the keys of mappings are texts."""
+    found: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return found
+
+
 def refuse_unless_trains(
     name: str, config: Any, a: TrainingArguments, length: int, frozen: tuple[int, int] | None = None
 ) -> None:
@@ -115,7 +122,9 @@ def refuse_unless_trains(
     values = asdict(config) | {"model_type": type(config).__module__.rpartition(".")[2]}
     dtype = "bf16" if a.bf16 else "fp32"
     rank, weights = frozen or (0, None)
-    plan = Plan(name, sizes(from_config(values)), a.per_device_train_batch_size, length, dtype, rank, weights=weights)
+    counted = values["model_type"] in COUNTED
+    found = sizes(from_config(values)) if counted else sizes_of(built(config), config.vocab_size)
+    plan = Plan(name, found, a.per_device_train_batch_size, length, dtype, rank, weights=weights)
     refuse_unless_fits(plan._replace(checkpointing=a.gradient_checkpointing), available())
 
 
@@ -141,7 +150,7 @@ def carry_out(
     trainer = Trainer(model, data, arguments, valid, [*callbacks, samples], facts)
     result = trainer.train()
     model.eval()
-    model.save_pretrained(out, **({} if model.adapters else {"dtype": "float32"}))
+    model.save_pretrained(out, **({} if getattr(model, "adapters", None) else {"dtype": "float32"}))
     if asked is not None and result.complete:
         result = result._replace(answers=compared(tokenizer, *asked, answer(model, asked[0])))
     tokenizer.save_pretrained(out)

@@ -80,6 +80,10 @@ class Segmented:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.wrapped, name)
 
+    def __call__(self, *given: Any, **options: Any) -> Any:
+        """The model's own answer."""
+        return self.wrapped(*given, **options)
+
     def loss(self, ids: Any, targets: Any) -> Any:
         """Of masked words and of the next sentence together, in nats."""
         starts = ops.starts_of(np.shape(ids))
