@@ -135,7 +135,7 @@ def _labelled(config: Any, count: int | None, names: Mapping[int, str] | None, p
 
 
 class Renamed:
-    """An open folder whose tensors are called as the model calls them: first files said gamma and beta, and a tensor
+    """An open folder whose tensors are called as the model calls them: first files said gamma and beta, and a bias
     that always equals another may stand under the other's name."""
 
     def __init__(self, source: Any, model: Encoder) -> None:
@@ -147,7 +147,7 @@ class Renamed:
             self.tensors[name] = info
         for name, other in model.tied.items():
             own, same = (other, name) if model.config.tie_word_embeddings else (name, other)
-            if not own.startswith(model.prefix) and own not in self.tensors and same in self.tensors:
+            if not other.startswith(model.prefix) and own not in self.tensors and same in self.tensors:
                 self.tensors[own] = self.tensors.pop(same)
 
     def __getattr__(self, name: str) -> Any:
