@@ -85,7 +85,7 @@ def predict(args: argparse.Namespace) -> int:
     """Print or write the likeliest class of each text, and its probability."""
     from pyllm.cli.predict import written
     from pyllm.data import read_texts
-    from pyllm.evaluate.texts import probabilities
+    from pyllm.evaluate.texts import classes_of, probabilities
     from pyllm.formats.writing import Staging, check_target
 
     model, tokenizer = opened(args.run, args)
@@ -93,7 +93,7 @@ def predict(args: argparse.Namespace) -> int:
     for each in args.data:
         texts += read_texts(each, args.text).texts if os.path.exists(each) else [each]
     found = probabilities(model, tokenizer, texts)
-    classes = model.config.classes
+    classes = classes_of(model)
     rows = [(classes[row.argmax()], round(float(row.max()), 6)) for row in found]
     if args.output is not None:
         target = check_target(args.output, args.overwrite)
@@ -118,17 +118,17 @@ def evaluate(args: argparse.Namespace) -> int:
     from pyllm.data.labelled import numbered
     from pyllm.evaluate.baseline import open_baseline
     from pyllm.evaluate.metrics import METRICS
-    from pyllm.evaluate.texts import judge, told
+    from pyllm.evaluate.texts import classes_of, judge, told
 
     names = tuple(METRICS) if args.metric is None else tuple(each.strip() for each in args.metric.split(","))
     model, tokenizer = opened(args.model, args)
     if len(args.data) > 1:
         raise options.UsageError(f"--data: {len(args.data)} places; a text classifier is measured on one file")
     rows = read_texts(args.data[0], args.text, args.label)
-    targets, _ = numbered(rows.labels, model.config.classes)
+    targets, _ = numbered(rows.labels, classes_of(model))
     known = [i for i in range(len(targets)) if targets[i] >= 0][: args.samples]
     if not known:
-        raise ValueError(f"{args.data[0]}: labels: none is there, allowed are {', '.join(model.config.classes)}")
+        raise ValueError(f"{args.data[0]}: labels: none is there, allowed are {', '.join(classes_of(model))}")
     texts = [rows.texts[i] for i in known]
     found = judge(model, tokenizer, texts, targets[known], open_baseline(args.model), names)
     return output.facts(args, found, "\n".join(told(found)))

@@ -14,7 +14,6 @@ from pyllm.data.packed import IGNORED
 from pyllm.data.shards import Shards
 from pyllm.errors import DataError
 
-
 LEAST = 8  # tokens of text in a window
 
 

@@ -117,7 +117,7 @@ def sizes_of(model: Any, vocabulary: int) -> Sizes:
     """The sizes of a model that stands there, its weights not yet: tables, layers (shared ones each time they run),
     what is in no layer, and an output matrix of its own. Enough for memory; attention's work is not in it.
     """
-    runs = Counter(id(parameter) for path, parameter in model.named_parameters() if ".layers." in f".{path}")
+    runs = Counter(id(each) for layer in getattr(model, "layers", ()) for _, each in layer.named_parameters())
     tables = {id(part.weight) for _, part in model.named_modules() if isinstance(part, Embedding)}
     groups: dict[tuple[str, int], list[Part]] = {("embedding", 1): [], ("rest", 1): []}
     output = []
@@ -130,7 +130,7 @@ def sizes_of(model: Any, vocabulary: int) -> Sizes:
         elif len(parameter.shape) == 2 and parameter.shape[0] == vocabulary:
             output.append(Part("output", parameter.shape))
         else:
-            group = (f"{place[1:]} layers".strip(), runs[id(parameter)]) if inside else ("rest", 1)
+            group = (f"{place[1:]} layers".strip(), max(1, runs[id(parameter)])) if inside else ("rest", 1)
             groups.setdefault(group, []).append(Part(path, parameter.shape, kind=kind))
     groups["embedding", 1].sort(key=lambda part: part.name != "tokens")
     found = [Group(name, tuple(parts), repeat) for (name, repeat), parts in groups.items() if parts]
