@@ -10,7 +10,7 @@ from typing import Any
 from pyllm.cli import options, output, training
 from pyllm.errors import printable
 
-USUAL = {"batch": 32, "epochs": 4.0, "context": 128}  # of finetune --task classify
+USUAL = {"batch": 32, "epochs": 4.0, "context": 128, "recipe": "ulmfit"}  # of finetune --task classify
 RATES = {True: 4e-3, False: 1e-4}  # of recurrent models, of others
 _SHOWN = 70  # characters of a text
 
@@ -19,7 +19,8 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
     """What `finetune --task classify` asks for besides."""
     group = parser.add_argument_group("--task classify", "texts with labels: csv, tsv or jsonl")
     add = group.add_argument
-    add("--recipe", choices=("ulmfit", "plain", "one_cycle"), default="ulmfit", help="layer after layer, or (ulmfit)")
+    recipes = "layer after layer, or (ulmfit; of --task tag plain)"
+    add("--recipe", choices=("ulmfit", "plain", "one_cycle"), help=recipes)
     add("--lm-epochs", type=options.real(0.0), default=1.0, metavar="X", help="of the texts' language before (1)")
     add("--lm-lr", type=options.real(0.0), metavar="X", help="its highest learning rate (--lr)")
     add("--drop-mult", type=options.real(0.0), default=1.0, metavar="X", help="times an AWD-LSTM's dropouts (1)")

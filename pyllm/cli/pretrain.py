@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     families = "gpt2, llama, mistral, qwen2, qwen3, rnn, lstm, gru, awd-lstm; bert, roberta, distilbert, albert; "
     pairs = "of pairs: transformer, seq2seq"
     add("--model", required=True, metavar="FAMILY", help=families + pairs)
-    what = "what is learned from shards: next, prefix (decoders), mlm, mlm+nsp (encoders), span, denoise, prefix (of pairs)"
+    what = "learned from shards: next, prefix (decoders), mlm, mlm+nsp (encoders), span, denoise, prefix (of pairs)"
     add("--objective", metavar="NAME", help=what)
     add("--config", metavar="FIELDS", help="fields of the configuration: n_layer=4,n_head=4,n_embd=128")
     add("--data", required=True, nargs="+", metavar="DATA", help="folder that `pyllm data prepare` wrote; or pairs")

@@ -160,6 +160,7 @@ def carry_out(
         "parameters": model.num_parameters(),
         "trained": model.num_parameters(only_trainable=True),
         "arguments": asdict(arguments),
+        **({"objective": trainer.facts["objective"]["name"]} if "objective" in trainer.facts else {}),
         "command": command,
         "machine": {"threads": _core.threads(), "isa": _core.isa()},
         "samples": samples.texts,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,8 @@ class Filled(Samples):
 def shown(kind: str, tasks: Any) -> Samples:
     """The samples of a kind of model ("encoder", "pairs"), of the first of its tasks."""
     ids, targets, starts = tasks.batch(0, SAMPLES)
-    rows = [(ids[i:j], targets[i:j]) for i, j in zip(starts[:-1], starts[1:], strict=True)]
+    rows = [(ids[i:j], targets[i:j]) for i, j in pairwise(starts)]
     if kind == "encoder":
         return Filled(rows[:SAMPLES])
-    return Translations([(source, target) for (source, _), (_, target) in zip(rows[::2], rows[1::2], strict=True)][:SAMPLES])
+    pairs = [(source, target) for (source, _), (_, target) in zip(rows[::2], rows[1::2], strict=True)]
+    return Translations(pairs[:SAMPLES])
