@@ -114,10 +114,14 @@ class Sampling:
         top: int = 0,
         logprob: bool = False,
         edited: Any = None,
+        most: int = 0,
     ) -> tuple[int, float | None, list[tuple[int, float]]]:
-        """(token, logprob, [(id, logprob), ...]) from logits (vocabulary,) float32 after tokens (length,) int64."""
-    def edit(self, logits: NDArray[np.float32], tokens: ArrayLike, prompt: int) -> NDArray[np.float32]:
-        """A copy of logits after bias, penalties and bans."""
+        """(token, logprob, [(id, logprob), ...]) from logits (vocabulary,) float32 after tokens (length,) int64, of
+        which there may be `most`."""
+    def edit(self, logits: NDArray[np.float32], tokens: ArrayLike, prompt: int, most: int = 0) -> NDArray[np.float32]:
+        """A copy of logits after bias, penalties, bans and what is forced."""
+    @property
+    def edits(self) -> bool: ...
     def warp(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """A copy of logits divided by the temperature, -inf where top-k, top-p, min-p or typical-p cut."""
     @property
@@ -132,6 +136,14 @@ class Sampling:
     def ends(self) -> list[int]: ...
     @ends.setter
     def ends(self, value: collections.abc.Sequence[int]) -> None: ...
+    @property
+    def forced_first(self) -> list[int]: ...
+    @forced_first.setter
+    def forced_first(self, value: collections.abc.Sequence[int]) -> None: ...
+    @property
+    def forced_last(self) -> list[int]: ...
+    @forced_last.setter
+    def forced_last(self, value: collections.abc.Sequence[int]) -> None: ...
     @property
     def frequency_penalty(self) -> float: ...
     @frequency_penalty.setter
@@ -308,8 +320,11 @@ def attention_backward(
     softcap: float,
     type: str,
     key_starts: ArrayLike | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """dq, dk and dv of attention_forward, from its out and lse; the same bytes for any number of threads."""
+    bias: ArrayLike | None = None,
+) -> tuple[NDArray[np.float32], ...]:
+    """dq, dk and dv of attention_forward, and dbias where it has one, from its out and lse; the same bytes for any
+    number of threads.
+    """
 
 def attention_forward(
     q: ArrayLike,
@@ -324,13 +339,15 @@ def attention_forward(
     softcap: float,
     type: str,
     key_starts: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """softmax(softcap(scale q K^T)) V of whole sequences: out (N, heads * d), lse (N, heads).
 
     q (N, heads * d), k and v (N, groups * d): the rows of all sequences one after the other; starts (sequences + 1)
     int32, from 0 to N; window: a causal query sees the last that many keys, 0: all; type of the products F32 or BF16.
     key_starts (sequences + 1): k and v have rows of their own, (M, groups * d), and queries see all of those that have
-    the number of their sequence; not with causal.
+    the number of their sequence; not with causal. bias (heads, distances), added to the scores: the last column is of a
+    query's own place where causal, else the one in the middle; not with window, softcap or key_starts.
     """
 
 def axpy(x: ArrayLike, a: float, into: NDArray[np.float32]) -> None:
@@ -338,6 +355,19 @@ def axpy(x: ArrayLike, a: float, into: NDArray[np.float32]) -> None:
 
 def column_sums(x: ArrayLike) -> NDArray[np.float32]:
     """x (..., k) -> (k,): sums over all leading dimensions."""
+
+def continuations(
+    how: Sampling,
+    logits: NDArray[np.float32],
+    scores: collections.abc.Sequence[float],
+    starts: collections.abc.Sequence[int],
+    most: int,
+    said: collections.abc.Sequence[tuple[Any, int, int]] = ...,
+) -> list[list[tuple[float, int, int, float]]]:
+    """Of every group of beams, rows [starts[g], starts[g + 1]) of logits (beams, vocabulary), the `most` best
+    continuations, descending: (score, row, token, log-probability). said: (tokens, prompt, tokens at most) of every
+    beam, needed where `how` has edits.
+    """
 
 def cpu_features() -> dict[str, bool]: ...
 def cross_entropy(
@@ -473,6 +503,24 @@ def softmax_backward(dy: ArrayLike, y: ArrayLike) -> NDArray[np.float32]:
 
 def split_words(pre: str, data: bytes) -> list[bytes]: ...
 def splitter_names() -> list[str]: ...
+def step_attention(
+    q: ArrayLike,
+    keys: Any,
+    values: Any,
+    places: ArrayLike,
+    count: ArrayLike,
+    heads: int,
+    scale: float,
+    bias: ArrayLike | None = None,
+    weights: bool = False,
+) -> Any:
+    """softmax(scale q K^T + bias) V of one query for each row of q (rows, heads * d), which sees count[row] rows of
+    keys and values (places, heads * d), float32 or bf16 as uint16: places[row] (rows, capacity), or places[row] on.
+
+    bias (heads, n): a row's last key gets the last column. weights: (out, (rows, heads, longest)), zeros where nothing
+    is seen.
+    """
+
 def sum_of_squares(x: ArrayLike) -> float:
     """In double, of an array of any shape."""
 

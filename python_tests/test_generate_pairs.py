@@ -91,10 +91,13 @@ def test_what_cannot_be_generated_is_refused():
         ({"input_ids": [[1], []]}, GenerationError, r"input_ids\[1\]"),
         ({"input_ids": [[1, 50]]}, GenerationError, "the vocabulary has ids 0 to 49"),
         ({"input_ids": [[1] * 7]}, ContextError, "a source of 7 tokens, the model's context has 6"),
-        ({"input_ids": [1], "do_sample": True}, GenerationError, "takes the likeliest"),
+        ({"input_ids": [1], "prompt_lookup_num_tokens": 3}, GenerationError, "not with an encoder-decoder"),
+        ({"input_ids": [1], "decoder_input_ids": [[1], [2]]}, GenerationError, "as many tokens for each of 1 sources"),
+        ({"input_ids": [1], "decoder_input_ids": [60]}, GenerationError, "the vocabulary has ids 0 to 49"),
+        ({"input_ids": [1], "forced_bos_token_id": 50}, GenerationError, "the vocabulary has ids 0 to 49"),
         ({"input_ids": [1], "num_return_sequences": 2}, GenerationError, "at most num_beams=1"),
         ({"input_ids": [1], "num_beam": 2}, GenerationError, "did you mean 'num_beams'"),
-        ({"input_ids": [1], "return_dict_in_generate": True, "output_scores": True}, GenerationError, "output_scores"),
+        ({"input_ids": [1], "output_attentions": True}, GenerationError, "needs return_dict_in_generate=True"),
     ]
     for options, error, text in refused:
         with pytest.raises(error, match=text):

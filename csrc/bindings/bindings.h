@@ -14,6 +14,7 @@
 namespace py = pybind11;
 
 void bind_cpu(py::module_& m);
+void bind_decoding(py::module_& m);
 void bind_engine(py::module_& m);
 void bind_formats(py::module_& m);
 void bind_ops(py::module_& m);

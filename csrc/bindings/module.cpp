@@ -10,6 +10,7 @@ PYBIND11_MODULE(_core, m) {
   bind_recurrent(m);
   bind_engine(m);
   bind_sampling(m);
+  bind_decoding(m);
   bind_text(m);
   bind_train(m);
   bind_formats(m);

@@ -19,11 +19,12 @@ size_t vocabulary(const Row& logits) {
   return static_cast<size_t>(logits.shape(0));
 }
 
-pyllm::History history(const Ids& tokens, int64_t prompt) {
+pyllm::History history(const Ids& tokens, int64_t prompt, int64_t most = 0) {
   if (tokens.ndim() != 1 || prompt < 0 || prompt > tokens.shape(0)) {
     throw py::value_error("sample: prompt of " + std::to_string(prompt) + " tokens in a history " + shape_of(tokens));
   }
-  return {tokens.data(), static_cast<size_t>(tokens.shape(0)), static_cast<size_t>(prompt)};
+  return {tokens.data(), static_cast<size_t>(tokens.shape(0)), static_cast<size_t>(prompt),
+          most > 0 ? static_cast<size_t>(most) : 0};
 }
 
 py::list pairs(const std::vector<pyllm::Candidate>& found) {
@@ -34,9 +35,9 @@ py::list pairs(const std::vector<pyllm::Candidate>& found) {
 
 // (token, logprob, [(id, logprob), ...])
 py::tuple choose(const Sampling& how, const Row& logits, const Ids& tokens, int64_t prompt, uint64_t seed,
-                 uint64_t sequence, int64_t top, bool logprob, const py::object& edited) {
+                 uint64_t sequence, int64_t top, bool logprob, const py::object& edited, int64_t most) {
   const size_t vocab = vocabulary(logits);
-  const pyllm::History said = history(tokens, prompt);
+  const pyllm::History said = history(tokens, prompt, most);
   const float* raw = logits.data();
   const float* row = raw;
   Row other;
@@ -61,11 +62,11 @@ py::tuple choose(const Sampling& how, const Row& logits, const Ids& tokens, int6
   return py::make_tuple(choice.token, choice.logprob, pairs(choice.top));
 }
 
-Row edit(const Sampling& how, const Row& logits, const Ids& tokens, int64_t prompt) {
+Row edit(const Sampling& how, const Row& logits, const Ids& tokens, int64_t prompt, int64_t most) {
   const size_t vocab = vocabulary(logits);
   Row out(logits.shape(0));
   std::memcpy(out.mutable_data(), logits.data(), vocab * sizeof(float));
-  pyllm::edit_logits(out.mutable_data(), vocab, how, history(tokens, prompt));
+  pyllm::edit_logits(out.mutable_data(), vocab, how, history(tokens, prompt, most));
   return out;
 }
 
@@ -137,13 +138,17 @@ void bind_sampling(py::module_& m) {
       .def_readwrite("frequency_penalty", &Sampling::frequency_penalty)
       .def_readwrite("no_repeat_ngram", &Sampling::no_repeat_ngram)
       .def_readwrite("min_new_tokens", &Sampling::min_new_tokens)
+      .def_readwrite("forced_first", &Sampling::forced_first)
+      .def_readwrite("forced_last", &Sampling::forced_last)
       .def_readwrite("ends", &Sampling::ends)
       .def_readwrite("bias", &Sampling::bias)
       .def_readwrite("banned", &Sampling::banned)
+      .def_property_readonly("edits", &Sampling::edits)
       .def("choose", &choose, py::arg("logits").noconvert(), py::arg("tokens"), py::arg("prompt"), py::arg("seed"),
            py::arg("sequence"), py::arg("top") = 0, py::arg("logprob") = false, py::arg("edited") = py::none(),
+           py::arg("most") = 0,
            "(token, logprob, [(id, logprob), ...]) from logits (vocabulary,) float32 after tokens (length,) int64")
-      .def("edit", &edit, py::arg("logits").noconvert(), py::arg("tokens"), py::arg("prompt"),
+      .def("edit", &edit, py::arg("logits").noconvert(), py::arg("tokens"), py::arg("prompt"), py::arg("most") = 0,
            "A copy of logits after bias, penalties and bans")
       .def("warp", &warp, py::arg("logits").noconvert(),
            "A copy of logits divided by the temperature, -inf where top-k, top-p, min-p or typical-p cut");

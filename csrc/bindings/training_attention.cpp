@@ -20,6 +20,7 @@ struct Asked {
   int64_t window;
   pyllm::Type type;
   Numbers start, key_start;  // of the queries, of the keys that they see
+  int64_t bias_stride = 0, bias_zero = 0;
 
   [[noreturn]] void refuse(const std::string& what) const { throw std::invalid_argument(op + ": " + what); }
   void has_shape(const char* name, const py::array& a, int64_t length, int64_t width) const {
@@ -70,9 +71,19 @@ void take_sequences(Asked& x, const Starts& starts, const std::optional<Starts>&
              std::to_string(x.sequences) + ", as many as of queries");
 }
 
+// A table (heads, distances): the last is the distance 0 where attention is causal, else the one in the middle.
+void take_bias(Asked& x, const FloatArray& bias) {
+  if (x.window || x.softcap) x.refuse("bias with window or softcap, allowed is neither");
+  const int64_t n = bias.ndim() == 2 ? bias.shape(1) : 0, least = x.causal ? x.longest : 2 * x.longest - 1;
+  if (bias.ndim() != 2 || bias.shape(0) != x.heads || n < std::max<int64_t>(least, 1) || (!x.causal && n % 2 == 0))
+    x.refuse("bias " + shape_of(bias) + ", allowed is (" + std::to_string(x.heads) + ", " + std::to_string(least) +
+             (x.causal ? " or more)" : " or more, an odd number)"));
+  x.bias_stride = n, x.bias_zero = x.causal ? n - 1 : n / 2;
+}
+
 Asked check(const char* op, const FloatArray& q, const FloatArray& k, const FloatArray& v, const Starts& starts,
             int heads, int groups, float scale, bool causal, int64_t window, float softcap, const std::string& type,
-            const std::optional<Starts>& key_starts) {
+            const std::optional<Starts>& key_starts, const std::optional<FloatArray>& bias) {
   Asked x{op, 0, 0, 0, 0, 0, heads, groups, 0, scale, softcap, causal, window, {}, {}, {}};
   x.type =
       named<pyllm::Type>((x.op + ": type").c_str(), type, {{"F32", pyllm::Type::F32}, {"BF16", pyllm::Type::BF16}});
@@ -89,6 +100,8 @@ Asked check(const char* op, const FloatArray& q, const FloatArray& k, const Floa
   if (window && !causal) x.refuse("window " + std::to_string(window) + " without causal, allowed is 0");
   if (!(softcap >= 0)) x.refuse("softcap " + std::to_string(softcap) + ", allowed is 0 (none) or more");
   take_sequences(x, starts, key_starts);
+  if (key_starts && bias) x.refuse("bias with key_starts, allowed is one of them");
+  if (bias) take_bias(x, *bias);
   return x;
 }
 
@@ -128,9 +141,10 @@ struct Pages {
 
 py::tuple attention_forward(const FloatArray& q, const FloatArray& k, const FloatArray& v, const Starts& starts,
                             int heads, int groups, float scale, bool causal, int64_t window, float softcap,
-                            const std::string& type, const std::optional<Starts>& key_starts) {
-  const Asked x =
-      check("attention_forward", q, k, v, starts, heads, groups, scale, causal, window, softcap, type, key_starts);
+                            const std::string& type, const std::optional<Starts>& key_starts,
+                            const std::optional<FloatArray>& bias) {
+  const Asked x = check("attention_forward", q, k, v, starts, heads, groups, scale, causal, window, softcap, type,
+                        key_starts, bias);
   FloatArray out = like(q), lse({(py::ssize_t)x.rows, (py::ssize_t)heads});
   const pyllm::CacheLayout layout = {1, groups, x.dim, x.type};
   pyllm::AttentionArgs a{};
@@ -138,6 +152,7 @@ py::tuple attention_forward(const FloatArray& q, const FloatArray& k, const Floa
   a.rows = x.rows, a.q_stride = a.out_stride = (int64_t)heads * x.dim;
   a.cache = &layout, a.heads = heads, a.scale = scale, a.softcap = softcap, a.causal = true, a.window = window;
   a.chunks = 1, a.segment = x.start.data(), a.segments = x.sequences;
+  a.bias = data(bias), a.bias_stride = x.bias_stride, a.bias_zero = x.bias_zero;
   const pyllm::Kernels& kernels = use();
   without_gil([&] {
     const double flops = x.flops(2);
@@ -161,14 +176,16 @@ py::tuple attention_forward(const FloatArray& q, const FloatArray& k, const Floa
 py::tuple attention_backward(const FloatArray& dout, const FloatArray& q, const FloatArray& k, const FloatArray& v,
                              const FloatArray& out, const FloatArray& lse, const Starts& starts, int heads, int groups,
                              float scale, bool causal, int64_t window, float softcap, const std::string& type,
-                             const std::optional<Starts>& key_starts) {
-  const Asked x =
-      check("attention_backward", q, k, v, starts, heads, groups, scale, causal, window, softcap, type, key_starts);
+                             const std::optional<Starts>& key_starts, const std::optional<FloatArray>& bias) {
+  const Asked x = check("attention_backward", q, k, v, starts, heads, groups, scale, causal, window, softcap, type,
+                        key_starts, bias);
   x.has_shape("dout", dout, x.rows, (int64_t)heads * x.dim);
   x.has_shape("out", out, x.rows, (int64_t)heads * x.dim);
   x.has_shape("lse", lse, x.rows, heads);
-  FloatArray dq = like(q), dk = like(k), dv = like(v);
+  FloatArray dq = like(q), dk = like(k), dv = like(v), dbias = bias ? like(*bias) : FloatArray(0);
   pyllm::AttentionBackwardArgs a{};
+  a.bias = data(bias), a.bias_stride = x.bias_stride, a.bias_zero = x.bias_zero;
+  float* const bias_sums = dbias.mutable_data();
   a.dout = dout.data(), a.q = q.data(), a.k = k.data(), a.v = v.data(), a.out = out.data(), a.lse = lse.data();
   a.dq = dq.mutable_data(), a.dk = dk.mutable_data(), a.dv = dv.mutable_data();
   a.start = x.start.data(), a.key_start = x.key_start.data(), a.sequences = x.sequences;
@@ -188,10 +205,13 @@ py::tuple attention_backward(const FloatArray& dout, const FloatArray& q, const 
     const double flops = x.flops(5);
     a.slices = pyllm::slices(flops);
     a.scratch_stride = lines(kernels.attention_backward_scratch(a));
-    const Workspace memory((size_t)(a.scratch_stride * pyllm::team_width(flops)));
-    a.scratch = memory.data();
+    const int64_t own = a.scratch_stride * pyllm::team_width(flops), line = heads * x.bias_stride;
+    const Workspace memory((size_t)(own + x.sequences * line * 4));
+    a.scratch = memory.data(), a.dbias = (float*)(memory.data() + own);
     pyllm::run_kernel(kernels.attention_backward, a, flops);
+    if (line) pyllm::run_kernel(kernels.column_sums, {a.dbias, bias_sums, x.sequences, line}, (double)line);
   });
+  if (bias) return py::make_tuple(dq, dk, dv, dbias);
   return py::make_tuple(dq, dk, dv);
 }
 
@@ -200,8 +220,9 @@ py::tuple attention_backward(const FloatArray& dout, const FloatArray& q, const 
 void bind_training_attention(py::module_& m) {
   m.def("attention_forward", &attention_forward, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("starts"),
         py::arg("heads"), py::arg("groups"), py::arg("scale"), py::arg("causal"), py::arg("window"), py::arg("softcap"),
-        py::arg("type"), py::arg("key_starts") = py::none());
+        py::arg("type"), py::arg("key_starts") = py::none(), py::arg("bias") = py::none());
   m.def("attention_backward", &attention_backward, py::arg("dout"), py::arg("q"), py::arg("k"), py::arg("v"),
         py::arg("out"), py::arg("lse"), py::arg("starts"), py::arg("heads"), py::arg("groups"), py::arg("scale"),
-        py::arg("causal"), py::arg("window"), py::arg("softcap"), py::arg("type"), py::arg("key_starts") = py::none());
+        py::arg("causal"), py::arg("window"), py::arg("softcap"), py::arg("type"), py::arg("key_starts") = py::none(),
+        py::arg("bias") = py::none());
 }

@@ -106,6 +106,27 @@ struct AttentionArgs {
   uint8_t* scratch;
   int64_t scratch_stride;
   float* lse;  // (rows, heads): log of the sum of exp of the scores, for the way back; or null
+  // (heads, bias_stride), added to the scores: bias_zero + the key's place less the query's in their sequence; or null.
+  const float* bias;
+  int64_t bias_stride, bias_zero;
+};
+
+// One query of each row over keys and values that lie as rows of numbers in memory, in any order.
+struct StepAttentionArgs {
+  const float* q;                // (rows, heads * dim)
+  float* out;                    // the same shape
+  const void *keys, *values;     // (places, heads * dim), F32 or BF16
+  const int32_t* place;          // (rows, place_stride): which places a row sees, in order; or null: from first on
+  const int32_t *first, *count;  // of each row; count: how many places it sees
+  int64_t rows, place_stride, longest;
+  int heads, dim;
+  float scale;
+  Type type;
+  const float* bias;  // (heads, bias_stride), added to the scores so that a row's last key gets a line's last; or null
+  int64_t bias_stride;
+  float* weights;  // (rows, heads, longest), of which a row writes what it sees; or null
+  uint8_t* scratch;
+  int64_t scratch_stride;
 };
 
 // dq, dk, dv of out = attention(q, k, v) over whole sequences, row after row.
@@ -119,7 +140,10 @@ struct AttentionBackwardArgs {
   float scale, softcap;  // as in AttentionArgs, and so are causal and window
   bool causal;
   int64_t window;
-  Type type;  // of the products: F32 or BF16
+  Type type;          // of the products: F32 or BF16
+  const float* bias;  // as in AttentionArgs
+  float* dbias;       // (sequences, heads, bias_stride)
+  int64_t bias_stride, bias_zero;
   int slices;
   uint8_t* scratch;
   int64_t scratch_stride;
@@ -322,6 +346,7 @@ struct Kernels {
   const char* name;
   Kernel<LinearArgs> prepare, linear;
   Kernel<AttentionArgs> attention, merge;
+  Kernel<StepAttentionArgs> step_attention;
   Kernel<EmbeddingArgs> embedding;
   Kernel<NormArgs> norm;
   Kernel<MapArgs> map;
@@ -351,6 +376,7 @@ struct Kernels {
   int64_t (*linear_scratch)(const LinearArgs&);
   int64_t (*prepared_bytes)(const LinearArgs&);
   int64_t (*attention_scratch)(const AttentionArgs&);
+  int64_t (*step_attention_scratch)(const StepAttentionArgs&);
   int64_t (*attention_backward_scratch)(const AttentionBackwardArgs&);
   double (*peak)(int what, double seconds);  // measured limit: 0 fp32 flop/s, 1 bf16, 2 int8
 };

@@ -334,6 +334,10 @@ std::vector<Candidate> likeliest(const float* row, size_t vocab, size_t k) {
   return exactly(row, vocab, seen, k, seen.largest + std::log(row_mass(row, vocab, seen.largest, 1.0)));
 }
 
+std::vector<Candidate> largest(const float* row, size_t vocab, size_t k) {
+  return exactly(row, vocab, survey(row, vocab), k, 0);
+}
+
 double log_sum_exp(const float* row, size_t vocab) {
   const Survey seen = survey(row, vocab);
   return seen.largest + std::log(row_mass(row, vocab, seen.largest, 1.0));

@@ -24,7 +24,8 @@ struct Sampling {
   double presence_penalty = 0.0;
   double frequency_penalty = 0.0;
   int64_t no_repeat_ngram = 0;
-  int64_t min_new_tokens = 0;  // until then no id of `ends` is chosen
+  int64_t min_new_tokens = 0;                      // until then no id of `ends` is chosen
+  std::vector<int64_t> forced_first, forced_last;  // nothing but these may be the second token, the last one at most
   std::vector<int64_t> ends;
   std::vector<std::pair<int64_t, float>> bias;  // added to the logits
   std::vector<std::vector<int64_t>> banned;     // the last id of each, when the ids before it have just been said
@@ -38,6 +39,7 @@ struct History {
   const int64_t* ids = nullptr;
   size_t length = 0;
   size_t prompt = 0;
+  size_t most = 0;  // tokens at most; 0: nobody knows
 };
 
 struct Candidate {
@@ -64,6 +66,9 @@ void warp_logits(float* row, size_t vocab, const Sampling& how);
 
 // The k largest in descending order (equal ones: lowest id first), never -inf; weight = log-softmax.
 std::vector<Candidate> likeliest(const float* row, size_t vocab, size_t k);
+
+// The k largest in descending order (equal ones: lowest id first), never -inf; without weights.
+std::vector<Candidate> largest(const float* row, size_t vocab, size_t k);
 
 // log(sum(exp(row))) in double.
 double log_sum_exp(const float* row, size_t vocab);

@@ -77,11 +77,19 @@ void ban(float* row, size_t vocab, const std::vector<int64_t>& words, const Hist
   if (before <= said.length && std::equal(words.begin(), words.end() - 1, said.ids + said.length - before)) x = NEVER;
 }
 
+// -inf for all but these ids.
+void force(float* row, size_t vocab, const std::vector<int64_t>& ids, const char* what) {
+  if (ids.empty()) return;
+  std::fill(row, row + vocab, NEVER);
+  for (const int64_t id : ids) at(row, vocab, id, what) = 0;
+}
+
 }  // namespace
 
 bool Sampling::edits() const {
   return !bias.empty() || repetition_penalty != 1 || presence_penalty != 0 || frequency_penalty != 0 ||
-         no_repeat_ngram > 0 || !banned.empty() || (min_new_tokens > 0 && !ends.empty());
+         no_repeat_ngram > 0 || !banned.empty() || (min_new_tokens > 0 && !ends.empty()) || !forced_first.empty() ||
+         !forced_last.empty();
 }
 
 void edit_logits(float* row, size_t vocab, const Sampling& how, const History& said) {
@@ -97,6 +105,8 @@ void edit_logits(float* row, size_t vocab, const Sampling& how, const History& s
   if (said.length < said.prompt + static_cast<size_t>(std::max<int64_t>(how.min_new_tokens, 0))) {
     for (const int64_t id : how.ends) at(row, vocab, id, "eos_token_id") = NEVER;
   }
+  if (said.length == 1) force(row, vocab, how.forced_first, "forced_bos_token_id");
+  if (said.length + 1 == said.most) force(row, vocab, how.forced_last, "forced_eos_token_id");
 }
 
 }  // namespace pyllm

@@ -40,7 +40,8 @@ struct Queries {  // kQueries query vectors of one key/value head and one segmen
   float* out;                                                                     // (count, padded dim)
   uint8_t *keys, *values;  // panels of a page of Q8_0, of values_page those of the values
   int64_t values_page;
-  Place next;  // what will be read after this chunk
+  Place next;                   // what will be read after this chunk
+  const float* bias[kQueries];  // what is added to the score of a query's key 0, and of those behind it; or null
   float* scores(int i) const { return (float*)(score + i * kScoreBytes); }
 };
 
@@ -122,6 +123,14 @@ struct Range {
 PYLLM_INLINE f32v seen(const Range& r, int64_t n, f32v inside, f32v outside) {
   if (r.to - n < 16) inside = below((int)(r.to - n), inside, outside);
   return n < r.from ? below((int)(r.from - n), outside, inside) : inside;
+}
+
+// The scores of a query get what is learned for the distances of its keys.
+void add_bias(Queries& t, int i, const Range& r, int64_t start) {
+  float* s = t.scores(i);
+  const float* bias = t.bias[i] + start;
+  for (int64_t n = r.from / 16 * 16; n < r.to; n += 16)
+    store(s + n, add(load(s + n), load_n(bias + n, r.to - n < 16 ? (int)(r.to - n) : 16)));
 }
 
 // m of a query, its scores capped before. Apart from the weights, so that these need not wait for one query's m after
@@ -211,6 +220,7 @@ void chunk_product(Queries& t, int64_t chunk, float* stats) {
     r.from = t.begin[i] - start < 0 ? 0 : t.begin[i] - start;
     stats[2 * i] = -INFINITY, stats[2 * i + 1] = 0;
     if (r.from >= r.to) continue;
+    if (t.a.bias) add_bias(t, i, r, start);
     stats[2 * i] = maximum(t, i, r);
     first = i < first ? i : first, last = i + 1;
     common = r.from > common ? r.from : common, until = r.to < until ? r.to : until;
@@ -261,7 +271,7 @@ Queries make_tile(const AttentionArgs& a, uint8_t* scratch, int64_t first_row, i
                   int64_t head) {
   const CacheLayout& c = *a.cache;
   const int64_t group = a.heads / c.heads;
-  Queries t = {a, head, 0, {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, -1, {}};
+  Queries t = {a, head, 0, {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, -1, {}, {}};
   for (int64_t v = first; v < vectors && t.count < kQueries; ++v, ++t.count) {
     int64_t row = first_row + v / group;
     t.row[t.count] = row;
@@ -269,6 +279,7 @@ Queries make_tile(const AttentionArgs& a, uint8_t* scratch, int64_t first_row, i
     t.limit[t.count] = a.causal ? a.row[row].position : a.length - 1;
     int64_t begin = a.window ? a.row[row].position - a.window + 1 : 0;
     t.begin[t.count] = begin < 0 ? 0 : begin;
+    if (a.bias) t.bias[t.count] = a.bias + t.query_head[t.count] * a.bias_stride + a.bias_zero - (row - first_row);
   }
   t.query = scratch;
   t.score = t.query + kQueries * query_bytes(c);

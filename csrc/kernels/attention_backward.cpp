@@ -2,6 +2,8 @@
 //
 //   P = exp(S - lse), dV = P^T dO, dP = dO V^T, dS = P * (dP - rowsum(dO * O)), dQ = scale dS K, dK = scale dS^T Q
 //
+// and where distances have a bias, which S has got: dB[key - query] += dS.
+//
 // Queries of a sequence see the keys of the sequence of that number: its own (causal or not), or another's.
 //
 // A task is a sequence and a key/value head: the heads of its group, blocks of keys, within them blocks of queries.
@@ -152,6 +154,8 @@ void place_queries(const AttentionBackwardArgs& a, const Operands& o, int64_t fi
 struct Block {
   const AttentionBackwardArgs& a;
   int64_t begin, keys, first, rows;
+  const float* bias;  // of distance 0, and of the others around it; or null
+  float* dbias;
   // Of the block's keys a row sees [from, to); both ascend with the row.
   int64_t from(int64_t row) const {
     const int64_t unseen = a.window ? first + row - a.window + 1 - begin : 0;
@@ -209,8 +213,14 @@ PYLLM_INLINE Pair soften_keys(const Block& b, const Operands& o, int64_t r, int6
   const f32v zero = set1(0);
   const int64_t from = b.from(r), to = b.to(r);
   if (r >= b.rows || n >= to || n + 16 <= from) return {zero, zero};
-  Pair x = soften(load(o.score + r * kScoreStride + n), load(o.slope + r * kScoreStride + n), set1(lse),
-                  set1(o.delta[b.first + r]), b.a.softcap);
+  f32v s = load(o.score + r * kScoreStride + n);
+  const int64_t distance = b.begin + n - b.first - r, count = to - n < 16 ? to - n : 16;
+  if (b.bias) s = add(s, load_n(b.bias + distance, (int)count));
+  Pair x = soften(s, load(o.slope + r * kScoreStride + n), set1(lse), set1(o.delta[b.first + r]), b.a.softcap);
+  if (b.bias) {
+    float* into = b.dbias + distance;
+    store_n(into, add(load_n(into, (int)count), x.ds), (int)count);
+  }
   if (to - n < 16) x = {below((int)(to - n), x.p, zero), below((int)(to - n), x.ds, zero)};
   if (n < from) x = {below((int)(from - n), zero, x.p), below((int)(from - n), zero, x.ds)};
   return x;
@@ -281,14 +291,18 @@ PYLLM_INLINE void put_out(float* p, f32v x, int64_t left) {
   else store(p, x);
 }
 
-void run_head(const AttentionBackwardArgs& a, const Operands& o, int64_t first, int64_t head) {
+void run_head(const AttentionBackwardArgs& a, const Operands& o, int64_t sequence, int64_t head) {
+  const int64_t first = a.start[sequence], line = (sequence * a.heads + head) * a.bias_stride;
   place_queries(a, o, first, head);
+  const float* bias = a.bias ? a.bias + head * a.bias_stride + a.bias_zero : nullptr;
+  float* dbias = a.bias ? a.dbias + line + a.bias_zero : nullptr;
+  if (a.bias) memset(a.dbias + line, 0, (size_t)a.bias_stride * 4);
   for (int64_t begin = 0; begin < o.length; begin += kKeys) {
     const int64_t keys = o.length - begin < kKeys ? o.length - begin : kKeys;
     const int64_t seen = a.window ? begin + keys - 1 + a.window : o.queries;
     const int64_t last = seen < o.queries ? seen : o.queries;
     for (int64_t at = a.causal ? begin : 0; at < last; at += kRows) {
-      const Block b = {a, begin, keys, at, last - at < kRows ? last - at : kRows};
+      const Block b = {a, begin, keys, at, last - at < kRows ? last - at : kRows, bias, dbias};
       scores(b, o);
       soften(b, o, head, first);
       add_queries(b, o);
@@ -321,7 +335,7 @@ void run_task(const AttentionBackwardArgs& a, uint8_t* scratch, Matrix& matrix, 
   memset(o.dv, 0, (size_t)(panels(o.dim) * 16 * o.sum_stride) * 4);
   place_keys(a, o, first_key, group);
   const int64_t heads = a.heads / a.groups;
-  for (int64_t h = 0; h < heads; ++h) run_head(a, o, first, group * heads + h);
+  for (int64_t h = 0; h < heads; ++h) run_head(a, o, sequence, group * heads + h);
   write_keys(o, o.dk, a.dk + first_key * stride + group * a.dim, stride);
   write_keys(o, o.dv, a.dv + first_key * stride + group * a.dim, stride);
 }

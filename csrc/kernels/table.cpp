@@ -18,6 +18,7 @@ const Kernels table = {
     linear,
     attention,
     merge,
+    step_attention,
     embedding,
     norm,
     map,
@@ -47,6 +48,7 @@ const Kernels table = {
     linear_scratch,
     prepared_bytes,
     attention_scratch,
+    step_attention_scratch,
     attention_backward_scratch,
     peak,
 };

@@ -16,6 +16,35 @@ _RECURRENT: dict[str, Any] = {"model_type": "rnn", "embedding_size": 256, "hidde
 _RECURRENT |= {"max_position_embeddings": 256, "vocab_size": 10_000}
 _AWD: dict[str, Any] = {"model_type": "ulmfit", "embedding_size": 400, "hidden_size": 1152, "num_hidden_layers": 3}
 _AWD |= {"max_position_embeddings": 256, "vocab_size": 10_000}
+
+
+def _bart(width: int, layers: int, heads: int, vocabulary: int, inner: int = 0) -> dict[str, Any]:
+    """A size of BART and its relatives, both sides alike; inner: 4 width unless given."""
+    one = {"layers": layers, "ffn_dim": inner or 4 * width, "attention_heads": heads}
+    sides = {f"{side}_{name}": size for side in ("encoder", "decoder") for name, size in one.items()}
+    return {"vocab_size": vocabulary, "d_model": width, **sides}
+
+
+def _t5(width: int, layers: int, heads: int, inner: int, **more: Any) -> dict[str, Any]:
+    """A size of T5; version 1.1 is gated, and its head is a matrix of its own."""
+    sizes = {"d_model": width, "num_layers": layers, "num_heads": heads, "d_ff": inner, "vocab_size": 32_128}
+    return sizes | {"model_type": "t5", "decoder_start_token_id": 0, "eos_token_id": 1, "pad_token_id": 0, **more}
+
+
+_V1_1 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+_BART = {"model_type": "bart", "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+_MARIAN = {"model_type": "marian", "activation_function": "swish", "scale_embedding": True, "eos_token_id": 0}
+_MARIAN |= {"pad_token_id": 58_100, "decoder_start_token_id": 58_100, "max_position_embeddings": 512}
+# Published sizes by their names.
+SHAPES: dict[str, dict[str, Any]] = {
+    "bart-base": _BART | _bart(768, 6, 12, 50_265),
+    "bart-large": _BART | _bart(1024, 12, 16, 50_265),
+    "marian-base": _MARIAN | _bart(512, 6, 8, 58_101),
+    "t5-small": _t5(512, 6, 8, 2048),
+    "t5-base": _t5(768, 12, 12, 3072),
+    "flan-t5-small": _t5(512, 8, 6, 1024, d_kv=64, **_V1_1),
+    "flan-t5-base": _t5(768, 12, 12, 2048, d_kv=64, **_V1_1),
+}
 USUAL: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257},
     "llama": _LLAMA,
@@ -32,26 +61,32 @@ USUAL: dict[str, dict[str, Any]] = {
     "roberta": {},
     "distilbert": {},
     "albert": {},
+    "bart": _bart(768, 6, 12, 50_265),
+    "mbart": _bart(1024, 12, 16, 250_027) | {"scale_embedding": True},
+    "marian": _bart(512, 6, 8, 58_101) | {"activation_function": "swish", "scale_embedding": True},
+    "t5": {"d_model": 512, "num_layers": 6, "num_heads": 8, "d_ff": 2048, "vocab_size": 32_128},
 }
-PAIRS = ("transformer", "seq2seq")  # encoder-decoders, which learn from pairs
+PAIRS = ("transformer", "seq2seq", "bart", "mbart", "marian", "t5")  # encoder-decoders, which learn from pairs
 ENCODERS = ("bert", "roberta", "distilbert", "albert")
 RECURRENT = ("rnn", "lstm", "gru", "awd-lstm")
-OWN = (*RECURRENT, *PAIRS)  # neither transformers nor llama.cpp know them
+OWN = (*RECURRENT, *PAIRS)  # they continue no texts in transformers and llama.cpp
 _GIVEN = ("gpt2", *OWN, *ENCODERS)  # families of which no size follows from another
 
 
 def new_config(family: str, **sizes: Any) -> Any:
-    """The Config of a family with these fields in Hugging Face's names.
+    """The Config of a family, or of a published size by its name, with these fields in Hugging Face's names.
 
     Raises ValueError for a family that is not known, ModelFileError for a field that is not, or is out of range.
     """
-    if family not in USUAL:
-        raise ValueError(f"new model: family {family!r} is not known; known are {', '.join(USUAL)}")
-    raw = {"model_type": family} | USUAL[family] | sizes
+    known_sizes = USUAL | SHAPES
+    if family not in known_sizes:
+        raise ValueError(f"new model: family {family!r} is not known; known are {', '.join(known_sizes)}")
+    raw = {"model_type": family} | known_sizes[family] | sizes
     width = raw.get("hidden_size")
-    if family not in _GIVEN and "hidden_size" in sizes and "intermediate_size" not in sizes and isinstance(width, int):
+    given = family in _GIVEN or family in SHAPES
+    if not given and "hidden_size" in sizes and "intermediate_size" not in sizes and isinstance(width, int):
         raw["intermediate_size"] = (width * 8 // 3 + 63) // 64 * 64
-    if family not in _GIVEN and "num_attention_heads" in sizes and "num_key_value_heads" not in sizes:
+    if not given and "num_attention_heads" in sizes and "num_key_value_heads" not in sizes:
         raw["num_key_value_heads"] = raw["num_attention_heads"]
     values = check_config(raw, "config")
     config = import_module(f"pyllm.models.{values['model_type']}").Config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -40,6 +41,9 @@ class AutoModelForSeq2SeqLM:
                 kind = printable(values["model_type"])
                 raise ModelFileError(os.fspath(path), "config 'model_type'", None, kind, f"one of {', '.join(PAIRS)}")
             family = import_module(f"pyllm.models.{values['model_type']}")
+            if hasattr(family, "settled"):
+                values = family.settled(values, source.tensors)
+                config = replace(config, tie_word_embeddings=values["tie_word_embeddings"])
             model: EncoderDecoder = family.Model(config)
             model.open_tokenizer = partial(AutoTokenizer.from_pretrained, path)
             model.generation_config = getattr(source, "generation_config", None) or None

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.auto.saving import family_of, tensors_of
-from pyllm.auto.weights import FOLDER, placed, places, rearranged
+from pyllm.auto.weights import FOLDER, copies, placed, places, rearranged
 from pyllm.errors import printable
 from pyllm.formats import TensorInfo
 from pyllm.formats.weights import differences
@@ -46,7 +46,7 @@ def state_of(model: Any) -> dict[str, NDArray[np.float32]]:
     if model.config.tie_word_embeddings:
         table = next(place.name for _, place, each in places(model, family, FOLDER) if each is model.head.weight)
         found[_name(family)] = found[table]
-    return found
+    return found | {name: found[real] for name, real in copies(family, found)}
 
 
 def load_state(model: Any, state: Mapping[str, Any]) -> None:
@@ -63,7 +63,8 @@ def load_state(model: Any, state: Mapping[str, Any]) -> None:
     config["rotary_dim"] = getattr(model.config, "rotary_dim", config["head_dim"])
     found, expected, ignored = placed(model, family, held.tensors, config, FOLDER)
     table = next((place.name for each, place, _ in found if each is model.head.weight), "")
-    wrong = differences(expected, held.tensors, ignored) + _untied(table, family, model.config, held)
+    ties = [(_name(family), table)] if model.config.tie_word_embeddings else []
+    wrong = differences(expected, held.tensors, ignored) + _untied([*ties, *copies(family, expected)], held)
     if wrong:
         raise ValueError(f"load_state_dict: {'; '.join(wrong)}")
     for parameter, place, rotated in found:
@@ -83,11 +84,11 @@ def _in_file(name: str, state: Mapping[str, Any], family: Any) -> str:
     return head if name == IN_MEMORY and head not in state else name
 
 
-def _untied(embedding: str, family: Any, config: Any, held: Held) -> list[str]:
-    """A phrase where a head is given that is not the embedding it ought to be."""
-    head = _name(family)
-    if not config.tie_word_embeddings or head not in held.arrays or embedding not in held.arrays:
-        return []
-    if np.array_equal(held.arrays[head], held.arrays[embedding], equal_nan=True):
-        return []
-    return [f"'{printable(head)}' differs from '{printable(embedding)}', to which the configuration ties it"]
+def _untied(ties: list[tuple[str, str]], held: Held) -> list[str]:
+    """A phrase for each name that is given, and not with the numbers of the tensor to which it is tied."""
+    wrong = []
+    for name, real in dict(ties).items():
+        a, b = held.arrays.get(name), held.arrays.get(real)
+        if a is not None and b is not None and not np.array_equal(a, b, equal_nan=True):
+            wrong.append(f"'{printable(name)}' differs from '{printable(real)}', to which the configuration ties it")
+    return wrong

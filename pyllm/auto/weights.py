@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from pyllm import _core
 from pyllm.auto.parallel import each
+from pyllm.errors import ModelFileError
 from pyllm.formats import TensorInfo, check_weights
 from pyllm.formats.encode import bf16, decode
 from pyllm.formats.memory import check_fits
-from pyllm.nn.module import Module, Parameter
+from pyllm.nn.module import Buffer, Module, Parameter
 
 SLICE = 1 << 20  # bytes that a thread reads at a time: they are still in its cache when they are packed
 THREADS = 4  # more readers bring nothing
@@ -111,6 +112,8 @@ def load_weights(
     wanted = storage_type(dtype, _DTYPES)
     found, missing = _found(model, family, source, config, optional)
     check_fits(source.path, _bytes_needed(_infos(found, source), wanted))
+    for parameter in model.own_parameters().values():
+        parameter.value = np.zeros(parameter.shape, np.float32) if isinstance(parameter, Buffer) else None
     each(lambda one: _fill(one[0], one[1], one[2], source, wanted), found, min(THREADS, _core.threads()))
     return missing
 
@@ -120,6 +123,15 @@ def bytes_loaded(model: Module, family: Any, source: Any, config: dict[str, Any]
     found, _ = _found(model, family, source, config)
     kinds = {source.tensors[place.name].dtype for parameter, place, _ in found if parameter.packed}
     return _bytes_needed(_infos(found, source), None), kinds == {"F32"}
+
+
+def store_as(model: Module, dtype: Any) -> None:
+    """Convert the matrices of a model that is ready to run; dtype as load_weights takes it. What learned is let go."""
+    wanted = storage_type(dtype, _DTYPES)
+    for parameter in model.own_parameters().values():
+        parameter.freeze()
+        if parameter.packed and wanted not in (None, parameter.value.dtype):
+            parameter.value = _converted(parameter.value, str(wanted))
 
 
 def _infos(found: list[tuple[Parameter, Place, Turned]], source: Any) -> list[TensorInfo]:
@@ -147,6 +159,11 @@ def _found(
     found = [each for each in found if each[1].name not in missing]
     expected = {name: shape for name, shape in expected.items() if name not in missing}
     check_weights(source.path, expected, source.tensors, source.tensors if optional else ignored)
+    for name, real in copies(family, expected):
+        one, other = source.tensors.get(name), source.tensors[real]
+        same = one is None or (one.shape, one.dtype) == (other.shape, other.dtype)
+        if not same or (one is not None and not np.array_equal(source.read(one), source.read(other))):
+            raise ModelFileError(source.path, "weights", None, f"'{name}' differs from '{real}'", "the same numbers")
     return found, missing
 
 
@@ -158,14 +175,23 @@ def placed(
     found = places(model, family, column, config.get("head_dim", 0))
     old, new = _renaming(found[0][1].name, tensors, getattr(model, "prefix", ""))
     found = [(path, place._replace(name=_renamed(place.name, old, new)), each) for path, place, each in found]
+    found = [each for each in found if each[1].name in tensors or not isinstance(each[2], Buffer)]
     expected = {place.name: place.stored_shape(parameter.shape) for _, place, parameter in found}
     ignored = [name for name in tensors if any(re.fullmatch(each, name) for each in family.IGNORED)]
+    ignored += [name for name, _ in copies(family, expected)]
     if config.get("tie_word_embeddings"):
         ignored += [name for name in _HEADS if name not in expected]
     dim = 0 if config.get("rope_interleaved") else config.get("head_dim", 0)
     turned = Turned(dim, config.get("rotary_dim", dim) if dim else 0)
     rows = [(each, place, turned if is_rotated(path, family) else Turned()) for path, place, each in found]
     return rows, expected, ignored
+
+
+def copies(family: Any, expected: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(another name, the expected tensor that files may have under it too), as these files begin names."""
+    found = getattr(family, "COPIES", ())
+    plain = [tuple(name.removeprefix("model.") for name in pair) for pair in found]
+    return [(name, real) for name, real in (*found, *plain) if real in expected and name not in expected]
 
 
 def _renaming(first: str, tensors: Any, prefix: str) -> tuple[str, str]:
@@ -201,10 +227,11 @@ def places(model: Module, family: Any, column: int, head_dim: int = 0) -> list[t
     """
     found: dict[int, tuple[str, Place, Parameter]] = {}
     named = getattr(model, "name_of", str)
+    names = getattr(model, "NAMES", family.NAMES)  # of a family whose variants differ in them
     for path, parameter in model.named_parameters():
         template = re.sub(r"\.\d+\.", ".{}.", path)
         base, _, kind = template.rpartition(".")
-        name = family.NAMES[template][column] if template in family.NAMES else f"{family.NAMES[base][column]}@{kind}"
+        name = names[template][column] if template in names else f"{names[base][column]}@{kind}"
         layers = re.findall(r"\.(\d+)(?=\.)", path)
         place = _parse(named(name.format(*layers)), parameter, head_dim)
         found.setdefault(id(parameter), (path, place, parameter))

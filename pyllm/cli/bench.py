@@ -1,4 +1,5 @@
-"""Measure speed beside this machine's limits: `llm MODEL` a model, `train` a training step, `limits` the machine."""
+"""Measure speed beside this machine's limits: `llm MODEL` a model, `train` a training step, `translate` an
+encoder-decoder, `limits` the machine."""
 
 from __future__ import annotations
 
@@ -19,23 +20,26 @@ _RECURRENT = ("rnn", "lstm", "gru")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`pyllm bench llm MODEL [--prompt N] [--new N] [--parallel N,N] [--runs N] [--threads N] [--json]`,
     `pyllm bench train --model gpt2 [--config FIELDS] [--batch N] [--context N] [--dtype fp32|bf16]
-    [--gradient-checkpointing]`, where --emb, --hidden, --layers and --vocab are fields of a recurrent model."""
-    parser.add_argument("what", choices=("llm", "train", "limits"), help="what to measure")
+    [--gradient-checkpointing]`, where --emb, --hidden, --layers and --vocab are fields of a recurrent model,
+    `pyllm bench translate --model bart-base [--batch N] [--source N] [--new N] [--beam N] [--dtype fp32|bf16]`."""
+    parser.add_argument("what", choices=("llm", "train", "translate", "limits"), help="what to measure")
     parser.add_argument("name", nargs="?", metavar="MODEL", default=options.DEFAULT_MODEL, help="name, file or folder")
     add = parser.add_argument
     add("--prompt", type=options.whole(1, 65536), default=512, metavar="N", help="tokens of the prompt (512)")
-    add("--new", type=options.whole(2, 65536), default=128, metavar="N", help="tokens written (128)")
+    add("--new", type=options.whole(2, 65536), metavar="N", help="tokens written (128; translate: 32)")
     add("--parallel", type=options.counts, default=[1, 16], metavar="N,N", help="sequences side by side (1,16)")
     add("--runs", type=options.whole(1, 1000), default=3, metavar="N", help="timings, of which the median counts (3)")
-    more = parser.add_argument_group("train")
+    more = parser.add_argument_group("train, translate")
     add = more.add_argument
     add("--model", default="gpt2", metavar="FAMILY", help="with random weights (gpt2: 124 M)")
     add("--config", metavar="FIELDS", help="fields of its configuration: n_layer=4,n_head=4,n_embd=128")
     for flag, field in _SIZES.items():
         add(f"--{flag}", type=options.whole(1), metavar="N", help=f"{field} of a recurrent model")
-    add("--batch", type=options.whole(1), default=4, metavar="N", help="sequences in a step (4)")
+    add("--batch", type=options.whole(1), metavar="N", help="sequences in a step (4), sources (8)")
+    add("--source", type=options.whole(1, 65536), default=32, metavar="N", help="tokens of each source (32)")
+    add("--beam", type=options.whole(1, 1024), default=4, metavar="N", help="beams of each source (4)")
     add("--context", type=options.whole(1), default=256, metavar="N", help="tokens of each (256)")
-    add("--dtype", choices=("fp32", "bf16"), default="fp32", help="of products (fp32)")
+    add("--dtype", choices=("fp32", "bf16"), default="fp32", help="of products (fp32), of weights")
     options.add_checkpointing(more)
     options.add_threads(parser)
     options.add_json(parser)
@@ -65,7 +69,7 @@ def llm(args: argparse.Namespace) -> dict[str, Any]:
     model, _ = running.load(path, args)
     output.note("measuring ...")
     with formats.open_model(path) as file:
-        data = speed.measure(model, file.tensors, args.prompt, args.new, args.parallel, args.runs)
+        data = speed.measure(model, file.tensors, args.prompt, args.new or 128, args.parallel, args.runs)
     found = limits(args)
     data.update(
         model=str(path),
@@ -107,7 +111,7 @@ def train(args: argparse.Namespace) -> int:
         raise options.UsageError(f"--{next(iter(_SIZES))} and its like are for {', '.join(_RECURRENT)}; use --config")
     fields, peak = training.fields(args.config) | sizes, found[f"{args.dtype}_GFLOPs"] * 1e9
     again = args.gradient_checkpointing
-    data = measure(args.model, fields, args.batch, args.context, args.dtype, args.runs, peak, again)
+    data = measure(args.model, fields, args.batch or 4, args.context, args.dtype, args.runs, peak, again)
     line = (
         f"{data['tok_s']:,.0f} tokens/s, {data['seconds'] * 1e3:,.1f} ms per step, {data['share_of_peak']:.0%} of "
         f"{args.dtype}'s peak"
@@ -117,10 +121,24 @@ def train(args: argparse.Namespace) -> int:
     return output.facts(args, data, line)
 
 
+def translate(args: argparse.Namespace) -> int:
+    """How many target tokens an encoder-decoder of random weights says in a second."""
+    from pyllm import _core
+    from pyllm.evaluate.pair_speed import measure
+
+    if args.threads:
+        _core.set_threads(args.threads)
+    output.note("measuring ...")
+    sizes = args.batch or 8, args.source, args.new or 32, args.beam
+    data = measure(args.model, *sizes, args.dtype, args.runs)
+    line = f"{data['tok_s']:,.0f} target tokens/s, {data['seconds'] / data['new'] * 1e3:,.1f} ms per step with the encoder"
+    return output.facts(args, data, line)
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    if args.what == "train":
-        return train(args)
+    if args.what in ("train", "translate"):
+        return (train if args.what == "train" else translate)(args)
     if args.what == "limits":
         found = limits(args)
         return output.facts(args, {"limits": found}, output.table(limits_rows(found)))

@@ -12,7 +12,7 @@ from typing import Any
 from pyllm.cli import options, output
 from pyllm.errors import printable
 from pyllm.models.counting import FORMATS, Cache, Count, Group, Part, bytes_in, count_preset, mlp
-from pyllm.models.presets import ALIASES, PRESETS
+from pyllm.models.presets import ALIASES, PAIRS, PRESETS, from_config
 
 CACHE_BYTES = 2  # keys and values are kept as bf16
 LARGEST_SIZE = 10**9
@@ -87,8 +87,8 @@ def file_cache(config: dict[str, Any] | None) -> Cache | None:
     """The cache that a configuration asks for."""
     if config is None or config["model_type"] in ("rnn", "ulmfit", "seq2seq"):
         return None
-    if config["model_type"] == "transformer":
-        return Cache(config["num_decoder_layers"], config["nhead"], config["d_model"] // config["nhead"])
+    if config["model_type"] in PAIRS:
+        return count_preset(from_config(config)).cache
     if config["model_type"] == "gpt2":
         return Cache(config["n_layer"], config["n_head"], config["n_embd"] // config["n_head"])
     return Cache(config["num_hidden_layers"], config["num_key_value_heads"], config["head_dim"])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from pyllm.errors import printable
 from pyllm.formats.fields import Field, Raw, check_fields
 
 _SIZES = (1, 1 << 20)
 _LAYERS = (1, 1000)
+_ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu", "swish")
 _SHARED = (
     Field("vocab_size", "int", 1, 1 << 24),
     Field("max_position_embeddings", "int", 1, 1 << 24, 512),
@@ -15,6 +17,51 @@ _SHARED = (
     Field("bos_token_id", "ids", default=None),
     Field("eos_token_id", "ids", default=None),
     Field("decoder_start_token_id", "ids", default=None),
+)
+_PUBLISHED = (  # what transformers' families have beside it
+    *_SHARED,
+    Field("pad_token_id", "ids", default=None),
+    Field("forced_bos_token_id", "ids", default=None),
+    Field("forced_eos_token_id", "ids", default=None),
+    Field("tie_word_embeddings", "bool", default=True),
+)
+BART = (
+    *_PUBLISHED,
+    Field("max_position_embeddings", "int", 1, 1 << 24, 1024),
+    Field("d_model", "int", *_SIZES),
+    *(
+        field
+        for side in ("encoder", "decoder")
+        for field in (
+            Field(f"{side}_layers", "int", *_LAYERS),
+            Field(f"{side}_ffn_dim", "int", 1, 1 << 22),
+            Field(f"{side}_attention_heads", "int", 1, 4096),
+        )
+    ),
+    Field("activation_function", "choice", default="gelu", choices=_ACTIVATIONS),
+    Field("dropout", "float", 0.0, 0.99, 0.1),
+    Field("scale_embedding", "bool", default=False),
+)
+MARIAN = (
+    *BART,
+    Field("decoder_vocab_size", "int", 1, 1 << 24, None),
+    Field("share_encoder_decoder_embeddings", "bool", default=True),
+)
+_T5_PLAIN = ("relu", "gelu", "gelu_new", "silu")
+T5 = (
+    *_PUBLISHED,
+    Field("d_model", "int", *_SIZES, 512),
+    Field("d_kv", "int", 1, 4096, 64),
+    Field("d_ff", "int", 1, 1 << 22, 2048),
+    Field("num_layers", "int", *_LAYERS, 6),
+    Field("num_decoder_layers", "int", *_LAYERS, None),
+    Field("num_heads", "int", 1, 4096, 8),
+    Field("relative_attention_num_buckets", "int", 4, 1 << 16, 32),
+    Field("relative_attention_max_distance", "int", 2, 1 << 20, 128),
+    Field("feed_forward_proj", "choice", default="relu", choices=(*_T5_PLAIN, *(f"gated-{a}" for a in _T5_PLAIN))),
+    Field("dropout_rate", "float", 0.0, 0.99, 0.1),
+    Field("layer_norm_epsilon", "float", 1e-12, 1e-1, 1e-6),
+    Field("scale_decoder_outputs", "bool", default=None),
 )
 TRANSFORMER = (
     *(field for field in _SHARED if field.name != "label_smoothing"),
@@ -63,3 +110,57 @@ def check_seq2seq(raw: Raw) -> dict[str, Any]:
     if config["tie_word_embeddings"] and hidden != width:
         raw.refuse("embedding_size", f"{width:,}", f"{hidden:,}, the hidden size, because the head is the embedding")
     return config | {"model_type": "seq2seq"}
+
+
+def _tasks(raw: Raw) -> dict[str, Any]:
+    """task_specific_params: settings of generation, and a prefix, by the name of a task."""
+    found = raw.values.get("task_specific_params")
+    if found is not None and not (isinstance(found, dict) and all(isinstance(each, dict) for each in found.values())):
+        raw.refuse("task_specific_params", printable(repr(found), 100), "an object of objects")
+    return {"task_specific_params": found}
+
+
+def _bart(raw: Raw, fields: tuple[Field, ...], kind: str) -> dict[str, Any]:
+    """What BART and its relatives have in common."""
+    config = check_fields(raw, fields)
+    for side in ("encoder", "decoder"):
+        heads = config[f"{side}_attention_heads"]
+        if config["d_model"] % heads:
+            raw.refuse("d_model", f"{config['d_model']:,}", f"a multiple of the {heads:,} {side} attention heads")
+    return config | _tasks(raw) | {"model_type": kind}
+
+
+def check_bart(raw: Raw, kind: str = "bart") -> dict[str, Any]:
+    """Of BART, and of mBART."""
+    config = _bart(raw, BART, kind)
+    if not config["tie_word_embeddings"]:
+        raw.refuse("tie_word_embeddings", False, "true: sources, targets and the head have one table")
+    return config
+
+
+def check_mbart(raw: Raw) -> dict[str, Any]:
+    """Of mBART."""
+    return check_bart(raw, "mbart")
+
+
+def check_marian(raw: Raw) -> dict[str, Any]:
+    """Of Marian; where sides have tables of their own the targets' may have another size."""
+    config = _bart(raw, MARIAN, "marian")
+    if config["decoder_vocab_size"] is None or config["share_encoder_decoder_embeddings"]:
+        config["decoder_vocab_size"] = config["vocab_size"]
+    return config
+
+
+def check_t5(raw: Raw) -> dict[str, Any]:
+    """Of T5. Version 1.1 is told by a head that is not tied: then what the head takes is not scaled."""
+    config = check_fields(raw, T5)
+    if config["num_decoder_layers"] is None:
+        config["num_decoder_layers"] = config["num_layers"]
+    if config["scale_decoder_outputs"] is None:
+        config["scale_decoder_outputs"] = config["tie_word_embeddings"]
+    buckets, most = config["relative_attention_num_buckets"], config["relative_attention_max_distance"]
+    if most <= buckets // 2:
+        raw.refuse("relative_attention_max_distance", f"{most:,}", f"more than half of the {buckets:,} buckets")
+    return {name: value for name, value in config.items() if name != "max_position_embeddings"} | {
+        **_tasks(raw), "model_type": "t5",
+    }  # fmt: skip

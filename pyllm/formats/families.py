@@ -7,7 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 from pyllm.errors import printable
-from pyllm.formats.encoder_decoders import check_seq2seq, check_transformer
+from pyllm.formats.encoder_decoders import (
+    check_bart,
+    check_marian,
+    check_mbart,
+    check_seq2seq,
+    check_t5,
+    check_transformer,
+)
 from pyllm.formats.encoders import check_albert, check_bert, check_distilbert, check_roberta
 from pyllm.formats.fields import Field, Raw, check_fields
 from pyllm.formats.scaling import check_scaling
@@ -324,4 +331,8 @@ FAMILIES: dict[str, Callable[[Raw], dict[str, Any]]] = {
     "roberta": check_roberta,
     "distilbert": check_distilbert,
     "albert": check_albert,
+    "bart": check_bart,
+    "mbart": check_mbart,
+    "marian": check_marian,
+    "t5": check_t5,
 }

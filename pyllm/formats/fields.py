@@ -8,6 +8,9 @@ from typing import Any, NamedTuple, NoReturn
 from pyllm.errors import ModelFileError, printable
 
 REQUIRED = object()
+_SPECIAL = tuple(
+    f"{name}_token_id" for name in ("bos", "eos", "pad", "decoder_start", "forced_bos", "forced_eos")
+)  # token ids, which must lie within the vocabulary
 
 
 class Field(NamedTuple):
@@ -89,7 +92,7 @@ def _check_ids(raw: Raw, name: str, value: Any) -> int | list[int]:
 def check_fields(raw: Raw, fields: tuple[Field, ...]) -> dict[str, Any]:
     """All of the fields; ids must lie within the vocabulary."""
     found = {field.name: check_field(raw, field) for field in fields}
-    for name in ("bos_token_id", "eos_token_id", "decoder_start_token_id"):
+    for name in _SPECIAL:
         ids = found.get(name)
         for each in ids if isinstance(ids, list) else [ids]:
             if each is not None and not 0 <= each < found["vocab_size"]:

@@ -23,6 +23,10 @@ ARCHITECTURES = {
     "roberta": "Roberta",
     "distilbert": "DistilBert",
     "albert": "Albert",
+    "bart": "BartForConditionalGeneration",
+    "mbart": "MBartForConditionalGeneration",
+    "marian": "MarianMTModel",
+    "t5": "T5ForConditionalGeneration",
 }
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}

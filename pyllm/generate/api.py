@@ -37,6 +37,12 @@ def stream(
     Takes what `generate` takes; with a tokenizer the events carry text, with logprobs=True
     log-probabilities. An error of a sequence is raised.
     """
+    if hasattr(model, "encode"):
+        from .pairs import stream as stream_pairs
+
+        listeners = {"logits_processor": logits_processor, "stopping_criteria": stopping_criteria}
+        more = {"attention_mask": attention_mask, "tokenizer": tokenizer, **listeners, **kwargs}
+        return stream_pairs(model, input_ids, generation_config, **more)
     config = config_of(model, generation_config, tokenizer, **{"return_dict_in_generate": True, **kwargs})
     if config.num_beams > 1:
         raise GenerationError("num_beams", config.num_beams, "beams know their tokens only at the end; use generate()")
@@ -93,16 +99,16 @@ def generate(
         listeners = listed(logits_processor), listed(stopping_criteria)
         return beam_search(model, padded, rows, config, lengths, tokenizer, *listeners)
     request = request_of(model, prompts, config, tokenizer, attention_mask, logits_processor, stopping_criteria)
-    found = collect(model, request, streamer)
+    found = collect(events(model, request), request, streamer)
     return request.output(found) if config.return_dict_in_generate else request.joined()
 
 
-def collect(model: Any, request: Request, streamer: Any) -> list[Collected]:
-    """Run the sequences to their ends, telling the streamer."""
+def collect(running: Iterator[Event], request: Request, streamer: Any) -> list[Collected]:
+    """Run the sequences of a request to their ends, telling the streamer."""
     found = [Collected(sequence) for sequence in request.sequences]
     tell = listener(streamer, request)
     try:
-        for event in events(model, request):
+        for event in running:
             found[event.index].take(event)
             tell(event)
     finally:  # a reader in another thread must not wait for ever

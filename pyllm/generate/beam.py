@@ -19,6 +19,7 @@ from .prompts import check_ids, check_length
 from .sampler import Processor, Sampler
 from .stopping import Criterion, StopRules
 
+Continuation = tuple[float, int, int, float]  # score, parent, token, log-probability
 BEAMS = 64  # beams of all prompts in one step, unless a single prompt has more: what bounds states and logits
 
 
@@ -30,12 +31,18 @@ class Beam:
     score: float = 0.0
     logprobs: list[float] = field(default_factory=list)
     state: Any = None
-    parent: int = 0
+    parents: list[int] = field(default_factory=list)  # which beam each token grew from
     reason: str | None = None
+
+    @property
+    def parent(self) -> int:
+        """Which of the last step's beams this one grew from."""
+        return self.parents[-1]
 
     def grown(self, parent: int, token: int, score: float, logprob: float) -> Beam:
         """This prefix and one token more."""
-        return Beam(self.tokens + array("q", [token]), score, [*self.logprobs, logprob], None, parent)
+        said = self.tokens + array("q", [token])
+        return Beam(said, score, [*self.logprobs, logprob], None, [*self.parents, parent])
 
 
 class BeamSearch:
@@ -55,17 +62,27 @@ class BeamSearch:
         self.finished: list[tuple[float, Beam]] = []  # the best first
         self.done = False
 
-    def continuations(self, rows: Many[np.ndarray]) -> list[Beam]:
-        """The best continuations of all running beams, in descending order, from one row of logits per beam."""
-        most = max(2, 1 + len(self.config.end_ids)) * self.config.num_beams
-        found: list[tuple[float, int, int, float]] = []
+    @property
+    def most(self) -> int:
+        """How many continuations are looked at in a step."""
+        return max(2, 1 + len(self.config.end_ids)) * self.config.num_beams
+
+    def edited(self, rows: Any) -> np.ndarray:
+        """What is chosen from, float32 (beams, vocabulary): log-probabilities after all edits."""
+        shifted = [(row - _core.log_sum_exp(row)).astype(np.float32) for row in rows]
+        pairs = zip(shifted, self.running, strict=True)
+        return np.stack([self.sampler.edit(row, beam.tokens, self.prompt, self.rules.most) for row, beam in pairs])
+
+    def continuations(self, rows: Many[np.ndarray]) -> list[Continuation]:
+        """As `continued` says, of this search and with the caller's processors."""
+        found: list[Continuation] = []
         for parent, (beam, row) in enumerate(zip(self.running, rows, strict=True)):
             plain = (row - _core.log_sum_exp(row)).astype(np.float32)
-            edited = self.sampler.edit(plain, beam.tokens, self.prompt)
-            for token, _ in _core.likeliest(edited, most):
+            edited = self.sampler.edit(plain, beam.tokens, self.prompt, self.rules.most)
+            for token, _ in _core.likeliest(edited, self.most):
                 found.append((beam.score + float(edited[token]), parent, token, float(plain[token])))
         found.sort(key=lambda each: -each[0])
-        return [self.running[parent].grown(parent, token, score, x) for score, parent, token, x in found[:most]]
+        return found[: self.most]
 
     def reason(self, beam: Beam) -> str | None:
         """Why this continuation ends, or None."""
@@ -75,20 +92,22 @@ class BeamSearch:
             found = "stop" if any(string in text for string in self.rules.strings) else None
         return found
 
-    def advance(self, rows: Many[np.ndarray]) -> list[Beam]:
-        """One token further; the beams to go on with (their parents are indices into the old ones)."""
+    def advance(self, best: Many[Continuation]) -> list[Beam]:
+        """One token further, by the best continuations; the beams to go on with, whose parents are the old ones."""
         config = self.config
-        best = self.continuations(rows)
-        for beam in best:
+        going: list[Beam] = []
+        full = config.early_stopping is True and len(self.finished) == config.num_beams
+        for place, (score, parent, token, logprob) in enumerate(best):
+            if place >= config.num_beams == len(going):
+                break
+            beam = self.running[parent].grown(parent, token, score, logprob)
             beam.reason = self.reason(beam)
-        if not (config.early_stopping is True and len(self.finished) == config.num_beams):
-            for beam in best[: config.num_beams]:
-                if beam.reason is not None:
-                    worth = beam.score / len(beam.logprobs) ** config.length_penalty
-                    self.finished.append((worth, beam))
-            self.finished.sort(key=lambda pair: -pair[0])
-            del self.finished[config.num_beams :]
-        going = [beam for beam in best if beam.reason is None][: config.num_beams]
+            if beam.reason is None and len(going) < config.num_beams:
+                going.append(beam)
+            elif beam.reason is not None and place < config.num_beams and not full:
+                self.finished.append((score / len(beam.logprobs) ** config.length_penalty, beam))
+        self.finished.sort(key=lambda pair: -pair[0])
+        del self.finished[config.num_beams :]
         self.done = not going or self.settled(going[0])
         return [] if self.done else going
 
@@ -184,14 +203,35 @@ def step(model: Any, searches: list[BeamSearch]) -> None:
     """One step of the model for all beams of all searches."""
     fed = [search.fed() for search in searches]
     rows = model.step([pair for pairs in fed for pair in pairs], logits="last")
-    start = 0
-    for search, pairs in zip(searches, fed, strict=True):
-        search.replace(search.advance(rows[start : start + len(pairs)]))
-        start += len(pairs)
+    for search, best in zip(searches, continued(searches, rows), strict=True):
+        search.replace(search.advance(best))
+
+
+def continued(searches: list[BeamSearch], rows: Any) -> list[list[Continuation]]:
+    """Of every search the best continuations of all its running beams, in descending order, from one row of logits for
+    each beam: (score, which of the running beams, token, the model's own log-probability).
+    """
+    ends = np.cumsum([len(search.running) for search in searches])
+    starts = [0, *ends[:-1].tolist()]
+    sampler, most = searches[0].sampler, searches[0].most
+    if sampler.processors:
+        parts = zip(searches, starts, ends.tolist(), strict=True)
+        return [search.continuations(rows[first:end]) for search, first, end in parts]
+    beams = [(search, beam) for search in searches for beam in search.running]
+    said = [(beam.tokens, search.prompt, search.rules.most) for search, beam in beams] if sampler.core.edits else []
+    logits = np.ascontiguousarray(rows, np.float32)
+    found = _core.continuations(sampler.core, logits, [beam.score for _, beam in beams], [0, *ends], most, said)
+    return [
+        [(score, row - first, token, logprob) for score, row, token, logprob in best]
+        for first, best in zip(starts, found, strict=True)
+    ]
 
 
 def result(padded: np.ndarray, searches: list[BeamSearch], config: GenerationConfig) -> np.ndarray | GenerateOutput:
     """What `generate` returns, from finished searches."""
+    few = min(len(search.finished) for search in searches)
+    if few < config.num_return_sequences:
+        raise GenerationError("num_return_sequences", config.num_return_sequences, f"there are {few} answers")
     best = [pair for search in searches for pair in search.finished[: config.num_return_sequences]]
     new = [list(beam.tokens[len(beam.tokens) - len(beam.logprobs) :]) for _, beam in best]
     whole = joined(padded, new, config.num_return_sequences, config)
@@ -199,6 +239,10 @@ def result(padded: np.ndarray, searches: list[BeamSearch], config: GenerationCon
         return whole
     out = GenerateOutput(whole, new, [beam.reason for _, beam in best], [None] * len(best))
     out.sequences_scores = np.array([worth for worth, _ in best])
+    out.beam_indices = np.full((len(best), max(map(len, new))), -1, np.int64)
+    for row, (i, (_, beam)) in zip(out.beam_indices, enumerate(best), strict=True):
+        row[: len(beam.parents)] = beam.parents
+        row[: len(beam.parents)] += i // config.num_return_sequences * config.num_beams
     if config.logprobs is not False:
         out.logprobs = [np.array(beam.logprobs) for _, beam in best]
     return out

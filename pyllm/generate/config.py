@@ -27,6 +27,8 @@ class GenerationConfig:
     presence_penalty and frequency_penalty count generated tokens (OpenAI); repetition_penalty looks at the prompt too.
     prompt_lookup_num_tokens: drafts at a time, from what followed the last tokens (max_matching_ngram_size of them at
     most, 2) where they stood before; the answer is the same, only sooner.
+    forced_bos_token_id, forced_eos_token_id: what must come second, and last where there is room for no more.
+    decoder_start_token_id, output_attentions: of encoder-decoders.
     seed: one integer, or one per prompt; None draws a fresh one. See `generate` for what each field does.
     Raises GenerationError naming the field, what was found and what is allowed.
     """
@@ -67,6 +69,10 @@ class GenerationConfig:
     pad_token_id: int | None = None
     bos_token_id: int | None = None
     eos_token_id: int | Sequence[int] | None = None
+    decoder_start_token_id: int | None = None
+    forced_bos_token_id: int | Sequence[int] | None = None
+    forced_eos_token_id: int | Sequence[int] | None = None
+    output_attentions: bool = False
 
     def __post_init__(self) -> None:
         for name, check in CHECKS.items():
@@ -88,7 +94,12 @@ class GenerationConfig:
     @property
     def end_ids(self) -> list[int]:
         """The ids that end a sequence."""
-        return [] if self.eos_token_id is None else list(self.eos_token_id)  # type: ignore[arg-type]
+        return self.listed(self.eos_token_id)
+
+    @staticmethod
+    def listed(ids: Any) -> list[int]:
+        """Checked token ids, perhaps none, as a list."""
+        return [] if ids is None else list(ids)
 
     def update(self, **changes: Any) -> GenerationConfig:
         """A copy with these fields changed; an unknown name is refused with the nearest known one."""
@@ -263,5 +274,9 @@ CHECKS: dict[str, Check] = {
     "pad_token_id": optional(whole(0)),
     "bos_token_id": optional(whole(0)),
     "eos_token_id": optional(end),
+    "decoder_start_token_id": optional(whole(0)),
+    "forced_bos_token_id": optional(end),
+    "forced_eos_token_id": optional(end),
+    "output_attentions": flag,
 }
 FIELDS = tuple(field.name for field in dataclasses.fields(GenerationConfig))

@@ -20,7 +20,9 @@ class GenerateOutput:
     top_logprobs: per new token [(id, logprob), ...]. prompt_logprobs: float64 (prompt,) each, NaN for the first.
     finish_reasons: stop, length, time, criteria. stopped_by: the end token or stop string, where there is one.
     scores, logits: per step float32 (sequences, vocabulary), as chosen from and as computed; -inf after the end.
-    sequences_scores: of beams. seed: repeats the call.
+    sequences_scores: of beams. beam_indices: int64 (sequences, new tokens), from which of all rows of a step's beams
+    each token came, -1 after the end. encoder_attentions, decoder_attentions, cross_attentions: of encoder-decoders,
+    for every sequence an array (heads, queries, keys) of each layer. seed: repeats the call.
     """
 
     sequences: np.ndarray
@@ -34,6 +36,10 @@ class GenerateOutput:
     scores: tuple[np.ndarray, ...] | None = None
     logits: tuple[np.ndarray, ...] | None = None
     sequences_scores: np.ndarray | None = None
+    beam_indices: np.ndarray | None = None
+    encoder_attentions: list[tuple[np.ndarray, ...]] | None = None
+    decoder_attentions: list[tuple[np.ndarray, ...]] | None = None
+    cross_attentions: list[tuple[np.ndarray, ...]] | None = None
     seed: int | list[int] | None = None
 
 

@@ -110,17 +110,23 @@ def none_as(config: Any, name: str, otherwise: Any) -> Any:
 
 def check(config: GenerationConfig, model: Any, tokenizer: Any) -> None:
     """Refuse what cannot work together, before anything is computed."""
-    vocabulary = model.config.vocab_size
+    vocabulary = getattr(model, "target_vocabulary", model.config.vocab_size)
     if config.stop_strings and tokenizer is None:
         raise GenerationError("stop_strings", config.stop_strings, "needs tokenizer=")
-    named = {"eos_token_id": config.end_ids, "logit_bias": config.logit_bias, "suppress_tokens": config.suppress_tokens}
+    named: dict[str, Any] = {
+        "eos_token_id": config.end_ids,
+        "logit_bias": config.logit_bias,
+        "suppress_tokens": config.suppress_tokens,
+    }
+    named |= {"forced_bos_token_id": config.forced_bos_token_id, "forced_eos_token_id": config.forced_eos_token_id}
     named["bad_words_ids"] = [token for word in config.bad_words_ids or [] for token in word]
     for name, ids in named.items():
         for token in ids or []:
             if token >= vocabulary:
                 raise GenerationError(name, token, f"the vocabulary has ids 0 to {vocabulary - 1}")
     if not config.return_dict_in_generate:
-        for name in ("logprobs", "top_logprobs", "prompt_logprobs", "output_scores", "output_logits"):
+        for name in ("logprobs", "top_logprobs", "prompt_logprobs", "output_scores", "output_logits",
+                     "output_attentions"):  # fmt: skip
             if getattr(config, name):
                 raise GenerationError(name, getattr(config, name), "needs return_dict_in_generate=True")
 

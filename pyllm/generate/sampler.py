@@ -33,8 +33,9 @@ class Sampler:
     """Chooses tokens as a GenerationConfig says.
 
     The order of the steps: logit_bias, repetition_penalty, frequency_penalty and presence_penalty,
-    no_repeat_ngram_size, bad_words_ids, suppress_tokens, min_new_tokens, then the caller's processors, then (only when
-    sampling) temperature, top_k, top_p, min_p, typical_p. A draw is Philox4x32-10 of (seed, sequence, position).
+    no_repeat_ngram_size, bad_words_ids, suppress_tokens, min_new_tokens, forced tokens, then the caller's processors,
+    then (only when sampling) temperature, top_k, top_p, min_p, typical_p. A draw is Philox4x32-10 of (seed, sequence,
+    position).
     """
 
     def __init__(self, config: GenerationConfig, processors: Sequence[Processor] = ()) -> None:
@@ -48,14 +49,16 @@ class Sampler:
             setattr(self.core, name, getattr(config, name))
         self.core.no_repeat_ngram = config.no_repeat_ngram_size
         self.core.ends = config.end_ids
+        self.core.forced_first = config.listed(config.forced_bos_token_id)
+        self.core.forced_last = config.listed(config.forced_eos_token_id)
         self.core.bias = list((config.logit_bias or {}).items())
         # An end id in bad_words_ids is passed over, as in transformers: min_new_tokens is the way to hold it back.
         banned = [word for word in config.bad_words_ids or [] if word[1:] or word[0] not in config.end_ids]
         self.core.banned = banned + [[token] for token in config.suppress_tokens or []]
 
-    def edit(self, logits: np.ndarray, tokens: array[int], prompt: int) -> np.ndarray:
-        """A copy of logits (vocabulary,) float32 after all that comes before temperature."""
-        edited = self.core.edit(logits, tokens, prompt)
+    def edit(self, logits: np.ndarray, tokens: array[int], prompt: int, most: int = 0) -> np.ndarray:
+        """A copy of logits (vocabulary,) float32 after all that comes before temperature; most: tokens at most."""
+        edited = self.core.edit(logits, tokens, prompt, most)
         for process in self.processors:
             history = np.array(tokens, dtype=np.int64)[None]
             given = np.asarray(process(history, edited[None]), dtype=np.float32)
@@ -76,13 +79,14 @@ class Sampler:
         logprob: bool = False,
         top: int = 0,
         scores: bool = False,
+        most: int = 0,
     ) -> Choice:
         """The token after `tokens` (int64, the first `prompt` of them given) from logits (vocabulary,) float32.
 
         Raises LogitsError for logits that hold NaN or inf or leave nothing to choose, ValueError for ids outside.
         """
-        edited = self.edit(logits, tokens, prompt) if self.processors or scores else None
-        token, value, best = self.core.choose(logits, tokens, prompt, seed, sequence, top, logprob, edited)
+        edited = self.edit(logits, tokens, prompt, most) if self.processors or scores else None
+        token, value, best = self.core.choose(logits, tokens, prompt, seed, sequence, top, logprob, edited, most)
         return Choice(
             token,
             value if logprob or top else None,

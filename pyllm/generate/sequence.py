@@ -172,6 +172,7 @@ class Sequence:
             logprob=wants.logprob,
             top=wants.top,
             scores=wants.scores,
+            most=self.rules.most,
         )
         self.tokens.append(choice.token)
         reason = self.rules.reason(self.tokens, choice.scores)

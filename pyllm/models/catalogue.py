@@ -74,6 +74,14 @@ FAMILIES = (
         "pyllm/models/ulmfit.py",
     ),
     Family(
+        "Marian",
+        2018,
+        "Marian: Fast Neural Machine Translation in C++",
+        "encoder and decoder",
+        "the target sentence, word by word",
+        "pyllm/models/marian.py",
+    ),
+    Family(
         "ULMFiT",
         2018,
         "Universal Language Model Fine-tuning for Text Classification",
@@ -109,6 +117,7 @@ FAMILIES = (
         "Exploring the Limits of Transfer Learning with a Unified Text-to-Text Transformer",
         "encoder and decoder",
         "spans of text that were cut out",
+        "pyllm/models/t5.py",
     ),
     Family(
         "BART",
@@ -117,6 +126,15 @@ FAMILIES = (
         "Comprehension",
         "encoder and decoder",
         "the text before it was damaged",
+        "pyllm/models/bart.py",
+    ),
+    Family(
+        "mBART",
+        2020,
+        "Multilingual Denoising Pre-training for Neural Machine Translation",
+        "encoder and decoder",
+        "the text before it was damaged, in many languages",
+        "pyllm/models/mbart.py",
     ),
     Family(
         "InstructGPT",

@@ -168,12 +168,13 @@ def neox(
     return Count(found, Cache(layers, heads, hidden // heads))
 
 
-def _encoder_layer(hidden: int) -> tuple[Part, ...]:
-    """A layer of BERT or BART's encoder: attention and feed-forward with biases, two norms."""
+def _encoder_layer(hidden: int, inner: int = 0) -> tuple[Part, ...]:
+    """A layer of BERT or BART's encoder: attention and feed-forward with biases, two norms. inner: 4 hidden."""
+    inner = inner or 4 * hidden
     return (
         *_dense("attention query, key, value, output", hidden, hidden, 4),
-        *_dense("feed-forward up", 4 * hidden, hidden),
-        *_dense("feed-forward down", hidden, 4 * hidden),
+        *_dense("feed-forward up", inner, hidden),
+        *_dense("feed-forward down", hidden, inner),
         *_norm("norms", hidden, 2),
     )
 
@@ -190,39 +191,82 @@ def bert(hidden: int, layers: int, vocabulary: int, positions: int) -> Count:
     return Count([*found, Group("pooler", _dense("dense", hidden, hidden))], None)
 
 
-def t5(hidden: int, layers: int, inner: int, heads: int, vocabulary: int) -> Count:
-    """T5 (first version): one embedding for both sides and the output, relative positions in 32 buckets, no biases."""
-    encoder = (
-        Part("attention query, key, value, output", (hidden, hidden), 4),
-        Part("feed-forward up, down", (inner, hidden), 2),
-        Part("norms", (hidden,), 2),
-    )
-    decoder = (
-        Part("attention query, key, value, output", (hidden, hidden), 4),
-        Part("cross attention query, key, value, output", (hidden, hidden), 4),
-        Part("feed-forward up, down", (inner, hidden), 2),
-        Part("norms", (hidden,), 3),
-    )
-    ends = (Part("relative positions", (32, heads)), Part("final norm", (hidden,)))
+def t5(
+    hidden: int,
+    layers: int,
+    inner: int,
+    heads: int,
+    vocabulary: int,
+    size: int = 0,
+    decoder: int = 0,
+    buckets: int = 32,
+    gated: bool = False,
+    tied: bool = True,
+) -> Count:
+    """T5: one embedding for both sides, relative positions in buckets, no biases; the first version's output matrix is
+    the embedding.
+
+    size: of a head, unless hidden / heads; decoder: its layers, unless as many as the encoder's.
+    """
+    wide = heads * (size or hidden // heads)
+
+    def layer(*attentions: str) -> tuple[Part, ...]:
+        squares = [
+            part
+            for name in attentions
+            for part in (
+                Part(f"{name} query, key, value", (wide, hidden), 3),
+                Part(f"{name} output", (hidden, wide)),
+            )
+        ]
+        up = Part("feed-forward gate, up" if gated else "feed-forward up", (inner, hidden), 2 if gated else 1)
+        down = Part("feed-forward down", (hidden, inner))
+        return (*squares, up, down, Part("norms", (hidden,), len(attentions) + 1))
+
+    ends = (Part("relative positions", (buckets, heads)), Part("final norm", (hidden,)))
     found = [
         Group("shared embedding", (Part("embedding", (vocabulary, hidden)),)),
-        Group("encoder layers", encoder, layers),
+        Group("encoder layers", layer("attention"), layers),
         Group("encoder ends", ends),
-        Group("decoder layers", decoder, layers),
+        Group("decoder layers", layer("attention", "cross attention"), decoder or layers),
         Group("decoder ends", ends),
     ]
-    return Count(found, Cache(layers, heads, hidden // heads))
+    if not tied:
+        found.append(Group("output", (Part("output", (vocabulary, hidden)),)))
+    return Count(found, Cache(decoder or layers, heads, wide // heads))
 
 
-def bart(hidden: int, layers: int, vocabulary: int, positions: int) -> Count:
-    """BART: one embedding for both sides and the output, learned positions on each side."""
+def bart(
+    hidden: int,
+    layers: int,
+    vocabulary: int,
+    positions: int = 0,
+    inner: int = 0,
+    decoder: int = 0,
+    decoder_inner: int = 0,
+    norms: int = 1,
+    targets: int = 0,
+    tied: bool = True,
+) -> Count:
+    """BART and its relatives: one embedding for both sides and the output, learned positions and norms on each side.
+
+    inner: 4 hidden unless given; decoder, decoder_inner: of the decoder, unless as the encoder's. norms: around the
+    layers of a side. positions: 0 where they are computed. targets: tokens of a table of their own; 0: shared.
+    """
     cross = (*_dense("cross attention query, key, value, output", hidden, hidden, 4), *_norm("cross norm", hidden))
     found = [Group("shared embedding", (Part("embedding", (vocabulary, hidden)),))]
-    for side, more in (("encoder", ()), ("decoder", cross)):
-        ends = (Part("positions", (positions, hidden)), *_norm("norm", hidden))
-        found.append(Group(f"{side} positions and norm", ends))
-        found.append(Group(f"{side} layers", (*_encoder_layer(hidden), *more), layers))
-    return Count(found, Cache(layers, 1, hidden))
+    if targets:
+        found = [Group("source embedding", (Part("source embedding", (vocabulary, hidden)),))]
+        found.append(Group("embedding", (Part("embedding", (targets, hidden)),)))
+    sides = ("encoder", (), layers, inner), ("decoder", cross, decoder or layers, decoder_inner or inner)
+    for side, more, count, wide in sides:
+        table = (Part("positions", (positions, hidden)),) if positions else ()
+        ends = (*table, *(_norm("norm", hidden, norms) if norms else ()))
+        found += [Group(f"{side} positions and norm" if table else f"{side} norm", ends)] if ends else []
+        found.append(Group(f"{side} layers", (*_encoder_layer(hidden, wide), *more), count))
+    if not tied:
+        found.append(Group("output", (Part("output", (targets or vocabulary, hidden)),)))
+    return Count(found, Cache(decoder or layers, 1, hidden))
 
 
 def recurrent(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pyllm import nn, ops
 from pyllm.autograd import no_grad
 from pyllm.errors import ContextError
-from pyllm.tensor import Array
+from pyllm.models.pair_call import PairOutput, called
 
 Starts = NDArray[np.int32]
 
@@ -26,23 +26,21 @@ class Memory(NamedTuple):
     ends: tuple[Any, ...] = ()
 
 
-class Decoding:
+class Decoding(ABC):
     """What is remembered while targets grow: one prefix ("beam") or several of each source, beams in order of sources.
 
-    memory: arrays with a row for each token of the sources, made once. own: arrays with an entry for each beam. source:
-    whose beam each is. length: tokens that all beams have so far.
+    key_starts: where the sources' tokens begin in the memory. source: whose beam each is. length: tokens that all beams
+    have so far.
     """
 
-    def __init__(self, memory: Sequence[Array], key_starts: Starts, own: Sequence[Array]) -> None:
-        self.memory, self.key_starts, self.own = list(memory), key_starts, list(own)
+    def __init__(self, key_starts: Starts) -> None:
+        self.key_starts = key_starts
         self.source = np.arange(len(key_starts) - 1)
         self.length = 0
 
-    @property
-    def starts(self) -> Starts:
-        """Where the beams of every source begin, and how many there are."""
-        counts = np.bincount(self.source, minlength=len(self.key_starts) - 1)
-        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    @abstractmethod
+    def move(self, index: NDArray[np.int64]) -> None:
+        """Let what beam i has of its own be what beam index[i] had."""
 
     def reorder(self, index: Any) -> None:
         """Let beam i go on from what was beam index[i]; sources without a beam are forgotten.
@@ -53,13 +51,8 @@ class Decoding:
         source = self.source[index]
         if (np.diff(source) < 0).any():
             raise ValueError(f"decoding: beams of sources {source}, allowed are sources that do not descend")
-        self.own = [each[index] for each in self.own]
-        left, self.source = np.unique(source, return_inverse=True)
-        if len(left) + 1 < len(self.key_starts):
-            spans = [np.arange(self.key_starts[i], self.key_starts[i + 1]) for i in left]
-            rows = np.concatenate([*spans, np.empty(0, np.int64)]).astype(np.int64)
-            self.memory = [each[rows] for each in self.memory]
-            self.key_starts = np.cumsum([0, *map(len, spans)]).astype(np.int32)
+        self.source = source
+        self.move(index)
 
 
 class EncoderDecoder(nn.Module, ABC):
@@ -85,8 +78,11 @@ class EncoderDecoder(nn.Module, ABC):
         """Target tokens (rows,), each seeing those before it and its memory, to what the head takes (rows, width)."""
 
     @abstractmethod
-    def begin(self, memory: Memory) -> Decoding:
-        """A decoding with one empty beam for each source: what of the memory serves every step is made now."""
+    def begin(self, memory: Memory, tokens: int = 0) -> Decoding:
+        """A decoding with one empty beam for each source: what of the memory serves every step is made now.
+
+        tokens: of all beams in all steps, as far as they are foreseen; more are no error.
+        """
 
     @abstractmethod
     def follow(self, state: Decoding, ids: NDArray[np.int32]) -> Any:
@@ -103,6 +99,15 @@ class EncoderDecoder(nn.Module, ABC):
         c = self.config
         found = next((i for i in (c.decoder_start_token_id, c.bos_token_id, c.eos_token_id) if i is not None), 0)
         return int(found[0] if isinstance(found, list) else found)
+
+    def start_of(self, target: list[int]) -> int:
+        """What stands before this target."""
+        return self.start_id
+
+    @property
+    def target_vocabulary(self) -> int:
+        """How many tokens a target may consist of."""
+        return int(self.head.weight.shape[0])
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -123,8 +128,11 @@ class EncoderDecoder(nn.Module, ABC):
         sources, marks = split(ops.starts_of(ids.shape))
         memory = self.encode(ids[~marks], sources[0])
         rows = self.decode(ids[marks], sources[1], memory)
+        return self.row_loss(rows, np.asarray(targets).reshape(-1)[marks])
+
+    def row_loss(self, rows: Any, wanted: Any) -> Any:
+        """Mean cross-entropy of wanted (rows,) from what the head takes (rows, width), where those are not -100."""
         smoothing = self.config.label_smoothing if ops.noise_now() is not None else 0.0
-        wanted = np.asarray(targets).reshape(-1)[marks]
         return ops.linear_cross_entropy(rows, self.head.weight.value, wanted, self._head_bias, smoothing)
 
     @property
@@ -138,7 +146,8 @@ class EncoderDecoder(nn.Module, ABC):
 
     def training_flops(self) -> float:
         """As every module's, but a row is of a source or of a target and passes one side; tables are only looked up."""
-        tables = {id(part.weight): part.weight for _, part in self.named_modules() if isinstance(part, nn.Embedding)}
+        kinds = nn.Embedding, nn.Positions, nn.RelativeBias
+        tables = {id(part.weight): part.weight for _, part in self.named_modules() if isinstance(part, kinds)}
         looked_up = sum(each.size for each in tables.values() if each is not self.head.weight)
         return 3.0 * (self.num_parameters() - looked_up)
 
@@ -149,11 +158,38 @@ class EncoderDecoder(nn.Module, ABC):
             raise ValueError(f"forward: {len(starts) - 1} sources and {len(target_starts) - 1} targets")
         return self.logits(self.decode(targets, target_starts, self.encode(sources, starts)))
 
-    def start(self, sources: Any) -> Decoding:
-        """Run the encoder over sources: a list of token ids, or of such lists; gives the state of their targets."""
+    def __call__(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        decoder_input_ids: Any = None,
+        labels: Any = None,
+        decoder_attention_mask: Any = None,
+        output_attentions: bool = False,
+    ) -> PairOutput:
+        """Scores of whole targets, under transformers' names; lists of different lengths are taken too.
+
+        input_ids (batch, source); decoder_input_ids (batch, target), or labels, which are shifted right behind the
+        start token; loss is the mean cross-entropy in nats of labels, -100 left out. Masks mark padding at either end;
+        padding, also that of labels, is not computed. Raises ValueError, IndexError.
+        """
+        given = input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, labels, output_attentions
+        if labels is not None:
+            if self._paused:
+                self.train()
+            return called(self, *given)
         self._pause()
         with no_grad():
-            return self.begin(self.encode(*self._rows(sources, "source")))
+            return called(self, *given)
+
+    def start(self, sources: Any, tokens: int = 0) -> Decoding:
+        """Run the encoder over sources: a list of token ids, or of such lists; gives the state of their targets.
+
+        tokens: how many all beams of all of them will have together, where that is known.
+        """
+        self._pause()
+        with no_grad():
+            return self.begin(self.encode(*self._rows(sources, "source")), tokens)
 
     def step(self, state: Decoding, ids: Any) -> NDArray[np.float32]:
         """Append a token to each beam, ids (beams,); gives the logits (beams, vocabulary) of the next.

@@ -198,8 +198,9 @@ def sizes(what: Preset | list[int]) -> Sizes:
         return Sizes(count, (Attention("attention", layers, n["heads"] * n.get("size", 0) or width, 0.5),))
     if what.shape == "bert":
         return Sizes(count, (Attention("attention", layers, width, 1.0),))
-    sides = Attention("encoder", layers, width, 1.0), Attention("decoder", layers, width, 0.5)
-    return Sizes(count, (*sides, Attention("cross attention", layers, width, 1.0)), sides=2)
+    there, width = n.get("decoder") or layers, n.get("heads", 0) * n.get("size", 0) or width
+    sides = Attention("encoder", layers, width, 1.0), Attention("decoder", there, width, 0.5)
+    return Sizes(count, (*sides, Attention("cross attention", there, width, 1.0)), sides=2)
 
 
 def check(plan: Plan) -> None:

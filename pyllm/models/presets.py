@@ -51,6 +51,12 @@ def _transformer(hidden: int, inner: int, heads: int) -> Preset:
     return Preset("Transformer", "transformer", numbers | {"shared": True, "tied": True})
 
 
+def _t5(hidden: int, layers: int, inner: int, heads: int, **more: Any) -> Preset:
+    """A size of T5 with its 32,128 tokens."""
+    numbers = {"hidden": hidden, "layers": layers, "inner": inner, "heads": heads, "vocabulary": 32_128}
+    return Preset("T5", "t5", numbers | more)
+
+
 _L3, _SMOL, _QWEN, _GEMMA3 = 128_256, 49_152, 151_936, 262_144
 PRESETS: dict[str, Preset] = {
     "llama-7b": _llama("LLaMA", 4096, 32, 11_008, 32, 32),
@@ -111,9 +117,13 @@ PRESETS: dict[str, Preset] = {
     "transformer-big": _transformer(1024, 4096, 16),
     "bert-base": Preset("BERT", "bert", {"hidden": 768, "layers": 12, "vocabulary": 30_522, "positions": 512}),
     "bert-large": Preset("BERT", "bert", {"hidden": 1024, "layers": 24, "vocabulary": 30_522, "positions": 512}),
-    "t5-small": Preset("T5", "t5", {"hidden": 512, "layers": 6, "inner": 2048, "heads": 8, "vocabulary": 32_128}),
-    "t5-base": Preset("T5", "t5", {"hidden": 768, "layers": 12, "inner": 3072, "heads": 12, "vocabulary": 32_128}),
+    "t5-small": _t5(512, 6, 2048, 8),
+    "t5-base": _t5(768, 12, 3072, 12),
+    "flan-t5-small": _t5(512, 8, 1024, 6, size=64, gated=True, tied=False),
+    "flan-t5-base": _t5(768, 12, 2048, 12, size=64, gated=True, tied=False),
     "bart-base": Preset("BART", "bart", {"hidden": 768, "layers": 6, "vocabulary": 50_265, "positions": 1026}),
+    "bart-large": Preset("BART", "bart", {"hidden": 1024, "layers": 12, "vocabulary": 50_265, "positions": 1026}),
+    "marian-base": Preset("Marian", "bart", {"hidden": 512, "layers": 6, "vocabulary": 58_101, "norms": 0}),
 }
 # Other names of the same shapes.
 ALIASES = {
@@ -167,15 +177,55 @@ def _of_seq2seq(values: dict[str, Any]) -> Preset:
     return Preset("seq2seq", "seq2seq", numbers | _shared(values))
 
 
-_PAIRS = {"transformer": _of_transformer, "seq2seq": _of_seq2seq}
-COUNTED = (*_DECODERS, *_PAIRS)  # families whose configurations from_config takes
+def _of_t5(values: dict[str, Any]) -> Preset:
+    numbers = {
+        "hidden": values["d_model"],
+        "layers": values["num_layers"],
+        "decoder": values["num_decoder_layers"],
+        "inner": values["d_ff"],
+        "heads": values["num_heads"],
+        "size": values["d_kv"],
+        "vocabulary": values["vocab_size"],
+        "buckets": values["relative_attention_num_buckets"],
+        "gated": values["feed_forward_proj"].startswith("gated-"),
+        "tied": values["tie_word_embeddings"],
+    }
+    return Preset("t5", "t5", numbers)
+
+
+def _of_bart(values: dict[str, Any]) -> Preset:
+    kind = values["model_type"]
+    numbers = {
+        "hidden": values["d_model"],
+        "layers": values["encoder_layers"],
+        "decoder": values["decoder_layers"],
+        "inner": values["encoder_ffn_dim"],
+        "decoder_inner": values["decoder_ffn_dim"],
+        "vocabulary": values["vocab_size"],
+        "positions": 0 if kind == "marian" else values["max_position_embeddings"] + 2,
+        "norms": {"bart": 1, "mbart": 2, "marian": 0}[kind],
+        "targets": 0 if values.get("share_encoder_decoder_embeddings", True) else values["decoder_vocab_size"],
+        "tied": values["tie_word_embeddings"],
+    }
+    return Preset(kind, "bart", numbers)
+
+
+PAIRS = {
+    "transformer": _of_transformer,
+    "seq2seq": _of_seq2seq,
+    "t5": _of_t5,
+    "bart": _of_bart,
+    "mbart": _of_bart,
+    "marian": _of_bart,
+}
+COUNTED = (*_DECODERS, *PAIRS)  # families whose configurations from_config takes
 
 
 def from_config(values: dict[str, Any]) -> Preset:
     """The size that a checked configuration asks for (pyllm.formats.read_config). Raises ModelFileError."""
     kind = values["model_type"]
-    if kind in _PAIRS:
-        return _PAIRS[kind](values)
+    if kind in PAIRS:
+        return PAIRS[kind](values)
     if kind not in _DECODERS:
         raise ModelFileError("config", "model_type", None, printable(kind), f"counted are: {', '.join(_DECODERS)}")
     tied = values["tie_word_embeddings"]

@@ -8,6 +8,7 @@ v . tanh(W h_t + U m). Without attention the head takes h_t, and only the encode
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,12 +99,12 @@ class Seq2Seq(EncoderDecoder):
         layers = self.config.num_layers
         return ends[:layers], ends[layers:] or [None] * layers
 
-    def begin(self, memory: Memory) -> Decoding:
+    def begin(self, memory: Memory, tokens: int = 0) -> States:
         """The states of every layer, and the memory with its keys."""
         held = [] if self.attention is None else [self.attention.prepared(memory.rows), memory.rows]
-        return Decoding(held, memory.starts, memory.ends)
+        return States(held, memory.starts, memory.ends)
 
-    def follow(self, state: Decoding, ids: NDArray[np.int32]) -> Any:
+    def follow(self, state: Any, ids: NDArray[np.int32]) -> Any:
         """One token more for each beam, (beams,); gives what the head takes (beams, width)."""
         x = self.target_embedding(ids)
         rows, h, c = self.decoder.layers(x, ops.Steps(np.ones(len(ids), np.int64)), *self._states(state.own))
@@ -121,6 +122,30 @@ class Seq2Seq(EncoderDecoder):
             return np.zeros(parameter.shape, np.float32)
         bound = _SPREAD if "embedding" in name else parameter.shape[1] ** -0.5
         return random.uniform(-bound, bound, parameter.shape).astype(np.float32)
+
+
+class States(Decoding):
+    """memory: arrays with a row for each token of the sources that have beams. own: arrays with a row for each beam."""
+
+    def __init__(self, memory: Sequence[Array], key_starts: Starts, own: Sequence[Array]) -> None:
+        super().__init__(key_starts)
+        self.memory, self.own = list(memory), list(own)
+
+    @property
+    def starts(self) -> Starts:
+        """Where the beams of every source begin, and how many there are."""
+        counts = np.bincount(self.source, minlength=len(self.key_starts) - 1)
+        return np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+
+    def move(self, index: NDArray[np.int64]) -> None:
+        """Take the rows of beams; let go those of sources that have none."""
+        self.own = [each[index] for each in self.own]
+        left, self.source = np.unique(self.source, return_inverse=True)
+        if len(left) + 1 < len(self.key_starts):
+            spans = [np.arange(self.key_starts[i], self.key_starts[i + 1]) for i in left]
+            rows = np.concatenate([*spans, np.empty(0, np.int64)]).astype(np.int64)
+            self.memory = [each[rows] for each in self.memory]
+            self.key_starts = np.cumsum([0, *map(len, spans)]).astype(np.int32)
 
 
 def order_of(starts: Starts) -> NDArray[np.int64]:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from pyllm import nn, ops
-from pyllm.models.encoder_decoder import Decoding, EncoderDecoder, Memory, Starts
+from pyllm import nn
+from pyllm.models.attention_pair import AttentionPair
 from pyllm.nn.module import check_state
 from pyllm.tensor import Array
 
@@ -71,7 +70,7 @@ class Config:
     decoder_start_token_id: Any = None
 
 
-class Transformer(EncoderDecoder):
+class Transformer(AttentionPair):
     """Source and target tokens to logits of the next target token."""
 
     def __init__(self, c: Config) -> None:
@@ -83,49 +82,19 @@ class Transformer(EncoderDecoder):
             self.target_embedding.weight = self.source_embedding.weight
         order = nn.pre_norm if c.norm_first else nn.post_norm
         sizes = c.d_model, c.nhead, c.dim_feedforward, c.activation, c.layer_norm_eps, c.dropout, order
-        layers: list[Any] = [nn.encoder_layer(f"encoder.layers.{i}", *sizes) for i in range(c.num_encoder_layers)]
-        self.encoder = nn.Stack(layers, nn.LayerNorm(c.d_model, c.layer_norm_eps))
-        layers = [nn.decoder_layer(f"decoder.layers.{i}", *sizes) for i in range(c.num_decoder_layers)]
-        self.decoder = nn.Stack(layers, nn.LayerNorm(c.d_model, c.layer_norm_eps))
-        self.head = self.target_embedding if c.tie_word_embeddings else nn.Linear(c.d_model, c.vocab_size, True)
         self.places = nn.sinusoids(c.max_position_embeddings, c.d_model)
-        self.dropouts = [nn.Dropout(c.dropout, f"{side}_embedding") for side in ("source", "target")]
-
-    def embedded(self, table: nn.Embedding, ids: Any, places: Any, dropout: nn.Dropout) -> Any:
-        """Tokens as rows, their positions added."""
-        return dropout(ops.add(table(ids), self.places[places]))
-
-    def encode(self, ids: NDArray[np.int32], starts: Starts) -> Memory:
-        """Source tokens (rows,) to a memory."""
-        x = self.embedded(self.source_embedding, ids, ops.places_of(starts), self.dropouts[0])
-        for layer in self.encoder.layers:
-            x = layer(x, nn.Own(starts))
-        return Memory(ops.normalise(x, self.encoder.norm.value), starts)
-
-    def decode(self, ids: NDArray[np.int32], starts: Starts, memory: Memory) -> Any:
-        """Target tokens (rows,), each seeing those before it and its memory, to what the head takes (rows, width)."""
-        x = self.embedded(self.target_embedding, ids, ops.places_of(starts), self.dropouts[1])
-        for layer in self.decoder.layers:
-            keys, values = layer.cross.keys(memory.rows)
-            x = layer(x, nn.Own(starts, causal=True), nn.Other(keys, values, starts, memory.starts))
-        return ops.normalise(x, self.decoder.norm.value)
-
-    def begin(self, memory: Memory) -> Decoding:
-        """The keys and values of every layer, of the memory and of no token yet."""
-        layers, many = self.decoder.layers, len(memory.starts) - 1
-        own = [np.zeros((many, 0, self.config.d_model), np.float32) for _ in range(2 * len(layers))]
-        return Decoding([each for layer in layers for each in layer.cross.keys(memory.rows)], memory.starts, own)
-
-    def follow(self, state: Decoding, ids: NDArray[np.int32]) -> Any:
-        """One token more for each beam, (beams,); gives what the head takes (beams, width)."""
-        places = np.full(len(ids), state.length)
-        x = self.embedded(self.target_embedding, ids, places, self.dropouts[1])
-        starts = state.starts
-        for i, layer in enumerate(self.decoder.layers):
-            grown, (keys, values) = nn.Grown(*state.own[2 * i : 2 * i + 2]), state.memory[2 * i : 2 * i + 2]
-            x = layer(x, grown, nn.Other(keys, values, starts, state.key_starts))
-            state.own[2 * i : 2 * i + 2] = grown.keys, grown.values
-        return ops.normalise(x, self.decoder.norm.value)
+        sides = ("source", "encoder", c.num_encoder_layers), ("target", "decoder", c.num_decoder_layers)
+        makers: tuple[Any, ...] = (nn.encoder_layer, nn.decoder_layer)
+        self.encoder, self.decoder = (
+            nn.Stack(
+                [layer(f"{side}.layers.{i}", *sizes) for i in range(count)],
+                nn.LayerNorm(c.d_model, c.layer_norm_eps),
+                self.places.__getitem__,
+                dropout=nn.Dropout(c.dropout, f"{tokens}_embedding"),
+            )
+            for (tokens, side, count), layer in zip(sides, makers, strict=True)
+        )
+        self.head = self.target_embedding if c.tie_word_embeddings else nn.Linear(c.d_model, c.vocab_size, True)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Any:
         """As every encoder-decoder's; also of a torch.nn.Transformer alone: embeddings and head stay as they are."""

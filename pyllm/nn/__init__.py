@@ -3,12 +3,12 @@
 from pyllm.nn.adapter import Adapter, LoraConfig
 from pyllm.nn.attention import SelfAttention
 from pyllm.nn.block import Block, ParallelBlock, SandwichBlock
-from pyllm.nn.embedding import Embedding
+from pyllm.nn.embedding import Embedding, Positions
 from pyllm.nn.feedforward import FeedForward, GatedFeedForward
 from pyllm.nn.linear import Linear
 from pyllm.nn.memory_attention import MemoryAttention
-from pyllm.nn.module import Module, Parameter
-from pyllm.nn.multihead import Grown, MultiHeadAttention, Other, Own, seen
+from pyllm.nn.module import Buffer, Module, Parameter
+from pyllm.nn.multihead import MultiHeadAttention, Other, Own, seen
 from pyllm.nn.norm import LayerNorm, RMSNorm
 from pyllm.nn.position import rotary_context, rotary_frequencies, sinusoids
 from pyllm.nn.recurrent import (
@@ -24,11 +24,14 @@ from pyllm.nn.recurrent import (
     in_steps,
 )
 from pyllm.nn.recurrent_variants import PeepholeLSTM, ResetFirstGRU
+from pyllm.nn.relative import RelativeBias
+from pyllm.nn.slabs import Look, Slabs, Step
 from pyllm.nn.state import State
 from pyllm.nn.sublayers import (
     DecoderLayer,
     Dropout,
     EncoderLayer,
+    Order,
     Stack,
     decoder_layer,
     encoder_layer,
@@ -43,6 +46,7 @@ __all__ = [
     "RNN",
     "Adapter",
     "Block",
+    "Buffer",
     "DecoderLayer",
     "Dropout",
     "Embedding",
@@ -50,27 +54,32 @@ __all__ = [
     "FeedForward",
     "GRUCell",
     "GatedFeedForward",
-    "Grown",
     "LSTMCell",
     "LayerNorm",
     "Linear",
+    "Look",
     "LoraConfig",
     "MemoryAttention",
     "Module",
     "MultiHeadAttention",
+    "Order",
     "Other",
     "Own",
     "ParallelBlock",
     "Parameter",
     "PeepholeLSTM",
+    "Positions",
     "RMSNorm",
     "RNNCell",
     "Recurrent",
+    "RelativeBias",
     "ResetFirstGRU",
     "SandwichBlock",
     "SelfAttention",
+    "Slabs",
     "Stack",
     "State",
+    "Step",
     "Trace",
     "WeightDrop",
     "decoder_layer",

@@ -20,3 +20,15 @@ class Embedding(Module):
         """(...) token ids to (..., width)."""
         positions = None if self.positions is None else self.positions.value
         return self.watch("", ops.embedding(ids, self.weight.value, positions, self.scale))
+
+
+class Positions(Module):
+    """A learned table (positions, width) of which place p has row p + offset."""
+
+    def __init__(self, positions: int, width: int, offset: int = 0) -> None:
+        self.weight = Parameter(positions + offset, width)
+        self.offset = offset
+
+    def __call__(self, places: Any) -> Any:
+        """Places (rows,) to (rows, width)."""
+        return ops.embedding(places + self.offset, self.weight.value)

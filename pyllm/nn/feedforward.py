@@ -11,6 +11,7 @@ from pyllm.nn.module import Module
 # Hugging Face's names of activations -> ours.
 ACTIVATIONS = {
     "silu": "silu",
+    "swish": "silu",
     "gelu": "gelu",
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",

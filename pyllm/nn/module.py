@@ -83,6 +83,24 @@ class Parameter:
         return f"Parameter{self.shape}"
 
 
+class Buffer(Parameter):
+    """Numbers that a file may have and that no training changes; zeros where nobody says otherwise."""
+
+    def learn(self, array: Array | None = None) -> None:
+        """Nothing to learn: zeros where there is no value yet."""
+        if self.value is None:
+            self.value = np.zeros(self.shape, np.float32)
+
+    def take(self, array: Array) -> None:
+        """Let the value be these numbers, copied."""
+        self.value = array.copy()
+
+    def array(self) -> Array:
+        """The value as float32."""
+        self.learn()
+        return super().array()
+
+
 def check_state(state: Any) -> None:
     """Raise ValueError for what is no mapping of names to arrays: above all a file, which may be pickled."""
     if isinstance(state, Mapping):
@@ -129,13 +147,13 @@ class Module:
         return dict(found.values())
 
     def learned(self) -> dict[str, Parameter]:
-        """The parameters that training changes: all of them, unless the module says otherwise."""
-        return self.own_parameters()
+        """The parameters that training changes: all but buffers, unless the module says otherwise."""
+        return {name: each for name, each in self.own_parameters().items() if not isinstance(each, Buffer)}
 
     def num_parameters(self, only_trainable: bool = False) -> int:
-        """How many numbers, each counted once."""
+        """How many numbers, each counted once; buffers are none."""
         found = self.learned() if only_trainable else self.own_parameters() | self.learned()
-        return sum(parameter.size for parameter in found.values())
+        return sum(parameter.size for parameter in found.values() if not isinstance(parameter, Buffer))
 
     def training_flops(self) -> float:
         """Operations of a training step for one row: 4 for each number (forward, and the gradient of its input), and

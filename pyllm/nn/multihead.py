@@ -15,40 +15,51 @@ from pyllm.nn.module import Module
 class MultiHeadAttention(Module):
     """W_o attention(W_q x, W_k m, W_v m) with `heads` heads; m is x itself, or the rows of a memory.
 
-    scale: of the scores, 1 / sqrt(head width) unless given. Raises ValueError for a width that heads do not divide.
-    Vaswani et al. 2017, arXiv:1706.03762.
+    scale: of the scores, 1 / sqrt(head width) unless given. head_dim: of a head, width / heads unless given.
+    Raises ValueError for a width that heads do not divide. Vaswani et al. 2017, arXiv:1706.03762.
     """
 
-    def __init__(self, width: int, heads: int, bias: bool = True, scale: float | None = None) -> None:
-        if width < 1 or heads < 1 or width % heads:
+    def __init__(
+        self, width: int, heads: int, bias: bool = True, scale: float | None = None, head_dim: int | None = None
+    ) -> None:
+        if head_dim is None and (width < 1 or heads < 1 or width % heads):
             raise ValueError(f"attention: width {width} in {heads} heads, allowed are heads that divide it")
-        self.q = Linear(width, width, bias)
-        self.k = Linear(width, width, bias)
-        self.v = Linear(width, width, bias)
-        self.o = Linear(width, width, bias)
+        dim = width // heads if head_dim is None else head_dim
+        self.q = Linear(width, heads * dim, bias)
+        self.k = Linear(width, heads * dim, bias)
+        self.v = Linear(width, heads * dim, bias)
+        self.o = Linear(heads * dim, width, bias)
         self.heads = heads
-        self.scale = (width // heads) ** -0.5 if scale is None else scale
+        self.scale = dim**-0.5 if scale is None else scale
 
     def keys(self, memory: Any) -> tuple[Any, Any]:
         """(keys, values) of rows (rows, width)."""
         k, v = ops.linears(memory, [self.k.pair, self.v.pair])
         return k, v
 
-    def over(self, q: Any, k: Any, v: Any, starts: Any, key_starts: Any = None, causal: bool = False) -> Any:
+    def over(
+        self, q: Any, k: Any, v: Any, starts: Any, key_starts: Any = None, causal: bool = False, bias: Any = None
+    ) -> Any:
         """What W_o takes: queries over keys and values, all of them rows; see ops.row_attention.
 
         watch sees "weights": (heads, rows, keys), zeros where nothing is seen.
         """
         if self.watch is not ops.unwatched:
-            self._show(q, k, starts, key_starts, causal)
+            self._show(q, k, starts, key_starts, causal, bias)
+        others = None if causal else key_starts
         return ops.row_attention(
-            q, k, v, starts, self.heads, self.heads, causal, self.scale, key_starts=None if causal else key_starts
+            q, k, v, starts, self.heads, self.heads, causal, self.scale, key_starts=others, bias=bias
         )
 
-    def _show(self, q: Any, k: Any, starts: Any, key_starts: Any, causal: bool) -> None:
+    def _show(self, q: Any, k: Any, starts: Any, key_starts: Any, causal: bool, bias: Any) -> None:
         found = seen(starts, starts if key_starts is None else key_starts, causal)
         queries, keys = (ops.transpose(ops.reshape(x, (x.shape[0], self.heads, -1)), 1, 0, 2) for x in (q, k))
-        self.watch("weights", ops.attention_weights(queries, keys, found, self.scale))
+        added = None if bias is None else ops.spread_bias(bias, starts, causal)
+        self.watch("weights", ops.attention_weights(queries, keys, found, self.scale, bias=added))
+
+    def step(self, q: Any, keys: Any, values: Any, places: Any, count: Any, bias: Any = None) -> Any:
+        """What W_o takes of one query for each beam; see ops.step_attention."""
+        return ops.step_attention(q, keys, values, places, count, self.heads, self.scale, bias)
 
 
 def seen(starts: NDArray[np.int32], key_starts: NDArray[np.int32], causal: bool) -> NDArray[np.bool_]:
@@ -64,15 +75,16 @@ def _owners(starts: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.in
 
 
 class Own(NamedTuple):
-    """Each sequence over itself."""
+    """Each sequence over itself. bias: of distances, as ops.row_attention takes it."""
 
     starts: Any
     causal: bool = False
+    bias: Any = None
 
     def __call__(self, part: MultiHeadAttention, x: Any) -> Any:
         """What W_o takes, of rows (rows, width)."""
         q, k, v = ops.linears(x, [part.q.pair, part.k.pair, part.v.pair])
-        return part.over(q, k, v, self.starts, None, self.causal)
+        return part.over(q, k, v, self.starts, None, self.causal, self.bias)
 
 
 class Other(NamedTuple):
@@ -86,20 +98,3 @@ class Other(NamedTuple):
     def __call__(self, part: MultiHeadAttention, x: Any) -> Any:
         """What W_o takes, of rows (rows, width)."""
         return part.over(ops.linear(x, *part.q.pair), self.keys, self.values, self.starts, self.key_starts)
-
-
-class Grown:
-    """One more token of each sequence over all before: keys and values (sequences, length, width), which grow."""
-
-    def __init__(self, keys: NDArray[np.float32], values: NDArray[np.float32]) -> None:
-        self.keys, self.values = keys, values
-
-    def __call__(self, part: MultiHeadAttention, x: Any) -> Any:
-        """What W_o takes, of rows (sequences, width)."""
-        q, k, v = ops.linears(x, [part.q.pair, part.k.pair, part.v.pair])
-        self.keys = np.concatenate([self.keys, k[:, None]], axis=1)
-        self.values = np.concatenate([self.values, v[:, None]], axis=1)
-        many, length, width = self.keys.shape
-        flat = self.keys.reshape(-1, width), self.values.reshape(-1, width)
-        starts = np.arange(many + 1, dtype=np.int32)
-        return part.over(q, *flat, starts, starts * np.int32(length))

@@ -6,12 +6,15 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from pyllm import ops
 from pyllm.nn.feedforward import FeedForward
 from pyllm.nn.linear import Linear
 from pyllm.nn.module import Module
 from pyllm.nn.multihead import MultiHeadAttention
-from pyllm.nn.norm import LayerNorm
+from pyllm.nn.norm import LayerNorm, RMSNorm
+from pyllm.nn.relative import RelativeBias
 
 # (x, norm, what a sublayer makes of rows, its last product, dropout) to the next x.
 Order = Callable[[Any, ops.Norm, Callable[[Any], Any], Linear, "Dropout"], Any]
@@ -52,7 +55,7 @@ class EncoderLayer(Module):
         self,
         attention: Any,
         feed_forward: Any,
-        norms: tuple[LayerNorm, LayerNorm],
+        norms: tuple[RMSNorm, RMSNorm],
         order: Order,
         dropouts: list[Dropout],
     ) -> None:
@@ -80,7 +83,7 @@ class DecoderLayer(EncoderLayer):
         attention: Any,
         cross: Any,
         feed_forward: Any,
-        norms: tuple[LayerNorm, LayerNorm, LayerNorm],
+        norms: tuple[RMSNorm, RMSNorm, RMSNorm],
         order: Order,
         dropouts: list[Dropout],
     ) -> None:
@@ -97,10 +100,42 @@ class DecoderLayer(EncoderLayer):
 
 
 class Stack(Module):
-    """Layers one after the other, and the norm after the last."""
+    """Layers one after the other, and what stands before the first and after the last of them.
 
-    def __init__(self, layers: list[Any], norm: LayerNorm) -> None:
-        self.layers, self.norm = layers, norm
+    positions: of places (rows,) the rows that are added to tokens, or None; then first_norm, then the dropout. norm:
+    after the last layer, where it is given; then the dropout `last`, and a factor. relative: the bias of distances that
+    all layers share, or None.
+    """
+
+    def __init__(
+        self,
+        layers: list[Any],
+        norm: Any = None,
+        positions: Callable[[Any], Any] | None = None,
+        first_norm: Any = None,
+        dropout: Dropout | None = None,
+        last: Dropout | None = None,
+        relative: RelativeBias | None = None,
+        factor: float = 1.0,
+    ) -> None:
+        self.positions, self.first_norm, self.layers, self.norm = positions, first_norm, layers, norm
+        self.dropout, self.last, self.relative, self.factor = dropout, last, relative, factor
+
+    def bias(self, length: int) -> Any:
+        """What every layer adds to its scores among so many tokens, as ops.row_attention takes it; None: nothing."""
+        return None if self.relative is None else self.relative(length)
+
+    def enter(self, x: Any, places: Any) -> Any:
+        """What the first layer takes, of tokens as rows that stand at these places."""
+        x = x if self.positions is None else ops.add(x, self.positions(places))
+        x = x if self.first_norm is None else self.first_norm(x)
+        return x if self.dropout is None else self.dropout(x)
+
+    def leave(self, x: Any) -> Any:
+        """What the stack gives, of the last layer's rows."""
+        x = x if self.norm is None else ops.normalise(x, self.norm.value)
+        x = x if self.last is None else self.last(x)
+        return x if self.factor == 1 else ops.multiply(x, np.float32(self.factor))
 
 
 def encoder_layer(

@@ -20,8 +20,8 @@ from pyllm.ops.arithmetic import (
     sum,
     transpose,
 )
-from pyllm.ops.attention import attention, rotary, rotary_table, row_attention, self_attention
-from pyllm.ops.attention_weights import attended, attention_weights
+from pyllm.ops.attention import attention, rotary, rotary_table, row_attention, self_attention, step_attention
+from pyllm.ops.attention_weights import attended, attention_weights, spread_bias
 from pyllm.ops.dropout import dropout, mask, noise, noise_now, shared_dropout
 from pyllm.ops.embedding import embedding
 from pyllm.ops.linear import gated_linear, linear, linear_add, linears, logits, matmul, norm_linear
@@ -29,7 +29,7 @@ from pyllm.ops.loss import binary_cross_entropy, cross_entropy, linear_cross_ent
 from pyllm.ops.norm import Norm, add_norm, layer_norm, normalise, rms_norm, softmax
 from pyllm.ops.panels import forget_panels
 from pyllm.ops.pool import last_rows, max_rows, mean_rows
-from pyllm.ops.precision import autocast
+from pyllm.ops.precision import autocast, halves
 from pyllm.ops.record import Recorder, Symbol
 from pyllm.ops.recurrent import GATES, Steps, Weights, recurrent
 from pyllm.ops.recurrent_steps import recurrent_steps
@@ -66,6 +66,7 @@ __all__ = [
     "forget_panels",
     "gated_linear",
     "gelu",
+    "halves",
     "index",
     "last_rows",
     "layer_norm",
@@ -103,7 +104,9 @@ __all__ = [
     "silu",
     "softcap",
     "softmax",
+    "spread_bias",
     "starts_of",
+    "step_attention",
     "subtract",
     "sum",
     "swiglu",

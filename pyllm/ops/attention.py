@@ -180,11 +180,14 @@ def row_attention(
     window: int = 0,
     softcap: float = 0.0,
     key_starts: Any = None,
+    bias: Any = None,
 ) -> Any:
     """Attention within each of many sequences whose rows lie one after the other, never the scores of all at once.
 
     q (..., heads d), k and v (..., groups d), starts as ops.documents; window and softcap 0: none. key_starts: the
-    queries of each sequence see all keys of the sequence of that number in k and v, which begin there; not causal. The
+    queries of each sequence see all keys of the sequence of that number in k and v, which begin there; not causal.
+    bias: (heads, distances), added to the scores: by how far a key stands before or behind its query; the last is
+    distance 0 where attention is causal, else the one in the middle; not with window, softcap or key_starts. The
     backward pass makes the scores again from the logarithms of their sums; of bf16 products it keeps bf16 numbers. Dao
     et al. 2022, arXiv:2205.14135.
     """
@@ -192,16 +195,32 @@ def row_attention(
     shapes, rows, kind = [x.shape for x in arrays], int(starts[-1]), product_type()
     keys = rows if key_starts is None else int(key_starts[-1])
     inputs: list[Any] = [x.reshape(n, -1) for x, n in zip(arrays, (rows, keys, keys), strict=True)]
-    options: list[Any] = [starts, heads, groups, scale, causal, window, softcap, kind, key_starts]
+    table = None if bias is None else float32(bias, "attention", "bias")
+    options: list[Any] = [starts, heads, groups, scale, causal, window, softcap, kind, key_starts, table]
     y, sums = _core.attention_forward(*inputs, *options)
-    keep = [stored(x, kind) for x in (*inputs, y)] if wants(q, k, v) else []
+    keep = [stored(x, kind) for x in (*inputs, y)] if wants(q, k, v, bias) else []
 
     def derivative(dy: Array) -> list[Array]:
         held: list[Any] = [dy.reshape(rows, -1), *(x() for x in keep), sums, *options]
         gradients = _core.attention_backward(*held)
-        return [each.reshape(shape) for each, shape in zip(gradients, shapes, strict=True)]
+        found = [each.reshape(shape) for each, shape in zip(gradients[:3], shapes, strict=True)]
+        return [*found, *gradients[3:]]
 
-    return record(y.reshape(shapes[0]), (q, k, v), derivative, keep[3] if keep and kind != "F32" else None)
+    parts = (q, k, v) if bias is None else (q, k, v, bias)
+    return record(y.reshape(shapes[0]), parts, derivative, keep[3] if keep and kind != "F32" else None)
+
+
+def step_attention(
+    q: Any, keys: Any, values: Any, places: Any, count: Any, heads: int, scale: float, bias: Any = None
+) -> Array:
+    """Attention of one query for each beam, where keys and values are rows that lie anywhere; it is not for learning.
+
+    q (beams, heads d); keys and values (rows, heads d), float32 or bf16 as uint16; places (beams, positions): of each
+    beam the row of every position, or (beams,): where its rows begin; count (beams,): how many it sees. bias: (heads,
+    distances), the last of distance 0. Raises ValueError for shapes and for places that are none.
+    """
+    y: Array = _core.step_attention(q, keys, values, places, count, heads, scale, bias)
+    return y
 
 
 def _by_head(x: Any, heads: int, norm: Norm) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.autograd import record
-from pyllm.ops.arithmetic import reshape, transpose
+from pyllm.ops.arithmetic import index, reshape, transpose
 from pyllm.ops.arrays import Array, float32
 from pyllm.ops.sequences import places_of
 from pyllm.ops.watch import Watch
@@ -42,30 +42,44 @@ def watched_attention(
     return reshape(transpose(y, *order), shape)
 
 
-def attention_weights(q: Any, k: Any, seen: NDArray[np.bool_], scale: float, softcap: float = 0.0) -> Any:
+def attention_weights(
+    q: Any, k: Any, seen: NDArray[np.bool_], scale: float, softcap: float = 0.0, bias: Any = None
+) -> Any:
     """softmax over keys of scale q k^T, of softcap tanh(that / softcap) unless softcap is 0, where `seen`; else 0.
 
     q (..., heads, queries, d), k (..., key heads, keys, d), seen (queries, keys); float32, in PyTorch's order of heads.
+    bias (heads, queries, keys) is added to the scores of q (heads, queries, d), which are not capped then.
     """
     a, b = float32(q, "attention_weights", "q"), float32(k, "attention_weights", "k")
     groups = b.shape[-3]
     a5, b5 = _grouped(a, groups), b[..., None, :, :]
     scores = np.float32(scale) * (a5 @ b5.swapaxes(-1, -2))
+    if bias is not None:
+        scores += _grouped(float32(bias, "attention_weights", "bias"), groups)
     capped = np.float32(softcap) * np.tanh(scores / np.float32(softcap)) if softcap else scores
     hidden = np.where(seen, capped, -np.inf)
     grown = np.exp(hidden - hidden.max(axis=-1, keepdims=True))
     w = grown / grown.sum(axis=-1, keepdims=True)
 
-    def derivative(dy: Array) -> tuple[Array, Array]:
+    def derivative(dy: Array) -> tuple[Array, ...]:
         dw = dy.reshape(w.shape)
         ds = w * (dw - (dw * w).sum(axis=-1, keepdims=True))
+        more = () if bias is None else (ds.reshape(bias.shape).copy(),)
         if softcap:
             ds *= 1 - (capped / np.float32(softcap)) ** 2
         ds *= np.float32(scale)
         dk = (ds.swapaxes(-1, -2) @ a5).sum(axis=-3)
-        return (ds @ b5).reshape(a.shape), np.ascontiguousarray(dk)
+        return (ds @ b5).reshape(a.shape), np.ascontiguousarray(dk), *more
 
-    return record(w.reshape(*a.shape[:-1], b.shape[-2]), (q, k), derivative)
+    parts = (q, k) if bias is None else (q, k, bias)
+    return record(w.reshape(*a.shape[:-1], b.shape[-2]), parts, derivative)
+
+
+def spread_bias(table: Any, starts: NDArray[np.int32], causal: bool) -> Any:
+    """(heads, rows, rows) of a table of distances as ops.row_attention takes it; anything where sequences differ."""
+    places, n = places_of(starts), table.shape[1]
+    distance = places[None, :] - places[:, None] + (n - 1 if causal else n // 2)
+    return index(table, (slice(None), np.clip(distance, 0, n - 1)))
 
 
 def attended(weights: Any, v: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from pyllm import _core
 from pyllm.ops.arrays import Array
@@ -22,8 +23,13 @@ def stored(x: Array, kind: str) -> Callable[[], Array]:
     """Gives x back to a derivative that multiplies in `kind`: in bf16 it is kept so, for half the memory."""
     if kind != "BF16":
         return lambda: x
-    half = _core.map_halves(x, None, "none", wanted=False)[1]
+    half = halves(x)
     return lambda: _core.map(half, None, "none")
+
+
+def halves(x: Array) -> Any:
+    """Numbers rounded to bf16, as uint16."""
+    return _core.map_halves(x, None, "none", wanted=False)[1]
 
 
 @contextmanager

@@ -1,0 +1,80 @@
+"""Encoder-decoders of attention alone: what the Transformer, BART, Marian and T5 have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm import nn, ops
+from pyllm.models.encoder_decoder import Decoding, EncoderDecoder, Memory, Starts
+
+
+class Beams(Decoding):
+    """keys: of every layer the keys and values of the sources' tokens, which all beams of a source read where they are.
+
+    slabs: those of the beams' own tokens. bias: of distances up to a length that is long enough for now, or None.
+    """
+
+    def __init__(self, key_starts: Starts, keys: list[tuple[Any, Any]], slabs: nn.Slabs) -> None:
+        super().__init__(key_starts)
+        self.keys, self.slabs, self.bias = keys, slabs, None
+
+    def move(self, index: NDArray[np.int64]) -> None:
+        """Only the index of the slabs."""
+        self.slabs.reorder(index)
+
+
+class AttentionPair(EncoderDecoder):
+    """A family has two tables and two stacks, whose parts say what is its own; the rest is here."""
+
+    source_embedding: nn.Embedding
+    target_embedding: nn.Embedding
+    encoder: nn.Stack
+    decoder: nn.Stack
+
+    @property
+    def cache_type(self) -> str:
+        """Type of the keys and values that steps keep: float32 where all matrices are, else bfloat16."""
+        kinds = {getattr(each.value, "dtype", "F32") for _, each in self.named_parameters() if each.packed}
+        return "F32" if all(str(kind) in ("F32", "float32") for kind in kinds) else "BF16"
+
+    def encode(self, ids: NDArray[np.int32], starts: Starts) -> Memory:
+        """Source tokens (rows,) to a memory."""
+        own = nn.Own(starts, bias=self.encoder.bias(int(np.diff(starts).max())))
+        x = self.encoder.enter(self.source_embedding(ids), ops.places_of(starts))
+        for layer in self.encoder.layers:
+            x = layer(x, own)
+        return Memory(self.encoder.leave(x), starts)
+
+    def decode(self, ids: NDArray[np.int32], starts: Starts, memory: Memory) -> Any:
+        """Target tokens (rows,), each seeing those before it and its memory, to what the head takes (rows, width)."""
+        own = nn.Own(starts, True, self.decoder.bias(int(np.diff(starts).max())))
+        x = self.decoder.enter(self.target_embedding(ids), ops.places_of(starts))
+        for layer in self.decoder.layers:
+            keys, values = layer.cross.keys(memory.rows)
+            x = layer(x, own, nn.Other(keys, values, starts, memory.starts))
+        return self.decoder.leave(x)
+
+    def begin(self, memory: Memory, tokens: int = 0) -> Beams:
+        """The keys and values of every layer, of the memory and of no token yet."""
+        layers, kind = self.decoder.layers, self.cache_type
+        keys = [layer.cross.keys(memory.rows) for layer in layers]
+        if kind == "BF16":
+            keys = [(ops.halves(k), ops.halves(v)) for k, v in keys]
+        width = layers[0].attention.k.weight.shape[0]
+        return Beams(memory.starts, keys, nn.Slabs(len(layers), len(memory.starts) - 1, width, tokens, kind))
+
+    def follow(self, state: Any, ids: NDArray[np.int32]) -> Any:
+        """One token more for each beam, (beams,); gives what the head takes (beams, width)."""
+        state.slabs.grow()
+        if self.decoder.relative is not None and (state.bias is None or state.bias.shape[1] < state.slabs.length):
+            state.bias = self.decoder.bias(max(64, 2 * state.slabs.length))
+        first = state.key_starts[state.source]
+        count = state.key_starts[state.source + 1] - first
+        x = self.decoder.enter(self.target_embedding(ids), np.full(len(ids), state.length))
+        for i, layer in enumerate(self.decoder.layers):
+            keys, values = state.keys[i]
+            x = layer(x, nn.Step(state.slabs, i, state.bias), nn.Look(keys, values, first, count))
+        return self.decoder.leave(x)

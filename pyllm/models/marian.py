@@ -1,0 +1,61 @@
+"""Marian: the Transformer of 2017 as it translates, of OPUS-MT's thousand models. Junczys-Dowmunt et al. 2018,
+arXiv:1804.00344.
+
+BART's layers with sines and cosines as positions: first all sines of a place, then all cosines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pyllm import nn
+from pyllm.models import bart
+
+NAMES = {
+    **bart.NAMES,
+    "shared": ("model.shared", ""),
+    "source_embedding": ("model.encoder.embed_tokens", ""),
+    "target_embedding": ("model.decoder.embed_tokens", ""),
+}
+ROTATED = ()
+IGNORED = (*bart.IGNORED, r"(model\.)?(encoder|decoder)\.embed_positions\.weight")
+COPIES = (*bart.COPIES, ("lm_head.weight", "model.decoder.embed_tokens.weight"))
+
+
+@dataclass(frozen=True)
+class Config(bart.Config):
+    """As BART's. share_encoder_decoder_embeddings: one table for both sides, else the targets' has decoder_vocab_size
+    tokens; tie_word_embeddings: the head is the targets' table.
+    """
+
+    share_encoder_decoder_embeddings: bool = True
+    decoder_vocab_size: Any = None
+
+
+class Marian(bart.BART):
+    """Source and target tokens to logits of the next target token."""
+
+    def embed(self, c: Any) -> None:
+        """The tables and the head, in memory and in files under other names where they are apart."""
+        scale = c.d_model**0.5 if c.scale_embedding else 1.0
+        if c.share_encoder_decoder_embeddings:
+            self.shared = nn.Embedding(c.vocab_size, c.d_model, scale=scale)
+            self.source_embedding = self.target_embedding = self.shared
+        else:
+            self.source_embedding = nn.Embedding(c.vocab_size, c.d_model, scale=scale)
+            self.target_embedding = nn.Embedding(c.decoder_vocab_size, c.d_model, scale=scale)
+        table = self.target_embedding
+        self.head = table if c.tie_word_embeddings else nn.Linear(c.d_model, table.weight.shape[0])
+
+    def around(self) -> dict[str, Any]:
+        """A stack's positions; it has no norms but its layers'."""
+        c = self.config
+        table = nn.sinusoids(c.max_position_embeddings, c.d_model)
+        apart = np.concatenate([table[:, 0::2], table[:, 1::2]], axis=1)
+        return {"positions": apart.__getitem__}
+
+
+Model = Marian
