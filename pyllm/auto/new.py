@@ -61,6 +61,7 @@ USUAL: dict[str, dict[str, Any]] = {
     "roberta": {},
     "distilbert": {},
     "albert": {},
+    "vit": {},
     "bart": _bart(768, 6, 12, 50_265),
     "mbart": _bart(1024, 12, 16, 250_027) | {"scale_embedding": True},
     "marian": _bart(512, 6, 8, 58_101) | {"activation_function": "swish", "scale_embedding": True},
@@ -68,9 +69,10 @@ USUAL: dict[str, dict[str, Any]] = {
 }
 PAIRS = ("transformer", "seq2seq", "bart", "mbart", "marian", "t5")  # encoder-decoders, which learn from pairs
 ENCODERS = ("bert", "roberta", "distilbert", "albert")
+IMAGES = ("vit",)  # encoders that read images
 RECURRENT = ("rnn", "lstm", "gru", "awd-lstm")
 OWN = (*RECURRENT, *PAIRS)  # they continue no texts in transformers and llama.cpp
-_GIVEN = ("gpt2", *OWN, *ENCODERS)  # families of which no size follows from another
+_GIVEN = ("gpt2", *OWN, *ENCODERS, *IMAGES)  # families of which no size follows from another
 
 
 def new_config(family: str, **sizes: Any) -> Any:

@@ -259,7 +259,8 @@ def _bytes_needed(infos: list[TensorInfo], wanted: str | None) -> int:
 
 def _fill(parameter: Parameter, place: Place, rotated: Turned, source: Any, wanted: str | None) -> None:
     info = source.tensors[place.name]
-    n, k = (1, *parameter.shape)[-2:]
+    k = parameter.shape[-1]
+    n = parameter.size // k
     if place.transposed or place.within or rotated or len(parameter.shape) == 1:
         weight = _core.Weight(info.dtype, n, k)
         weight.fill(0, n, rearranged(info, source, place, n, rotated))

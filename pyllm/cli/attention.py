@@ -39,9 +39,13 @@ def run(args: argparse.Namespace) -> int:
 def opened(args: argparse.Namespace) -> tuple[Any, Any]:
     """The model and its tokenizer, of any kind that has attention."""
     from pyllm.auto import AutoTokenizer, is_of_pairs
+    from pyllm.auto.classifiers import head_of
+    from pyllm.auto.encoders import AutoModel
     from pyllm.auto.pairs import AutoModelForSeq2SeqLM
+    from pyllm.formats import download
 
-    if not is_of_pairs(args.model):
+    encoder = head_of(download.resolve(args.model)) != ""
+    if not encoder and not is_of_pairs(args.model):
         return running.load(args.model, args)
-    model = AutoModelForSeq2SeqLM.from_pretrained(args.model, threads=args.threads)
-    return model, AutoTokenizer.from_pretrained(args.model)
+    kind = AutoModel if encoder else AutoModelForSeq2SeqLM
+    return kind.from_pretrained(args.model, threads=args.threads), AutoTokenizer.from_pretrained(args.model)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pyllm.evaluate.attention_script import HEAD, SCRIPT, STYLE
 from pyllm.evaluate.pages import Report, text
 from pyllm.models.attentions import Weights, causal_attentions, traced
+from pyllm.models.encoder import Encoder
 
 MOST_WEIGHTS = 6_000_000  # of a page, a byte each
 TITLES = {"encoder": "encoder over itself", "decoder": "decoder over itself", "cross": "decoder over the encoder"}
@@ -51,6 +52,8 @@ def attention_maps(model: Any, tokenizer: Any, source: str, target: str | None =
     if pairs:
         return _of_pairs(model, tokenizer, source, target)
     names = labels(tokenizer, ids)
+    if isinstance(model, Encoder):
+        return [Map("encoder", [layer[0] for layer in model([ids], output_attentions=True).attentions], names, names)]
     return [Map("decoder", causal_attentions(model, np.array(ids, np.int32)), names, names)]
 
 
@@ -74,7 +77,8 @@ def _of_pairs(model: Any, tokenizer: Any, source: str, target: str | None) -> li
 
 def refuse_large(model: Any, tokens: int) -> None:
     """Raise ValueError where the weights of all heads are too many, before any is computed."""
-    heads = sum(part.heads for _, part in model.named_modules() if hasattr(part, "heads"))
+    parts = list(getattr(model, "layers", ())) or [part for _, part in model.named_modules() if hasattr(part, "heads")]
+    heads = sum(getattr(part, "attention", part).heads for part in parts)  # a layer that runs again counts again
     if heads * tokens**2 > MOST_WEIGHTS:
         longest = int((MOST_WEIGHTS / heads) ** 0.5)
         found = f"{tokens:,} tokens in {heads:,} heads are {heads * tokens**2:,} weights"

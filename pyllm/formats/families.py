@@ -15,7 +15,7 @@ from pyllm.formats.encoder_decoders import (
     check_t5,
     check_transformer,
 )
-from pyllm.formats.encoders import check_albert, check_bert, check_distilbert, check_roberta
+from pyllm.formats.encoders import check_albert, check_bert, check_distilbert, check_roberta, check_vit
 from pyllm.formats.fields import Field, Raw, check_fields
 from pyllm.formats.scaling import check_scaling
 
@@ -331,6 +331,7 @@ FAMILIES: dict[str, Callable[[Raw], dict[str, Any]]] = {
     "roberta": check_roberta,
     "distilbert": check_distilbert,
     "albert": check_albert,
+    "vit": check_vit,
     "bart": check_bart,
     "mbart": check_mbart,
     "marian": check_marian,

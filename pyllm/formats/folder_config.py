@@ -23,6 +23,7 @@ ARCHITECTURES = {
     "roberta": "Roberta",
     "distilbert": "DistilBert",
     "albert": "Albert",
+    "vit": "ViT",
     "bart": "BartForConditionalGeneration",
     "mbart": "MBartForConditionalGeneration",
     "marian": "MarianMTModel",
