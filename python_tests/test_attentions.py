@@ -6,7 +6,9 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pair_models
 import pytest
+import tiny_encoders
 import tiny_families
 import tiny_models
 import torch
@@ -16,6 +18,7 @@ from test_cli_training import run
 import pyllm
 from pyllm.auto.new import new_config, new_model
 from pyllm.evaluate.attention import attention_maps, attention_page
+from pyllm.models.attentions import traced
 
 TEXT = "the quick brown fox jumps over a lazy dog, it was raining </script><b>"
 CAUSAL = {
@@ -159,6 +162,55 @@ def test_pages_of_encoder_decoders(tmp_path):
     model, tokenizer = learned(tmp_path / "none", "seq2seq", RECURRENT | {"attention": "none"})
     with pytest.raises(ValueError, match="Seq2Seq has no attention"):
         attention_page(model, tokenizer, "a b c d", "e f")
+
+
+class Numbers:
+    """A tokenizer of numbers."""
+
+    def __init__(self, ids):
+        self.ids = ids
+
+    def encode(self, text, add_special_tokens=True):
+        return [int(word) for word in text.split()]
+
+    def token_bytes(self, token):
+        return f"{token} ".encode()
+
+
+@pytest.mark.parametrize("variant", ["bert", "roberta", "distilbert", "albert groups"])
+def test_pages_of_encoders_hold_transformers_weights(tmp_path, variant):
+    theirs = tiny_encoders.theirs(variant, "Model")
+    theirs.save_pretrained(tmp_path)
+    model = pyllm.AutoModel.from_pretrained(tmp_path)
+    ids = [5, 7, 2, 9, 11, 30, 4]
+    with torch.no_grad():
+        exact = theirs(torch.tensor([ids]), output_attentions=True).attentions
+    (found,) = attention_maps(model, Numbers(ids), "5 7 2 9 11 30 4")
+    assert len(found.layers) == len(exact) and found.kind == "encoder"
+    for mine, other in zip(found.layers, exact, strict=True):
+        assert np.abs(mine - other[0].numpy()).max() <= 1e-5
+        assert np.abs(mine.sum(axis=-1, dtype=np.float64) - 1).max() <= 1e-6
+    (group,) = sections(attention_page(model, Numbers(ids), "5 7 2 9 11 30 4"))
+    assert sum(group["heads"]) == found.heads and len(group["weights"]) == len(exact)
+    with pytest.raises(ValueError, match=f"in {found.heads} heads are"):
+        attention_page(model, Numbers(ids), "5 " * 3000)
+
+
+@pytest.mark.parametrize("variant", ["bart", "t5", "marian"])
+def test_pages_of_pairs_hold_transformers_weights(tmp_path, variant):
+    theirs, folder = pair_models.save(variant, tmp_path)
+    model = pyllm.AutoModelForSeq2SeqLM.from_pretrained(folder)
+    source, target = [5, 7, 2, 9, 11, 30, 4], [8, 6, 40]
+    start = [model.start_id, *target]
+    with torch.no_grad():
+        exact = theirs(torch.tensor([source]), decoder_input_ids=torch.tensor([start]), output_attentions=True)
+    wanted = {"encoder": exact.encoder_attentions, "decoder": exact.decoder_attentions, "cross": exact.cross_attentions}
+    found = traced(model, source, start)
+    assert found.keys() == wanted.keys()
+    for kind, layers in wanted.items():
+        assert len(found[kind]) == len(layers)
+        for mine, other in zip(found[kind], layers, strict=True):
+            assert np.abs(mine - other[0].numpy()).max() <= 1e-5
 
 
 def test_long_empty_and_wrong_texts_are_refused(tmp_path):
