@@ -10,11 +10,11 @@ from pyllm.auto import AutoTokenizer, new_config
 from pyllm.auto.pairs import AutoModelForSeq2SeqLM
 from pyllm.data import Pairs, fingerprint
 from pyllm.train.arguments import TrainingArguments
-from pyllm.train.callbacks import Callback, Samples
+from pyllm.train.callbacks import Callback
 from pyllm.train.language import carry_out, refuse_unless_trains
+from pyllm.train.shown import SAMPLES, Translations
 from pyllm.train.trainer import Result
 
-SAMPLES = 3  # held-out sources that are translated after each evaluation
 HELD_OUT = 1000  # pairs to judge by, a tenth at most, where none are given
 
 
@@ -80,27 +80,6 @@ def _learn(
     facts["tokenizer"] = fingerprint(tokenizer)
     samples = Translations([held.sides(i) for i in range(min(SAMPLES, len(held)))])
     return carry_out(model, tokenizer, data, held, arguments, callbacks, facts, command, None, samples)
-
-
-class Translations(Samples):
-    """What the model says after each evaluation for sources held out, greedily: "prompt" is the source, and "wanted"
-    the target that belongs to it."""
-
-    def __init__(self, pairs: Sequence[tuple[Any, Any]]) -> None:
-        super().__init__()
-        self.pairs = pairs
-
-    def on_evaluate(self, trainer: Any, step: int, loss: float) -> None:
-        """Say them with the weights of now."""
-        model = trainer.model
-        model.eval()
-        try:
-            found = model.generate([source.tolist() for source, _ in self.pairs])
-        finally:
-            model.train()
-        for said, (source, target) in zip(found, self.pairs, strict=True):
-            texts = (model.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in (source, said, target))
-            self.texts.append({"step": step, **dict(zip(("prompt", "text", "wanted"), texts, strict=True))})
 
 
 def _read(paths: Sequence[str], tokenizer: Any, length: int, start_id: int, seed: int) -> Pairs:
