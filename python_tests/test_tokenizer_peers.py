@@ -13,6 +13,7 @@ import tiny_tokenizers
 import tokenizers
 from tokenizers import Regex, models, pre_tokenizers, trainers
 
+from pyllm import formats
 from pyllm.errors import TokenizerError
 from pyllm.text import Tokenizer, from_folder, from_gguf
 
@@ -63,17 +64,10 @@ def test_ids_equal_those_of_tokenizers(pre: str, trained: tuple[list[str], list[
         assert ours.encode(text, False) == peer.encode(text, add_special_tokens=False).ids
 
 
-class Folder:
-    """What from_folder reads of an open folder."""
+class Folder(formats.Folder):
+    """An open folder whose model ends texts with two tokens."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = str(path)
-        file = path / "tokenizer.json"
-        self.tokenizer_json = file.read_text(encoding="utf-8") if file.exists() else None
-        config = path / "tokenizer_config.json"
-        self.tokenizer_config = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
-        self.chat_template = self.tokenizer_config.get("chat_template")
-        self.generation_config = {"eos_token_id": [1, 5]}
+    generation_config = {"eos_token_id": [1, 5]}  # noqa: RUF012
 
 
 @pytest.fixture

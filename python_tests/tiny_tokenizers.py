@@ -132,3 +132,17 @@ def _with_letters(merged: list[str], size: int) -> list[str]:
     """Merged pieces first (better scores), then the single characters that they are made of."""
     letters = sorted({letter for piece in merged for letter in piece})
     return [piece for piece in merged if len(piece) > 1][: size - len(letters)] + letters
+
+
+WORD_PIECES = (
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "capital", "of", "france", "is", "paris", "messi", "foot"),
+    *("##ball", "##er", "##s", "great", "un", "##aff", "##able", "a", "b", "c", ".", ",", "!", "'", "jo", "##hn"),
+    *("lives", "in", "##n", "york", "new", "very", "exciting", "data", "scientist", "my", "name", "i", "am", "and"),
+    *("play", "中"),
+)
+
+
+def write_vocabulary(folder: Path) -> None:
+    """vocab.txt of BERT's first folders, small."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in WORD_PIECES), encoding="utf-8")

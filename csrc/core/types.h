@@ -7,7 +7,7 @@
 //
 //   f32         16 floats                        bf16  16 pairs of consecutive inputs      f16  16 halves
 //   quantised   codes of all inputs, then scales (and minima), as PanelLayout says
-//   int8        quads as bytes (below), and after all inputs 16 floats, the features' scales
+//   int8        quads of transformed inputs (kernels/panels.h) as bytes (below), then 16 floats, the features' scales
 //
 // Quantised codes are kept unsigned. A vector of 64 code bytes is 16 features x 4 consecutive inputs (a quad), the
 // operand shape of vpdpbusd. A group of 32 inputs is 8 quads:

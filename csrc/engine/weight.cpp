@@ -188,27 +188,32 @@ Weight::Weight(Type type, int64_t n, int64_t k) : type_(type), n_(n), k_(k) {
     throw std::invalid_argument("weight: " + std::string(t.name) + " needs rows of a multiple of " +
                                 std::to_string(t.block) + " inputs, found " + std::to_string(k));
   if (type == Type::Int8 && k > kMostInt8)
-    throw std::invalid_argument("weight: INT8 has " + std::to_string(k) + " inputs, allowed are " +
+    throw std::invalid_argument(std::string("weight: INT8 has ").append(std::to_string(k)) + " inputs, allowed are " +
                                 std::to_string(kMostInt8));
   memory_ = Buffer::lasting((size_t)(pyllm::panels(n) * panel_bytes(type, k)));
 }
 
-void Weight::fill(int64_t row, int64_t rows, const uint8_t* bytes) {
-  if (type_ == Type::Int8) throw std::invalid_argument("weight: no file stores INT8, it is filled with floats");
+void Weight::check_rows(int64_t row, int64_t rows) const {
   if (row % 16 || row < 0 || rows < 1 || rows > n_ - row || (rows % 16 && row + rows != n_))
     throw std::invalid_argument("weight: rows " + std::to_string(row) + " to " + std::to_string(row + rows) + " of " +
                                 std::to_string(n_) + "; whole groups of 16 are filled");
+}
+
+void Weight::fill(int64_t row, int64_t rows, const uint8_t* bytes) {
+  if (type_ == Type::Int8) throw std::invalid_argument("weight: no file stores INT8, it is filled with floats");
+  check_rows(row, rows);
   FillArgs a = {type_, rows, k_, bytes, memory_.data() + row / 16 * panel_bytes(type_, k_)};
   // Below some megabytes waking the team costs more than the copying.
   run_kernel<FillArgs>(fill_share, a, rows * k_ < (int64_t(4) << 20) ? 0 : (double)rows * (double)k_);
 }
 
-void Weight::fill_floats(const float* x, int64_t stride, bool transposed) {
+void Weight::fill_floats(const float* x, int64_t stride, bool transposed, int64_t row, int64_t rows) {
   if (quantised(type_) || type_ == Type::F16 || (transposed && type_ == Type::Int8))
     throw std::invalid_argument("weight: floats are packed as F32, BF16 and INT8, INT8 not transposed; found " +
                                 std::string(info(type_).name));
-  PackArgs a = {x, memory_.data(), n_, k_, stride, type_, transposed};
-  run_kernel(kernels().pack, a, (double)n_ * (double)k_);
+  check_rows(row, rows);
+  PackArgs a = {x, memory_.data() + row / 16 * panel_bytes(type_, k_), rows, k_, stride, type_, transposed};
+  run_kernel(kernels().pack, a, (double)rows * (double)k_);
 }
 
 void Weight::fill_turned(const Weight& other, int64_t row) {

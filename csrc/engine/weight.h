@@ -14,8 +14,8 @@ class Weight {
 
   // Rows as a file stores them, from `row` (a multiple of 16) on; on the team of workers.
   void fill(int64_t row, int64_t rows, const uint8_t* bytes);
-  // Packs float32 rows (F32 and BF16 only).
-  void fill_floats(const float* x, int64_t stride, bool transposed);
+  // Packs float32 rows from `row` (a multiple of 16) on, all of them transposed (F32, BF16 and INT8 only).
+  void fill_floats(const float* x, int64_t stride, bool transposed, int64_t row, int64_t rows);
   // Rows [row, row + k) of another weight, turned: those are the inputs of this one's features (BF16, or F32 of F32).
   void fill_turned(const Weight& other, int64_t row);
 
@@ -26,6 +26,8 @@ class Weight {
   int64_t bytes() const { return (int64_t)memory_.size(); }
 
  private:
+  void check_rows(int64_t row, int64_t rows) const;
+
   Type type_;
   int64_t n_, k_;
   Buffer memory_;

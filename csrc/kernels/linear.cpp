@@ -343,7 +343,7 @@ void prepare(const LinearArgs& a, int worker, int workers) {
 }
 
 int64_t linear_scratch(const LinearArgs& a) {
-  int64_t normed = (a.k + 31) / 32 * 128, wide = 0;
+  int64_t normed = row_scratch(a.k), wide = 0;
   for (int i = 0; i < a.parts; ++i)
     if (quantised(a.part[i].type)) {
       int64_t b = expanded_bytes(a.part[i].type, a.k);
@@ -357,7 +357,7 @@ int64_t prepared_bytes(const LinearArgs& a) { return prepared_layout(a).bytes; }
 void linear(const LinearArgs& a, int worker, int workers) {
   uint8_t* own = a.scratch + worker * a.scratch_stride;
   float* normed = (float*)own;
-  own += (a.k + 31) / 32 * 128;
+  own += row_scratch(a.k);
   Matrix matrix;
   Job j = {a, prepared_layout(a), a.prepared, nullptr, a.rows <= kFewRows, &matrix};
   if (!a.prepared) {

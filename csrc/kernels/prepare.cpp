@@ -90,24 +90,23 @@ void quantise_row(float* x, int64_t k, bool remainder, Int8Block* out) {
   }
 }
 
-// x of k numbers in int8 with one scale.
-void quantise_whole(const float* x, int64_t k, int8_t* code) {
+// x of k numbers in int8 with one scale, transformed; mixed: int8_codes(k) floats of scratch.
+void quantise_whole(const float* x, int64_t k, float* mixed, int8_t* code) {
+  mix_row(x, k, mixed);
+  const int64_t n = int8_codes(k);
   f32v top = set1(0), odd = set1(0);
-  vectors(0, k, [&](int64_t i, auto at) {
-    const f32v v = at.get(x + i);
+  for (int64_t i = 0; i < n; i += 16) {
+    const f32v v = load(mixed + i);
     top = max(top, abs(v)), odd = add(odd, sub(v, v));  // max loses NaN, x - x does not
-  });
+  }
   const Scale s(max_of(top), sum(odd) == 0);
   int32_t total = 0, some;
-  int64_t i = 0;
-  vectors(0, k, [&](int64_t at, auto lanes) {
-    const f32v v = lanes.get(x + at);
-    quantise16(s.inverse == 0 ? set1(0) : v, set1(s.inverse), code + at, &some);
-    total += some, i = at + 16;
-  });
-  memset(code + i, 0, (size_t)(int8_codes(k) - i));
+  for (int64_t i = 0; i < n; i += 16) {
+    quantise16(s.inverse == 0 ? set1(0) : load(mixed + i), set1(s.inverse), code + i, &some);
+    total += some;
+  }
   const Int8Row end = {s.scale, total};
-  memcpy(code + int8_codes(k), &end, sizeof(end));
+  memcpy(code + n, &end, sizeof(end));
 }
 
 void to_bf16(const float* x, int64_t k, uint16_t* out) {
@@ -132,7 +131,7 @@ void prepare_row(const LinearArgs& a, const PreparedLayout& l, int64_t row, floa
   for (int f = 0; f < kForms; ++f) at[f] = prepared + l.offset[f] + row * l.stride[f];
   if (l.offset[kBF16] >= 0) to_bf16(x, a.k, (uint16_t*)at[kBF16]);
   if (l.offset[kF32] >= 0) memcpy(at[kF32], x, (size_t)a.k * 4);
-  if (l.offset[kWhole] >= 0) quantise_whole(x, a.k, (int8_t*)at[kWhole]);
+  if (l.offset[kWhole] >= 0) quantise_whole(x, a.k, normed + int8_codes(a.k), (int8_t*)at[kWhole]);
   if (l.offset[kInt8] < 0) return;
   if (x != normed) memcpy(normed, x, (size_t)a.k * 4);
   for (int64_t i = a.k; i % 32; ++i) normed[i] = 0;

@@ -19,7 +19,9 @@ struct PreparedLayout {
 };
 PreparedLayout prepared_layout(const LinearArgs& a);
 
-// normed: k floats (rounded up to 32) of scratch.
+// Bytes of scratch that a row is made ready in.
+constexpr int64_t row_scratch(int64_t k) { return 2 * int8_codes(k) * 4; }
+// normed: row_scratch(k) bytes.
 void prepare_row(const LinearArgs& a, const PreparedLayout& layout, int64_t row, float* normed, uint8_t* prepared);
 // Rows [first, last) of an x that is (k, rows).
 void prepare_columns(const LinearArgs& a, const PreparedLayout& layout, int64_t first, int64_t last, uint8_t* prepared);

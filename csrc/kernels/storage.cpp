@@ -39,11 +39,16 @@ void unpack_row(const uint8_t* panels, Type t, int64_t row, int64_t k, float* ou
     case Type::BF16:
       for (int64_t i = 0; i < k; ++i) out[i] = bf16_to_f32(((const uint16_t*)panel)[(i / 2 * 16 + lane) * 2 + i % 2]);
       return;
-    case Type::Int8: {
-      const float scale = ((const float*)(panel + int8_codes(k) * 16))[lane];
-      for (int64_t i = 0; i < k; ++i) out[i] = scale * (float)((int)panel[(i / 4 * 16 + lane) * 4 + i % 4] - 128);
+    case Type::Int8:
+      for (int64_t i = 0; i < k; i += 64) {
+        const float scale = ((const float*)(panel + int8_codes(k) * 16))[lane];
+        alignas(64) float block[64];
+        for (int64_t j = 0; j < 64; ++j)
+          block[j] = scale * (float)((int)panel[((i + j) / 4 * 16 + lane) * 4 + j % 4] - 128);
+        mix(block);
+        memcpy(out + i, block, (size_t)(k - i < 64 ? k - i : 64) * 4);
+      }
       return;
-    }
     default: return visit(t, [&](auto tag) { unpack_quantised<tag.type>(panel, lane, k, out); });
   }
 }
@@ -100,23 +105,43 @@ void pack_panel(const PackArgs& a, int64_t p, uint8_t* panel) {
   }
 }
 
-// Panel p in int8: every feature over its largest number.
+// 64 inputs of a feature in int8. inverse 0: zeros.
+void put_codes(float* x, float inverse, int lane, uint8_t* out) {
+  mix(x);
+  for (int i = 0; i < 64; ++i)
+    out[(i / 4 * 16 + lane) * 4 + i % 4] = (uint8_t)(128 + (int)__builtin_rintf(x[i] * inverse));
+}
+
+// Panel p in int8: every feature, transformed, over its largest number.
 void pack_whole(const PackArgs& a, int64_t p, uint8_t* panel) {
   float* scales = (float*)(panel + int8_codes(a.k) * 16);
-  memset(panel, 128, (size_t)int8_codes(a.k) * 16);
   for (int lane = 0; lane < 16; ++lane) {
-    const float* x = a.x + (p * 16 + lane) * a.stride;
+    const bool there = p * 16 + lane < a.rows;
+    const float* x = a.x + (there ? p * 16 + lane : 0) * a.stride;
+    alignas(64) float block[64];
     float top = 0;
     bool finite = true;
-    for (int64_t i = 0; p * 16 + lane < a.rows && i < a.k; ++i) {
-      const float size = __builtin_fabsf(x[i]);
-      finite = finite && size <= 3.0e38f;
-      top = size > top ? size : top;
+    const auto take = [&](int64_t i) {
+      const int64_t n = a.k - i < 64 ? a.k - i : 64;
+      memset(block, 0, sizeof(block));
+      if (there) memcpy(block, x + i, (size_t)n * 4);
+    };
+    for (int64_t i = 0; i < a.k; i += 64) {
+      take(i);
+      mix(block);
+      for (float each : block) {
+        const float size = __builtin_fabsf(each);
+        finite = finite && size <= 3.0e38f;
+        top = size > top ? size : top;
+      }
     }
-    const float inverse = top < 4e-37f ? 0 : 127.0f / top;  // below, it would overflow: counts as zero
-    scales[lane] = finite ? inverse == 0 ? 0 : top / 127.0f : __builtin_nanf("");
-    for (int64_t i = 0; finite && inverse != 0 && i < a.k; ++i)
-      panel[(i / 4 * 16 + lane) * 4 + i % 4] = (uint8_t)(128 + (int)__builtin_rintf(x[i] * inverse));
+    const float inverse = !finite || top < 4e-37f ? 0 : 127.0f / top;  // below, it would overflow: counts as zero
+    scales[lane] = finite ? inverse == 0 ? 0 : top / 127.0f * kMixed : __builtin_nanf("");
+    for (int64_t i = 0; i < a.k; i += 64) {
+      take(i);
+      for (int j = 0; inverse == 0 && j < 64; ++j) block[j] = 0;
+      put_codes(block, inverse, lane, panel + i * 16);
+    }
   }
 }
 

@@ -39,25 +39,33 @@ template <Type T> void turn_group(const uint8_t* panel, int64_t g, int64_t first
   }
 }
 
-// 16 numbers of a panel of floats or Int8 of k inputs: one input of all its features.
-f32v input_of(Type t, const uint8_t* panel, int64_t k, int64_t i) {
+// 16 numbers of a panel of floats: one input of all its features.
+f32v input_of(Type t, const uint8_t* panel, int64_t i) {
   if (t == Type::F32) return load((const float*)panel + i * 16);
   if (t == Type::F16) return load_f16((const uint16_t*)panel + i * 16);
-  if (t == Type::Int8) {
-    alignas(64) float codes[16];
-    for (int f = 0; f < 16; ++f) codes[f] = (float)((int)panel[(i / 4 * 16 + f) * 4 + i % 4] - 128);
-    return mul(load(codes), load((const float*)(panel + int8_codes(k) * 16)));
-  }
   alignas(64) uint16_t one[16];
   for (int f = 0; f < 16; ++f) one[f] = ((const uint16_t*)panel)[(i / 2 * 16 + f) * 2 + i % 2];
   return load_bf16(one);
 }
 
+// 64 inputs of 16 features of Int8, from i on (a multiple of 64), as a panel of floats.
+void floats_of(const uint8_t* panel, int64_t k, int64_t i, float (&out)[64][16]) {
+  const float* scale = (const float*)(panel + int8_codes(k) * 16);
+  alignas(64) float numbers[64];
+  for (int f = 0; f < 16; ++f) {
+    for (int j = 0; j < 64; ++j) numbers[j] = scale[f] * (float)((int)panel[((i + j) / 4 * 16 + f) * 4 + j % 4] - 128);
+    mix(numbers);
+    for (int j = 0; j < 64; ++j) out[j][f] = numbers[j];
+  }
+}
+
 void turn_floats(const TurnArgs& a, const uint8_t* panel, int64_t first, int features, const Turned& out) {
-  alignas(64) float block[16][16], turned[16][16];
+  alignas(64) float block[16][16], turned[16][16], mixed[64][16];
   for (int64_t i = 0; i < a.k; i += 16) {
     const int inputs = a.k - i < 16 ? (int)(a.k - i) : 16;
-    for (int j = 0; j < inputs; ++j) store(block[j], input_of(a.type, panel, a.k, i + j));
+    if (a.type == Type::Int8 && i % 64 == 0) floats_of(panel, a.k, i, mixed);
+    for (int j = 0; j < inputs; ++j)
+      store(block[j], a.type == Type::Int8 ? load(mixed[i % 64 + j]) : input_of(a.type, panel, i + j));
     transpose(block[0], 16, inputs, 16, turned);
     if (a.to == Type::F32) {
       memcpy(a.out + i / 16 * out.bytes + first * 64, turned, (size_t)features * 64);

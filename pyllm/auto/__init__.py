@@ -77,6 +77,15 @@ def is_of_pairs(path: str | os.PathLike[str]) -> bool:
         return read_config(source)["model_type"] in PAIRS
 
 
+def is_encoder(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds an encoder. Raises ModelFileError where there is no model."""
+    place = download.resolve(path)
+    if base_of(place) is not None:
+        return False
+    with opened(place) as source:
+        return read_config(source)["model_type"] in ENCODERS
+
+
 def refuse_pairs(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
     """Raise ModelFileError for an encoder, or one with a decoder, where a model is wanted that continues texts."""
     if values["model_type"] in ENCODERS:

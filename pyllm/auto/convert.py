@@ -50,7 +50,7 @@ def convert(
             kind = _main_type(opened) if kind == "auto" else kind
             quantize(opened.path, path, kind, allow_requantize=allow_requantize, overwrite=overwrite, report=report)
             return
-        model = opened_model(opened)
+        model = saved_encoder(opened, place, to_file) or opened_model(opened)
         tokenizer = text.from_gguf(opened) if isinstance(opened, GGUF) else text.from_folder(opened)
         if to_file:
             vocabulary = text.gguf_fields(tokenizer, model.config.vocab_size)
@@ -72,6 +72,21 @@ def _convert_merged(
         save_gguf(model, path, text.gguf_fields(tokenizer, model.config.vocab_size), kind, overwrite, report)
     else:
         save_folder(model, path, "auto" if kind == "auto" else DTYPES[kind], max_shard_size, tokenizer.files(), report)
+
+
+def saved_encoder(source: Any, place: str, to_file: bool) -> Any:
+    """The encoder of a folder with the head that it was saved with; None for other families."""
+    from pyllm.auto.encoders import AUTO
+    from pyllm.auto.new import ENCODERS
+
+    kind = None if isinstance(source, GGUF) else source.config["model_type"]
+    if kind not in ENCODERS:
+        return None
+    if to_file:
+        raise ModelFileError(place, "config 'model_type'", None, kind, "a folder as target: encoders have no GGUF here")
+    named = source.raw_config.get("architectures")
+    name = str(named[0]) if isinstance(named, list) and named else ""
+    return next(each for task, each in AUTO.items() if name.endswith(task) or task == "Model").from_pretrained(place)
 
 
 def opened_model(source: Any) -> Any:

@@ -115,6 +115,17 @@ class EncoderForSequenceClassification(AutoModel):
     task = "ForSequenceClassification"
 
 
+_CLASSES = (
+    AutoModelForMaskedLM,
+    EncoderForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoModelForNextSentencePrediction,
+    AutoModelForPreTraining,
+    AutoModel,
+)
+AUTO: dict[str, type[AutoModel]] = {each.task: each for each in _CLASSES}  # by how transformers' name of a class ends
+
+
 def _built(family: Any, config: Any, task: str) -> Any:
     """The model of a family with the head of a task. Raises ValueError where the family has none."""
     if task != "Model" and task not in family.Model.heads:
@@ -167,7 +178,8 @@ def _load(
             info = renamed.tensors.get(place.name)
             if parameter in free and info is not None and info.shape != expected[place.name]:
                 del renamed.tensors[place.name]
-    known = {*expected, *ignored, *model.tied, *model.tied.values()}
+    spare = [*model.tied, *model.tied.values()] if _fills(model) else []
+    known = {*expected, *ignored, *spare}
     model.unexpected_keys = tuple(name for name in renamed.tensors if name not in known)
     model.missing_keys = tuple(load_weights(model, family, renamed, values, dtype, free))
     if model.missing_keys:
@@ -219,8 +231,11 @@ def load_state(model: Encoder, state: Mapping[str, Any]) -> None:
         parameter.take(raw.view(np.float32).reshape(parameter.shape))
 
 
+def _fills(model: Encoder) -> bool:
+    """Whether the head fills in words, by the table of embeddings or one of its own."""
+    return hasattr(model.head, "decoder") or hasattr(model.head, "predictions")
+
+
 def _tied_names(model: Encoder) -> list[tuple[str, str]]:
     """(name, the one that it equals) of tensors that transformers' state_dict has twice."""
-    if "predictions" not in vars(model.head or model) and not hasattr(model.head, "decoder"):
-        return []
-    return list(model.tied.items()) if model.config.tie_word_embeddings else []
+    return list(model.tied.items()) if _fills(model) and model.config.tie_word_embeddings else []

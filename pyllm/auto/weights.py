@@ -14,8 +14,9 @@ from pyllm import _core
 from pyllm.auto.parallel import each
 from pyllm.errors import ModelFileError
 from pyllm.formats import TensorInfo, check_weights
-from pyllm.formats.encode import bf16, decode
+from pyllm.formats.encode import decode, encode
 from pyllm.formats.memory import check_fits
+from pyllm.formats.types import TYPES
 from pyllm.nn.module import Buffer, Module, Parameter
 
 SLICE = 1 << 20  # bytes that a thread reads at a time: they are still in its cache when they are packed
@@ -23,7 +24,9 @@ THREADS = 4  # more readers bring nothing
 FOLDER, GGUF_FILE = 0, 1  # which of the names in NAMES
 # Which tied models may have again.
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "generator.weight", "head.weight")
-_DTYPES = {"float32": "F32", "bfloat16": "BF16"}
+# What weights may be turned into while they load.
+DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int8": "INT8"}
+DTYPES |= {name.lower(): name for name in ("Q8_0", "Q4_0", "Q4_1")}
 
 
 _buffer = threading.local()
@@ -109,7 +112,7 @@ def load_weights(
     With some optional the file may hold more than the model asks for. Raises ModelFileError for missing or misshaped
     tensors.
     """
-    wanted = storage_type(dtype, _DTYPES)
+    wanted = storage_type(dtype, DTYPES)
     found, missing = _found(model, family, source, config, optional)
     check_fits(source.path, _bytes_needed(_infos(found, source), wanted))
     for parameter in model.own_parameters().values():
@@ -127,11 +130,11 @@ def bytes_loaded(model: Module, family: Any, source: Any, config: dict[str, Any]
 
 def store_as(model: Module, dtype: Any) -> None:
     """Convert the matrices of a model that is ready to run; dtype as load_weights takes it. What learned is let go."""
-    wanted = storage_type(dtype, _DTYPES)
+    wanted = storage_type(dtype, DTYPES)
     for parameter in model.own_parameters().values():
         parameter.freeze()
         if parameter.packed and wanted not in (None, parameter.value.dtype):
-            parameter.value = _converted(parameter.value, str(wanted))
+            parameter.value = converted(parameter.value, str(wanted))
 
 
 def _infos(found: list[tuple[Parameter, Place, Turned]], source: Any) -> list[TensorInfo]:
@@ -252,8 +255,8 @@ def _bytes_needed(infos: list[TensorInfo], wanted: str | None) -> int:
     """About what the packed weights take, and a slice."""
     if wanted is None:
         return THREADS * SLICE + sum(info.nbytes + info.nbytes // 32 for info in infos)
-    size = 4 if wanted == "F32" else 2
-    return THREADS * SLICE + sum(size * int(np.prod(info.shape)) for info in infos)
+    size = 1.0 if wanted == "INT8" else TYPES[wanted].nbytes / TYPES[wanted].block
+    return THREADS * SLICE + sum(int(size * int(np.prod(info.shape))) for info in infos)
 
 
 def _fill(parameter: Parameter, place: Place, rotated: Turned, source: Any, wanted: str | None) -> None:
@@ -267,7 +270,7 @@ def _fill(parameter: Parameter, place: Place, rotated: Turned, source: Any, want
     if not parameter.packed:
         parameter.value = weight.dequantise(0, n).reshape(parameter.shape) + np.float32(place.offset)
     elif wanted is not None and wanted != info.dtype:
-        parameter.value = _converted(weight, wanted)
+        parameter.value = converted(weight, wanted)
     else:
         parameter.value = weight
 
@@ -306,14 +309,16 @@ def rearranged(info: TensorInfo, source: Any, place: Place, n: int, rotated: Tur
     return np.ascontiguousarray(rows).reshape(-1).view(np.uint8)
 
 
-def _converted(weight: _core.Weight, dtype: str) -> _core.Weight:
-    """The same numbers as F32 or BF16."""
+def converted(weight: _core.Weight, kind: str) -> _core.Weight:
+    """The same numbers in another storage type, as near as it has them. Raises ValueError where rows are no whole
+    blocks of it, and for numbers that it cannot hold."""
     n, k = weight.shape
-    out = _core.Weight(dtype, n, k)
+    out = _core.Weight(kind, n, k)
     step = max(16, SLICE // (4 * k) // 16 * 16)
-    size = 4 if dtype == "F32" else 2
     for row in range(0, n, step):
         numbers = weight.dequantise(row, min(step, n - row))
-        raw = numbers.view(np.uint8) if size == 4 else bf16(numbers)
-        out.fill(row, len(numbers), np.ascontiguousarray(raw).reshape(-1).view(np.uint8))
+        if kind == "INT8":
+            out.fill_floats(numbers, row=row)
+        else:
+            out.fill(row, len(numbers), encode(kind, numbers).reshape(-1))
     return out

@@ -8,17 +8,44 @@ from typing import Any
 from pyllm.cli import options, output, running
 from pyllm.errors import printable
 
+DECODERS, ENCODERS = ("mean", "last"), ("mean", "cls", "max")  # poolings
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`pyllm embed MODEL (TEXT... | -f FILE) [-o FILE.npy] [--pooling mean|last] [--json]`."""
+    """`pyllm embed MODEL (TEXT... | -f FILE) [-o FILE.npy] [--pooling mean|last|cls|max] [--json]`."""
     parser.add_argument("model", metavar="MODEL", help="name, GGUF file or folder")
     parser.add_argument("text", nargs="*", metavar="TEXT", help="what to embed")
     parser.add_argument("-f", "--file", metavar="FILE", help="one text per line (-: standard input)")
     parser.add_argument("-o", "--output", metavar="FILE", help="write a .npy file: float32 (texts, width)")
-    parser.add_argument("--pooling", choices=("mean", "last"), default="mean", help="over all tokens, or the last")
+    parser.add_argument(
+        "--pooling",
+        choices=(*DECODERS, *(each for each in ENCODERS if each not in DECODERS)),
+        help="over all tokens (mean, max), a decoder's last, an encoder's first (cls); usually as the folder says",
+    )
     options.add_threads(parser)
     options.add_arithmetic(parser)
     options.add_json(parser)
+
+
+def vectors_of(args: argparse.Namespace, texts: list[str]) -> Any:
+    """Vectors of length 1 by an encoder or a decoder."""
+    from pyllm.auto import is_encoder
+    from pyllm.formats import download
+
+    encodes = is_encoder(download.resolve(args.model))
+    allowed = ENCODERS if encodes else DECODERS
+    if args.pooling is not None and args.pooling not in allowed:
+        kind = "an encoder" if encodes else "a decoder"
+        raise options.UsageError(f"--pooling {args.pooling}: of {kind}, allowed are {', '.join(allowed)}")
+    if encodes:
+        from pyllm.evaluate.sentences import SentenceEncoder
+
+        encoder = SentenceEncoder(args.model, args.pooling, threads=args.threads)
+        return encoder.encode(texts, normalize_embeddings=True)
+    model, tokenizer = running.load(args.model, args)
+    from pyllm.evaluate import embedding
+
+    return embedding.embed(model, texts, tokenizer, pooling=args.pooling or "mean")
 
 
 def texts_of(args: argparse.Namespace) -> list[str]:
@@ -40,10 +67,9 @@ def text(data: dict[str, Any]) -> str:
 def run(args: argparse.Namespace) -> int:
     """Embed, then write or print."""
     texts = texts_of(args)
-    model, tokenizer = running.load(args.model, args)
+    vectors = vectors_of(args, texts)
     from pyllm.evaluate import embedding
 
-    vectors: Any = embedding.embed(model, texts, tokenizer, pooling=args.pooling)
     data = {"texts": texts, "width": vectors.shape[1], "cosines": embedding.similarities(vectors)}
     if args.output is not None:
         embedding.save(args.output, vectors)

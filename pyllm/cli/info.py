@@ -9,13 +9,13 @@ from typing import Any
 from pyllm.cli import doctor, options, output
 from pyllm.errors import printable
 
-# What a row is called, and the names of its field in a configuration: LLaMA's, GPT-2's, encoder-decoders'.
+# What a row is called, and the names of its field in a configuration: LLaMA's, GPT-2's, of pairs, DistilBERT's.
 FIELDS = {
-    "layers": ("num_hidden_layers", "n_layer", "num_decoder_layers", "num_layers"),
-    "width": ("hidden_size", "n_embd", "d_model"),
-    "heads": ("num_attention_heads", "n_head", "nhead"),
+    "layers": ("num_hidden_layers", "n_layer", "num_decoder_layers", "num_layers", "n_layers"),
+    "width": ("hidden_size", "n_embd", "d_model", "dim"),
+    "heads": ("num_attention_heads", "n_head", "nhead", "n_heads"),
     "kv_heads": ("num_key_value_heads", "n_head", "nhead"),
-    "feed_forward": ("intermediate_size", "n_inner", "dim_feedforward"),
+    "feed_forward": ("intermediate_size", "n_inner", "dim_feedforward", "hidden_dim"),
     "context": ("max_position_embeddings", "n_positions"),
     "vocabulary": ("vocab_size",),
 }

@@ -22,6 +22,7 @@ VERBS = {
     "chat": "talk with a model; one question with -p",
     "generate": "continue a text",
     "next": "show the likeliest next words of a text",
+    "fill": "show the likeliest words in a masked place of a text",
     "score": "say how likely a text is: perplexity, each token's log-probability",
     "embed": "turn texts into vectors, show how similar they are",
     "pull": "fetch a model into the cache folder",

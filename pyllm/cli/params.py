@@ -91,6 +91,8 @@ def file_cache(config: dict[str, Any] | None) -> Cache | None:
         return count_preset(from_config(config)).cache
     if config["model_type"] == "gpt2":
         return Cache(config["n_layer"], config["n_head"], config["n_embd"] // config["n_head"])
+    if "num_key_value_heads" not in config:
+        return None  # an encoder
     return Cache(config["num_hidden_layers"], config["num_key_value_heads"], config["head_dim"])
 
 

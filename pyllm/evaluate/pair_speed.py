@@ -13,8 +13,6 @@ from pyllm.auto import new_config, new_model
 from pyllm.auto.weights import store_as
 from pyllm.formats.memory import most_taken
 
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
-
 
 def measure(shape: str, batch: int, source: int, new: int, beams: int, dtype: str, runs: int) -> dict[str, Any]:
     """Median of `runs` searches after one to warm up: `batch` sources of `source` tokens each, `new` target tokens.
@@ -24,7 +22,7 @@ def measure(shape: str, batch: int, source: int, new: int, beams: int, dtype: st
     _core.keep_freed()
     model = new_model(new_config(shape))
     model.eval()
-    store_as(model, DTYPES.get(dtype, dtype))
+    store_as(model, dtype)
     random = np.random.default_rng(0)
     ids = random.integers(3, model.config.vocab_size - 1, (batch, source))
     asked = {"num_beams": beams, "max_new_tokens": new, "min_new_tokens": new, "attention_mask": np.ones_like(ids)}

@@ -52,6 +52,11 @@ class Folder:
         return check_config(self._json("config.json", CONFIG_LIMIT), self._file("config.json"))
 
     @cached_property
+    def raw_config(self) -> dict[str, Any]:
+        """config.json as it stands, {} where there is none."""
+        return self._object("config.json")
+
+    @cached_property
     def tensors(self) -> dict[str, TensorInfo]:
         """What the weights' headers say; opens the file or the shards."""
         try:
@@ -156,6 +161,11 @@ class Folder:
     def tokenizer_config(self) -> dict[str, Any]:
         """tokenizer_config.json, {} when there is none."""
         return self._object("tokenizer_config.json")
+
+    @cached_property
+    def special_tokens_map(self) -> dict[str, Any]:
+        """special_tokens_map.json, {} when there is none."""
+        return self._object("special_tokens_map.json")
 
     @cached_property
     def generation_config(self) -> dict[str, Any]:

@@ -102,6 +102,7 @@ FAMILIES = (
         "BERT: Pre-training of Deep Bidirectional Transformers for Language Understanding",
         "encoder",
         "masked tokens and whether two sentences follow each other",
+        "pyllm/models/bert.py",
     ),
     Family(
         "GPT-2",
@@ -110,6 +111,30 @@ FAMILIES = (
         "decoder",
         "the next token",
         "pyllm/models/gpt2.py",
+    ),
+    Family(
+        "RoBERTa",
+        2019,
+        "RoBERTa: A Robustly Optimized BERT Pretraining Approach",
+        "encoder",
+        "masked tokens",
+        "pyllm/models/roberta.py",
+    ),
+    Family(
+        "ALBERT",
+        2019,
+        "ALBERT: A Lite BERT for Self-supervised Learning of Language Representations",
+        "encoder",
+        "masked tokens and the order of two sentences",
+        "pyllm/models/albert.py",
+    ),
+    Family(
+        "DistilBERT",
+        2019,
+        "DistilBERT, a distilled version of BERT: smaller, faster, cheaper and lighter",
+        "encoder",
+        "masked tokens as BERT fills them in",
+        "pyllm/models/distilbert.py",
     ),
     Family(
         "T5",

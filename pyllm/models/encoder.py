@@ -190,6 +190,13 @@ class Encoder(nn.Module, ABC):
         batch = Ragged(ids.reshape(-1).astype(np.int32), ops.starts_of(ids.shape), kinds)
         return self.head.loss(self, self.rows(batch), batch.starts, targets, **more)
 
+    def training_flops(self) -> float:
+        """As every module's, but tables of embeddings are only looked up, unless they are the head's too."""
+        own = {id(each): each for _, each in self.named_parameters()}
+        head = {id(each) for path, each in self.named_parameters() if path.startswith("head.")}
+        tables = [part.weight for _, part in self.named_modules() if isinstance(part, nn.Embedding)]
+        return 6.0 * (sum(p.size for p in own.values()) - sum(t.size for t in tables if id(t) not in head))
+
     def gradient_checkpointing_enable(self) -> None:
         """Learning keeps the inputs of layers alone, and runs each again on the way back: the same bits."""
         self.is_gradient_checkpointing = True

@@ -63,7 +63,7 @@ def linears(x: Any, parts: Sequence[tuple[Any, Any]]) -> list[Any]:
 def _products(
     x: Any, parts: Sequence[tuple[Any, Any]], residual: Any = None, high: bool = False, act: str = "none"
 ) -> list[Any]:
-    """[act(x W^T + bias) for each of one to three parts], or residual + x W^T + bias of one. act: of what nobody learns."""
+    """[act(x W^T + bias) for each of one to three parts], or residual + x W^T + bias of one; act only to run."""
     a = float32(x, "linear")
     weights = [weight.weight if isinstance(weight, Adapted) else weight for weight, _ in parts]
     ws = [_matrix(weight, a) for weight in weights]

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pyllm.errors import TokenizerError
+
+
+class Pieces(NamedTuple):
+    """Texts, or pairs of them, as a coder gives them: rows of ids, of kinds (0, of a second text 1), of (first, end)
+    characters of each token, and of whether it stands for none."""
+
+    ids: list[list[int]]
+    types: list[list[int]]
+    offsets: list[list[tuple[int, int]]]
+    special: list[list[int]]
 
 
 class BatchEncoding(dict[str, Any]):
@@ -21,13 +31,20 @@ class BatchEncoding(dict[str, Any]):
 
 def truncate(rows: list[list[int]], truncation: bool | str | None, longest: int | None, side: str) -> list[list[int]]:
     """Rows cut to `longest` ids when truncation is asked for, from the right end or the left one."""
-    if truncation in (None, False, "do_not_truncate"):
+    if strategy_of(truncation, longest) is None or longest is None:
         return rows
-    if truncation not in (True, "longest_first", "only_first"):
-        raise TokenizerError(f"truncation: {truncation!r}; True, False, 'longest_first', 'only_first'")
+    return [row[-longest:] if side == "left" else row[:longest] for row in rows]
+
+
+def strategy_of(truncation: bool | str | None, longest: int | None) -> str | None:
+    """Which text of a pair is cut, None where none is to be. Raises TokenizerError."""
+    if truncation in (None, False, "do_not_truncate"):
+        return None
+    if truncation not in (True, "longest_first", "only_first", "only_second"):
+        raise TokenizerError(f"truncation: {truncation!r}; True, False, 'longest_first', 'only_first', 'only_second'")
     if longest is None or longest < 1:
         raise TokenizerError(f"truncation: max_length is {longest}; at least 1")
-    return [row[-longest:] if side == "left" else row[:longest] for row in rows]
+    return "longest_first" if truncation is True else str(truncation)
 
 
 def pad(
@@ -50,6 +67,12 @@ def pad(
         rows[i] = fill + row if side == "left" else row + fill
         masks[i] = [0] * missing + mask if side == "left" else mask + [0] * missing
     return rows, masks
+
+
+def filled(rows: list[list[Any]], widths: list[int], fill: Any, side: str) -> list[list[Any]]:
+    """Rows made as wide as those that pad() gave."""
+    more = [[fill] * (width - len(row)) for row, width in zip(rows, widths, strict=True)]
+    return [each + row if side == "left" else row + each for row, each in zip(rows, more, strict=True)]
 
 
 def as_tensor(rows: Any, return_tensors: str | None) -> Any:

@@ -13,9 +13,15 @@ from typing import Any
 from pyllm.errors import TokenizerError, printable
 from pyllm.formats.json_file import parse_json
 from pyllm.text import native, saving
+from pyllm.text.encoding import Pieces
 from pyllm.text.gguf import ENDINGS
 from pyllm.text.tokenizer import Coder, Text, Tokenizer
+from pyllm.text.word_piece import word_piece
 
+VOCABULARY = "vocab.txt"  # of BERT's first folders: a token a line
+SHORT = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")
+TYPED = ("Bert", "Albert")
+LONGEST = 1 << 30  # files say 1e30 where they mean that nobody knows
 SPACE_MARK = "\u2581"
 bytes_ = bytes  # the class below has a method of that name
 
@@ -31,6 +37,8 @@ class HuggingFaceCoder:
     """The Coder over a `tokenizers.Tokenizer`."""
 
     def __init__(self, tokenizer: Any) -> None:
+        tokenizer.no_padding()  # which some files ask for; here it is the caller who does
+        tokenizer.no_truncation()
         self.tokenizer = tokenizer
         self.lock = threading.Lock()  # encode_special_tokens is a setting of the object, not of the call
         self.added = {i: (t.content, t.special) for i, t in tokenizer.get_added_tokens_decoder().items()}
@@ -92,6 +100,42 @@ class HuggingFaceCoder:
             begin = search = match.end()
         return ids + self._encode(data[begin:], False) if begin < len(data) else ids
 
+    def pieces(
+        self,
+        texts: list[Text],
+        pairs: list[Text] | None,
+        special: bool,
+        allow_special: bool,
+        longest: int | None,
+        strategy: str,
+        side: str,
+    ) -> Pieces:
+        """Texts, with their second texts, as the file's post-processor has them; cut to `longest` ids unless None.
+
+        Raises TokenizerError where that many ids do not hold the special tokens.
+        """
+        given: list[Any] = [_text(text) for text in texts]
+        if pairs is not None:
+            given = list(zip(given, map(_text, pairs), strict=True))
+        with self.lock:
+            self.tokenizer.encode_special_tokens = not allow_special
+            try:
+                if longest is not None:
+                    self.tokenizer.enable_truncation(longest, strategy=strategy, direction=side)
+                found = self.tokenizer.encode_batch(given, add_special_tokens=special)
+            except Exception as error:
+                raise TokenizerError(f"truncation: max_length {longest}: {printable(error)}") from None
+            finally:
+                self.tokenizer.no_truncation()
+        if longest is not None and any(len(each.ids) > longest for each in found):
+            raise TokenizerError(f"truncation: max_length {longest}, the special tokens alone are more")
+        return Pieces(
+            [each.ids for each in found],
+            [each.type_ids for each in found],
+            [each.offsets for each in found],
+            [each.special_tokens_mask for each in found],
+        )
+
     def shield(self, text: str, mark: str) -> str:
         """The text with a mark inside every spelling of a special token, and of what could become one at its end."""
         if self.spellings is None:
@@ -126,6 +170,11 @@ class HuggingFaceCoder:
             raise TokenizerError(f"token id {token_id}; 0 to {self.vocab_size - 1}")
         return str(found)
 
+    def join(self, tokens: list[str]) -> str:
+        """The text of spellings, by the file's decoder; side by side without one."""
+        decoder = self.tokenizer.decoder
+        return " ".join(tokens) if decoder is None else str(decoder.decode(tokens))
+
     def find(self, name: str) -> int | None:
         """The id of a spelling."""
         found: int | None = self.tokenizer.token_to_id(name)
@@ -134,6 +183,12 @@ class HuggingFaceCoder:
     def special(self, token_id: int) -> bool:
         """Whether the file calls the token special."""
         return token_id in self.added and bool(self.added[token_id][1])
+
+
+def _text(text: Text) -> str:
+    """As encode() reads it."""
+    data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    return data.decode("utf-8", "replace")
 
 
 def describe(decoder: Any) -> list[dict[str, Any]]:
@@ -153,8 +208,11 @@ def load(folder: Any) -> Tokenizer:
     """
     name = os.path.basename(os.path.normpath(os.fspath(folder.path)))
     text = folder.tokenizer_json
+    if text is None and not folder.has(VOCABULARY):
+        found = "neither tokenizer.json nor vocab.txt; pyllm reads no other tokenizer of a folder"
+        raise TokenizerError(f"{printable(name)}: {found}")
     if text is None:
-        raise TokenizerError(f"{printable(name)}: no tokenizer.json; pyllm reads no other tokenizer of a folder")
+        return build(HuggingFaceCoder(word_piece(folder)), folder, name)
     try:
         import tokenizers
     except ImportError:
@@ -181,7 +239,10 @@ def load(folder: Any) -> Tokenizer:
 def build(coder: Coder, folder: Any, name: str) -> Tokenizer:
     """The tokenizer with the special tokens that tokenizer_config.json and generation_config.json name."""
     config = folder.tokenizer_config
-    special = {short: token_id(coder, config, f"{short}_token") for short in ("bos", "eos", "pad", "unk")}
+    names = {**folder.special_tokens_map, **config}
+    special = {short: token_id(coder, names, f"{short}_token") for short in SHORT}
+    if folder.tokenizer_json is None:
+        special |= {short: coder.find(f"[{short.upper()}]") for short in SHORT[2:] if special[short] is None}
     ends = {i for text in ENDINGS if (i := coder.find(text)) is not None and coder.special(i)}
     ends |= {i for i in [special["eos"]] if i is not None}
     given = folder.generation_config.get("eos_token_id")
@@ -189,10 +250,25 @@ def build(coder: Coder, folder: Any, name: str) -> Tokenizer:
     found = Tokenizer(coder, **special, end_ids=ends, chat_template=folder.chat_template, name=name)
     path = os.fspath(folder.path)
     found.files = lambda: saving.copied(path)
+    found.typed = is_typed(folder, config)
+    longest = config.get("model_max_length")
+    if isinstance(longest, int) and not isinstance(longest, bool) and 0 < longest < LONGEST:
+        found.model_max_length = longest
     side = config.get("padding_side")
     if side in ("left", "right"):
         found.padding_side = side
     return found
+
+
+def is_typed(folder: Any, config: dict[str, Any]) -> bool:
+    """Whether models are told the texts of a pair apart: by model_input_names, else as BERT's and ALBERT's are."""
+    names = config.get("model_input_names")
+    if isinstance(names, list):
+        return "token_type_ids" in names
+    kind = config.get("tokenizer_class")
+    if isinstance(kind, str) and not kind.startswith(("PreTrained", "Tokenizers")):
+        return kind.startswith(TYPED)
+    return folder.has("config.json") and str(folder.raw_config.get("model_type")).startswith(("bert", "albert"))
 
 
 def token_id(coder: Coder, config: dict[str, Any], key: str) -> int | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
 FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
-    *("vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json"),
+    *("vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja", "chat_template.json"),
 )
 SPACE = "\u2581"
 
@@ -31,7 +31,7 @@ def copied(folder: str) -> dict[str, bytes]:
         if os.path.exists(path):
             with open(path, "rb") as file:
                 found[name] = file.read()
-    if "tokenizer.json" not in found:
+    if not {"tokenizer.json", "vocab.txt"} & set(found):
         raise TokenizerError(f"{folder}: tokenizer.json is gone since it was read")
     return found
 

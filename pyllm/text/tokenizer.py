@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from pyllm.errors import TokenizerError
-from pyllm.text.encoding import BatchEncoding, as_tensor, pad, truncate
+from pyllm.text.encoding import BatchEncoding, Pieces, as_tensor, filled, pad, strategy_of, truncate
 from pyllm.text.stream import TokenStream
 
 Text = str | bytes
@@ -47,6 +47,9 @@ class Tokenizer:
         eos: int | None = None,
         pad: int | None = None,
         unk: int | None = None,
+        cls: int | None = None,
+        sep: int | None = None,
+        mask: int | None = None,
         end_ids: Iterable[int] = (),
         chat_template: str | None = None,
         name: str = "tokenizer",
@@ -56,6 +59,8 @@ class Tokenizer:
         self.eos_token_id = eos
         self.pad_token_id = pad
         self.unk_token_id = unk
+        self.cls_token_id, self.sep_token_id, self.mask_token_id = cls, sep, mask
+        self.typed = False  # whether models of this tokenizer want to be told the texts of a pair apart
         self.end_ids = frozenset(end_ids)
         self.chat_template = chat_template
         self.name_or_path = name
@@ -99,6 +104,21 @@ class Tokenizer:
         return self._name(self.unk_token_id)
 
     @property
+    def cls_token(self) -> str | None:
+        """The text of the token whose row stands for a text."""
+        return self._name(self.cls_token_id)
+
+    @property
+    def sep_token(self) -> str | None:
+        """The text of the token between two texts."""
+        return self._name(self.sep_token_id)
+
+    @property
+    def mask_token(self) -> str | None:
+        """The text of the token that hides another."""
+        return self._name(self.mask_token_id)
+
+    @property
     def all_special_ids(self) -> list[int]:
         """Ids that skip_special_tokens leaves out."""
         return [i for i in range(self.vocab_size) if self.coder.special(i)]
@@ -118,6 +138,12 @@ class Tokenizer:
         if isinstance(ids, int):
             return self.coder.name(ids)
         return [self.coder.name(int(i)) for i in ids]
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """The text of tokens as the vocabulary spells them."""
+        if hasattr(self.coder, "join"):
+            return str(self.coder.join(tokens))
+        return self.decode([i for i in map(self._id, tokens) if i is not None])
 
     def encode(self, text: Text, add_special_tokens: bool = True, allow_special: bool = False) -> list[int]:
         """Ids of the text. Raises TokenizerError for anything but text."""
@@ -164,6 +190,7 @@ class Tokenizer:
     def __call__(
         self,
         text: Text | Sequence[Text],
+        text_pair: Text | Sequence[Text] | None = None,
         *,
         add_special_tokens: bool = True,
         padding: bool | str | None = False,
@@ -171,26 +198,66 @@ class Tokenizer:
         max_length: int | None = None,
         return_tensors: str | None = None,
         return_attention_mask: bool = True,
+        return_token_type_ids: bool | None = None,
+        return_offsets_mapping: bool = False,
+        return_special_tokens_mask: bool = False,
         allow_special: bool = False,
     ) -> BatchEncoding:
-        """input_ids and attention_mask of one text (flat lists) or of a list of texts (rows).
+        """input_ids, token_type_ids where models want them, attention_mask: of a text (flat lists) or of texts (rows).
 
-        With return_tensors ("np", "pt") both are (batch, length), int64, also for one text.
+        text_pair: a second text for each. Truncation keeps the special tokens. offset_mapping: (first, end) characters
+        of each token. With return_tensors ("np", "pt") all are (batch, length), int64, also for one text. Raises
+        TokenizerError.
         """
         single = isinstance(text, str | bytes)
         texts = [text] if isinstance(text, str | bytes) else list(text)
-        rows = [
-            self.coder.encode(t, allow_special) if not add_special_tokens else self.encode(t, True, allow_special)
-            for t in texts
-        ]
+        pairs = [text_pair] if isinstance(text_pair, str | bytes) else None if text_pair is None else list(text_pair)
         longest = max_length if max_length is not None else self.model_max_length
-        rows = truncate(rows, truncation, longest, self.truncation_side)
-        rows, masks = pad(rows, padding, max_length, self.pad_token_id, self.padding_side)
-        found = {"input_ids": rows, "attention_mask": masks}
-        if not return_attention_mask:
-            del found["attention_mask"]
+        strategy = strategy_of(truncation, longest)
+        typed = self.typed if return_token_type_ids is None else return_token_type_ids
+        more = typed or return_offsets_mapping or return_special_tokens_mask
+        pieces = None
+        if more or pairs is not None or (strategy and hasattr(self.coder, "pieces")):
+            cut = longest if strategy else None, strategy
+            pieces = self._pieces(texts, pairs, add_special_tokens, allow_special, *cut)
+            rows = pieces.ids
+        else:
+            rows = [
+                self.coder.encode(t, allow_special) if not add_special_tokens else self.encode(t, True, allow_special)
+                for t in texts
+            ]
+            rows = truncate(rows, truncation, longest, self.truncation_side)
+        found: dict[str, Any] = {}
+        found["input_ids"], masks = pad(rows, padding, max_length, self.pad_token_id, self.padding_side)
+        if pieces is not None:
+            columns: dict[str, tuple[bool, Any, Any]] = {
+                "token_type_ids": (typed, pieces.types, 0),
+                "offset_mapping": (return_offsets_mapping, pieces.offsets, (0, 0)),
+                "special_tokens_mask": (return_special_tokens_mask, pieces.special, 1),
+            }
+            widths = [len(row) for row in found["input_ids"]]
+            for name, (wanted, column, fill) in columns.items():
+                if wanted:
+                    found[name] = filled(column, widths, fill, self.padding_side)
+        if return_attention_mask:
+            found["attention_mask"] = masks
         flat = single and return_tensors is None
         return BatchEncoding({k: v[0] if flat else as_tensor(v, return_tensors) for k, v in found.items()})
+
+    def _pieces(
+        self, texts: list[Text], pairs: list[Text] | None, special: bool, allow: bool, longest: int | None, cut: Any
+    ) -> Pieces:
+        """What the coder makes of texts and pairs. Raises TokenizerError where it knows none."""
+        wrong = next((each for each in [*texts, *(pairs or [])] if not isinstance(each, str | bytes)), None)
+        if wrong is not None:
+            raise TokenizerError(f"encode: text is {type(wrong).__name__}; str or bytes")
+        if pairs is not None and len(pairs) != len(texts):
+            raise TokenizerError(f"text_pair: {len(pairs)} for {len(texts)} texts; one for each")
+        if not hasattr(self.coder, "pieces"):
+            found = "it knows neither pairs nor offsets; a folder's tokenizer.json does"
+            raise TokenizerError(f"{self.name_or_path}: {found}")
+        pieces: Pieces = self.coder.pieces(texts, pairs, special, allow, longest, cut, self.truncation_side)
+        return pieces
 
     def apply_chat_template(
         self,

@@ -1,0 +1,75 @@
+"""How fast an encoder turns tokens into rows on this machine."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from typing import Any
+
+import numpy as np
+
+from pyllm import _core
+from pyllm.auto.encoders import AutoModel
+from pyllm.auto.new import new_config
+from pyllm.auto.weights import store_as
+
+# Shapes that have a name, for a model with random weights: (family, fields that differ from its usual ones).
+_MINI = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "all-minilm-l6-v2": ("bert", _MINI | {"num_hidden_layers": 6}),
+    "all-minilm-l12-v2": ("bert", _MINI | {"num_hidden_layers": 12}),
+    "bert-base": ("bert", {}),
+    "bert-large": (
+        "bert",
+        {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
+    ),
+    "roberta-base": ("roberta", {}),
+    "distilbert-base": ("distilbert", {}),
+    "albert-base": ("albert", {}),
+}
+_SHORTEST = 8  # tokens of ragged sequences
+
+
+def measure(
+    name: str, batch: int, length: int, dtype: str, runs: int, ragged: bool = False, threads: int | None = None
+) -> dict[str, Any]:
+    """Median of `runs` passes over random tokens, after two to warm up: of a folder, or of a named shape with random
+    weights. ragged: lengths from 8 to `length`, evenly spread. Raises ValueError for names that are neither.
+    """
+    if threads is not None:
+        _core.set_threads(threads)
+    model = _model(name, dtype)
+    random = np.random.default_rng(0)
+    lengths = random.integers(min(_SHORTEST, length), length + 1, batch) if ragged else np.full(batch, length)
+    texts = [random.integers(0, model.config.vocab_size, each).astype(np.int32) for each in lengths]
+    seconds = []
+    for _ in range(runs + 2):
+        begin = time.perf_counter()
+        model(texts)
+        seconds.append(time.perf_counter() - begin)
+    took = statistics.median(seconds[2:])
+    return {
+        "model": name,
+        "parameters": model.num_parameters(),
+        "batch": batch,
+        "length": length,
+        "ragged": ragged,
+        "dtype": dtype,
+        "threads": _core.threads(),
+        "isa": _core.isa(),
+        "tokens": int(lengths.sum()),
+        "tok_s": float(lengths.sum() / took),
+        "seconds": took,
+    }
+
+
+def _model(name: str, dtype: str) -> Any:
+    if os.path.exists(name):
+        return AutoModel.from_pretrained(name, dtype=dtype)
+    if name.lower() not in SHAPES:
+        raise ValueError(f"bench encode: {name!r} is no folder and no shape; shapes are {', '.join(SHAPES)}")
+    family, fields = SHAPES[name.lower()]
+    model = AutoModel.from_config(new_config(family, **fields)).eval()
+    store_as(model, dtype)
+    return model

@@ -1,0 +1,194 @@
+"""Sentences as vectors by an encoder, with the names of sentence-transformers; the nearest of many by their cosines.
+
+Reimers, Gurevych 2019, arXiv:1908.10084.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyllm import ops
+from pyllm.auto import AutoTokenizer
+from pyllm.auto.encoders import AutoModel
+from pyllm.evaluate.embedding import unit
+from pyllm.formats import download
+from pyllm.formats.progress import Progress
+from pyllm.formats.sentences import MODES, SentenceConfig, read_sentence_config
+
+Vectors = NDArray[np.float32]
+POOLINGS = tuple(MODES.values())
+_AT_ONCE = 1 << 22  # cosines that exist at once
+
+
+class SentenceEncoder:
+    """The encoder of a folder, pooled as sentence-transformers' files in it say; without them by the mean.
+
+    pooling: another one, of POOLINGS. options: as AutoModel.from_pretrained takes them. Raises ModelFileError,
+    ValueError.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], pooling: str | None = None, **options: Any) -> None:
+        if pooling is not None and pooling not in POOLINGS:
+            raise ValueError(f"encode: pooling {pooling!r}, allowed are {', '.join(POOLINGS)}")
+        self.config: SentenceConfig = read_sentence_config(download.resolve(path))
+        if pooling is not None:
+            self.config = self.config._replace(modes=(pooling,))
+        self.model = AutoModel.from_pretrained(path, **options)
+        self.tokenizer = AutoTokenizer.from_pretrained(path)
+        longest = [self.model.context_length, self.config.longest, self.tokenizer.model_max_length]
+        self.max_seq_length = min(each for each in longest if each is not None)
+
+    def get_sentence_embedding_dimension(self) -> int:
+        """Numbers of a vector."""
+        return self.model.width * len(self.config.modes)
+
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        batch_size: int = 32,
+        show_progress_bar: bool | None = None,
+        output_value: str | None = "sentence_embedding",
+        precision: str = "float32",
+        convert_to_numpy: bool = True,
+        convert_to_tensor: bool = False,
+        device: Any = None,
+        normalize_embeddings: bool = False,
+    ) -> Any:
+        """Vectors (sentences, width) float32, of one sentence (width,); a list of them without convert_to_numpy.
+
+        Texts of like length are computed together, batch_size of them at most, and no padding: a vector's bits do not
+        depend on its company. Longer ones than max_seq_length are cut. output_value "token_embeddings": a list of
+        (tokens, width). convert_to_tensor: of torch. prompt, prompt_name: what stands before every text.
+        normalize_embeddings: to length 1, which some folders ask for anyway. Raises ValueError.
+        """
+        if output_value not in ("sentence_embedding", "token_embeddings"):
+            raise ValueError(f"encode: output_value {output_value!r}, allowed are sentence_embedding, token_embeddings")
+        if precision != "float32":
+            raise ValueError(f"encode: precision {precision!r}, allowed is float32")
+        if batch_size < 1:
+            raise ValueError(f"encode: batch_size {batch_size}, allowed is 1 or more")
+        single = isinstance(sentences, str)
+        texts = [sentences] if isinstance(sentences, str) else list(sentences)
+        rows = self._tokens([self._prompt(prompt, prompt_name) + self._text(i, each) for i, each in enumerate(texts)])
+        order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
+        found: list[Any] = [None] * len(rows)
+        with _bar(len(rows), bool(show_progress_bar)) as bar:
+            for first in range(0, len(order), batch_size):
+                group = order[first : first + batch_size]
+                for i, vector in zip(group, self._vectors([rows[i] for i in group], output_value), strict=True):
+                    found[i] = vector
+                if bar is not None:
+                    bar.show(first + len(group))
+        if output_value == "token_embeddings":
+            return found[0] if single else found
+        width = self.get_sentence_embedding_dimension()
+        vectors = np.stack(found) if found else np.empty((0, width), np.float32)
+        if self.config.normalize or normalize_embeddings:
+            vectors = unit(vectors)
+        if convert_to_tensor:
+            import torch
+
+            return torch.from_numpy(vectors)[0] if single else torch.from_numpy(vectors)
+        if single:
+            return vectors[0]
+        return vectors if convert_to_numpy else list(vectors)
+
+    def _text(self, number: int, text: Any) -> str:
+        if not isinstance(text, str):
+            raise ValueError(f"encode: sentences[{number}] is {type(text).__name__}, allowed are texts")
+        return text.lower() if self.config.lower else text
+
+    def _prompt(self, prompt: str | None, name: str | None) -> str:
+        if prompt is not None:
+            return prompt
+        name = self.config.prompt if name is None else name
+        if name is not None and name not in self.config.prompts:
+            known = ", ".join(self.config.prompts) or "none"
+            raise ValueError(f"encode: prompt_name {name!r}, the folder has: {known}")
+        return "" if name is None else self.config.prompts[name]
+
+    def _tokens(self, texts: list[str]) -> list[Any]:
+        if not texts:
+            return []
+        rows = self.tokenizer(texts, truncation=True, max_length=self.max_seq_length, return_attention_mask=False)
+        return [np.asarray(row, np.int32) for row in rows["input_ids"]]
+
+    def _vectors(self, rows: list[Any], output_value: str | None) -> list[Vectors]:
+        """Of each of some sequences its vector, or its rows."""
+        starts = np.cumsum([0, *map(len, rows)]).astype(np.int32)
+        hidden = np.concatenate([np.asarray(each) for each in self.model(rows).last_hidden_state])
+        if output_value == "token_embeddings":
+            return [hidden[first:end] for first, end in pairwise(starts)]
+        pooled = [_pooled(hidden, starts, mode) for mode in self.config.modes]
+        return list(np.concatenate(pooled, axis=1))
+
+    def similarity(self, one: Any, other: Any) -> Vectors:
+        """Cosines (n, m) of vectors (n, width) and (m, width); the same name as sentence-transformers'."""
+        return cosines(one, other)
+
+    def search(self, queries: Any, corpus: Any, top_k: int = 10) -> list[list[dict[str, Any]]]:
+        """Of each query the top_k nearest of the corpus, by their cosines: [{"corpus_id": 3, "score": 0.71}, ...].
+
+        Both are texts, or vectors that encode() gave. Raises ValueError.
+        """
+        one, other = (each if isinstance(each, np.ndarray) else self.encode(_list(each)) for each in (queries, corpus))
+        return search(one, other, top_k)
+
+
+def _list(texts: Any) -> list[str]:
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
+def _pooled(rows: Vectors, starts: NDArray[np.int32], mode: str) -> Vectors:
+    """(sequences, width)."""
+    if mode == "cls":
+        return rows[starts[:-1]]
+    if mode == "max":
+        return np.asarray(ops.max_rows(rows, starts))
+    mean = np.asarray(ops.mean_rows(rows, starts))
+    return mean if mode == "mean" else mean * np.sqrt(np.diff(starts)).astype(np.float32)[:, None]
+
+
+def cosines(one: Any, other: Any) -> Vectors:
+    """x . y / |x| |y| of all pairs: (n, m) float32 of (n, width) and (m, width), or of single vectors (width,)."""
+    a, b = (np.atleast_2d(np.asarray(each, np.float32)) for each in (one, other))
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise ValueError(f"similarity: {a.shape} and {b.shape}, allowed are (n, width) and (m, width)")
+    return (unit(a).astype(np.float64) @ unit(b).astype(np.float64).T).astype(np.float32)
+
+
+def search(queries: Any, corpus: Any, top_k: int = 10) -> list[list[dict[str, Any]]]:
+    """As sentence-transformers' semantic_search, of vectors; equal scores in the order of the corpus."""
+    if top_k < 1:
+        raise ValueError(f"search: top_k {top_k}, allowed is 1 or more")
+    one, other = np.atleast_2d(np.asarray(queries, np.float32)), np.atleast_2d(np.asarray(corpus, np.float32))
+    found: list[list[dict[str, Any]]] = []
+    step = max(1, _AT_ONCE // max(len(other), 1))
+    for first in range(0, len(one), step):
+        scores = cosines(one[first : first + step], other)
+        for row in scores:
+            best = np.argsort(-row, kind="stable")[:top_k]
+            found.append([{"corpus_id": int(i), "score": float(row[i])} for i in best])
+    return found
+
+
+class _bar:
+    """A progress bar, or None."""
+
+    def __init__(self, total: int, wanted: bool) -> None:
+        self.bar = Progress("encode", total, ("encoding", "encoded"), "sentences") if wanted and total else None
+
+    def __enter__(self) -> Progress | None:
+        return None if self.bar is None else self.bar.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        if self.bar is not None:
+            self.bar.__exit__(*error)

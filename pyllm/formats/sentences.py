@@ -1,0 +1,87 @@
+"""What sentence-transformers' files in a folder say: its modules, how rows are pooled, how long texts are."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, NamedTuple
+
+from pyllm.errors import ModelFileError, printable
+from pyllm.formats.json_file import load_json
+
+_LIMIT = 1 << 20
+MODES = {"cls_token": "cls", "max_tokens": "max", "mean_tokens": "mean", "mean_sqrt_len_tokens": "mean_sqrt_len"}
+_MOST = 1 << 24
+
+
+class SentenceConfig(NamedTuple):
+    """modes: how rows become a vector, their results side by side in this order; normalize: to length 1.
+
+    longest: tokens of a text at most, None where the folder does not say; lower: whether texts are made lower case;
+    prompts: what may stand before a text, by name; prompt: which of them does.
+    """
+
+    modes: tuple[str, ...] = ("mean",)
+    normalize: bool = False
+    longest: int | None = None
+    lower: bool = False
+    prompts: dict[str, str] = {}  # noqa: RUF012
+    prompt: str | None = None
+
+
+def read_sentence_config(folder: str) -> SentenceConfig:
+    """Of a folder; of one without modules.json, as every encoder's, the mean. Raises ModelFileError."""
+    about = _object(folder, "sentence_bert_config.json")
+    longest = about.get("max_seq_length")
+    if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int) or not 1 <= longest < _MOST):
+        _refuse(folder, "sentence_bert_config.json", "max_seq_length", longest, f"1 to {_MOST:,}")
+    more = _object(folder, "config_sentence_transformers.json")
+    prompts, prompt = more.get("prompts") or {}, more.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        _refuse(folder, "config_sentence_transformers.json", "prompts", prompts, "texts by name")
+    if prompt is not None and prompt not in prompts:
+        _refuse(folder, "config_sentence_transformers.json", "default_prompt_name", prompt, "one of the prompts")
+    found = SentenceConfig(longest=longest, lower=about.get("do_lower_case") is True, prompts=prompts, prompt=prompt)
+    if not os.path.lexists(os.path.join(folder, "modules.json")):
+        return found
+    modules = load_json(os.path.join(folder, "modules.json"), _LIMIT)
+    if not isinstance(modules, list) or not all(isinstance(each, dict) for each in modules):
+        _refuse(folder, "modules.json", "", modules, "a list of modules")
+    kinds = [str(each.get("type")).rpartition(".")[2] for each in modules]
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        allowed = "Transformer, Pooling and perhaps Normalize, in this order"
+        _refuse(folder, "modules.json", "type", ", ".join(kinds), allowed)
+    modes = _modes(folder, modules[1].get("path"))
+    return found._replace(modes=modes, normalize=len(kinds) == 3)
+
+
+def _modes(folder: str, place: Any) -> tuple[str, ...]:
+    """How a Pooling module pools."""
+    if not isinstance(place, str) or not place.isprintable() or place in ("..", ".") or set(place) & set("/\\:"):
+        _refuse(folder, "modules.json", "path", place, "the name of a folder in this one")
+    name = os.path.join(place, "config.json") if place else "config.json"
+    if not os.path.realpath(os.path.join(folder, name)).startswith(os.path.join(os.path.realpath(folder), "")):
+        _refuse(folder, "modules.json", "path", place, "a folder in this one")
+    values = load_json(os.path.join(folder, name), _LIMIT)
+    if not isinstance(values, dict):
+        _refuse(folder, name, "", values, "an object")
+    asked = [key.removeprefix("pooling_mode_") for key, on in values.items() if key.startswith("pooling_mode_") and on]
+    odd = [each for each in asked if each not in MODES]
+    if odd or not asked or values.get("include_prompt") is False:
+        found = ", ".join(odd) or ("include_prompt false" if asked else "none")
+        _refuse(folder, name, "pooling_mode", found, f"some of {', '.join(MODES)}")
+    return tuple(mode for key, mode in MODES.items() if key in asked)
+
+
+def _object(folder: str, name: str) -> dict[str, Any]:
+    """An optional file; {} without one."""
+    path = os.path.join(folder, name)
+    value = load_json(path, _LIMIT) if os.path.lexists(path) else {}
+    if not isinstance(value, dict):
+        _refuse(folder, name, "", value, "an object")
+    return value
+
+
+def _refuse(folder: str, name: str, field: str, found: Any, allowed: str) -> Any:
+    where = f"'{field}'" if field else ""
+    shown = found if isinstance(found, str) else repr(found)
+    raise ModelFileError(os.path.join(folder, name), where, None, printable(shown, 100), allowed)

@@ -1,0 +1,178 @@
+"""Sentences as vectors: pooled as sentence-transformers' files say, the same bits in any company; the nearest."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tiny_tokenizers
+import torch
+import transformers
+from kernel_checks import same_bits
+from tiny_encoders import theirs
+
+import pyllm
+from pyllm.errors import ModelFileError
+from pyllm.evaluate.sentences import cosines, search
+
+TEXTS = ["Paris is the capital of France.", "Messi", "", "my name is John and I am a data scientist", "very exciting!"]
+KINDS = "sentence_transformers.models."
+
+
+def write(path, name, value):
+    (path / name).parent.mkdir(exist_ok=True)
+    (path / name).write_text(json.dumps(value))
+
+
+def folder(path, modes=("mean_tokens",), normalize=False, variant="bert"):
+    """A small encoder with BERT's tokenizer and sentence-transformers' files. Gives transformers' model."""
+    reference = theirs(variant, "Model")
+    reference.save_pretrained(path)
+    tiny_tokenizers.write_vocabulary(path)
+    kinds = ["Transformer", "Pooling"] + ["Normalize"] * normalize
+    paths = ["", "1_Pooling", "2_Normalize"]
+    write(path, "modules.json", [{"idx": i, "path": paths[i], "type": KINDS + kind} for i, kind in enumerate(kinds)])
+    every = {f"pooling_mode_{mode}": mode in modes for mode in ("cls_token", "max_tokens", "mean_tokens",
+                                                                "mean_sqrt_len_tokens")}  # fmt: skip
+    write(path, "1_Pooling/config.json", {"word_embedding_dimension": 32} | every)
+    write(path, "sentence_bert_config.json", {"max_seq_length": 9, "do_lower_case": False})
+    return reference
+
+
+def reference_vectors(reference, path, texts, modes, longest=9):
+    tokenizer = transformers.BertTokenizer.from_pretrained(path)
+    found = []
+    for text in texts:
+        inputs = tokenizer(text, truncation=True, max_length=longest, return_tensors="pt")
+        with torch.no_grad():
+            rows = reference(**inputs).last_hidden_state[0]
+        pooled = {
+            "cls_token": rows[0],
+            "max_tokens": rows.max(dim=0).values,
+            "mean_tokens": rows.mean(dim=0),
+            "mean_sqrt_len_tokens": rows.sum(dim=0) / len(rows) ** 0.5,
+        }
+        found.append(torch.cat([each for name, each in pooled.items() if name in modes]).numpy())
+    return np.stack(found)
+
+
+@pytest.mark.parametrize(
+    ("modes", "variant"),
+    [
+        (("mean_tokens",), "bert"),
+        (("cls_token",), "albert"),
+        (("max_tokens",), "distilbert"),
+        (("mean_sqrt_len_tokens",), "bert"),
+        (("mean_tokens", "cls_token"), "bert"),
+    ],
+)
+def test_rows_are_pooled_as_the_folder_says(tmp_path, modes, variant):
+    reference = folder(tmp_path, modes, variant=variant)
+    if variant == "distilbert":
+        write(tmp_path, "tokenizer_config.json", {"tokenizer_class": "DistilBertTokenizer"})
+    encoder = pyllm.SentenceEncoder(tmp_path)
+    if variant != "distilbert":
+        wanted = reference_vectors(reference, tmp_path, TEXTS, modes)
+        found = encoder.encode(TEXTS, batch_size=2)
+        assert found.dtype == np.float32 and found.shape == (5, 32 * len(modes)) == (
+            5,
+            encoder.get_sentence_embedding_dimension(),
+        )
+        assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    alone = np.stack([encoder.encode(text) for text in TEXTS])
+    assert same_bits(alone, encoder.encode(TEXTS)) and same_bits(alone, encoder.encode(TEXTS[::-1], batch_size=3)[::-1])
+    listed = encoder.encode(TEXTS, convert_to_numpy=False)
+    assert isinstance(listed, list) and same_bits(np.stack(listed), alone)
+    assert torch.equal(encoder.encode(TEXTS, convert_to_tensor=True), torch.from_numpy(alone))
+
+
+def test_vectors_have_length_one_where_it_is_asked_for(tmp_path):
+    folder(tmp_path, normalize=True)
+    encoder = pyllm.SentenceEncoder(tmp_path)
+    np.testing.assert_allclose(np.linalg.norm(encoder.encode(TEXTS), axis=1), 1, rtol=1e-6)
+    (tmp_path / "modules.json").unlink()
+    plain = pyllm.SentenceEncoder(tmp_path)
+    assert abs(np.linalg.norm(plain.encode(TEXTS[0])) - 1) > 0.1
+    np.testing.assert_allclose(plain.encode(TEXTS, normalize_embeddings=True), encoder.encode(TEXTS), rtol=1e-5)
+
+
+def test_rows_of_tokens_prompts_and_no_texts(tmp_path):
+    folder(tmp_path)
+    write(tmp_path, "config_sentence_transformers.json", {"prompts": {"query": "the "}, "default_prompt_name": None})
+    encoder = pyllm.SentenceEncoder(tmp_path)
+    rows = encoder.encode(TEXTS, output_value="token_embeddings")
+    assert [len(each) for each in rows] == [9, 3, 2, 9, 5]
+    assert same_bits(encoder.encode("capital", prompt_name="query"), encoder.encode("the capital"))
+    assert same_bits(encoder.encode("capital", prompt="the "), encoder.encode("the capital"))
+    assert encoder.encode([]).shape == (0, 32)
+    with pytest.raises(ValueError, match="prompt_name 'document', the folder has: query"):
+        encoder.encode("a", prompt_name="document")
+    with pytest.raises(ValueError, match=r"sentences\[1\] is int"):
+        encoder.encode(["a", 3])
+    with pytest.raises(ValueError, match="precision 'int8'"):
+        encoder.encode("a", precision="int8")
+    with pytest.raises(ValueError, match="pooling 'last', allowed are cls, max, mean, mean_sqrt_len"):
+        pyllm.SentenceEncoder(tmp_path, pooling="last")
+
+
+def test_a_bar_is_shown_on_stderr_alone(tmp_path, capsys):
+    folder(tmp_path)
+    pyllm.SentenceEncoder(tmp_path).encode(TEXTS, show_progress_bar=True)
+    shown = capsys.readouterr()
+    assert not shown.out and "encoded" in shown.err
+
+
+def test_the_nearest_are_those_of_the_greatest_cosines(tmp_path):
+    random = np.random.default_rng(0)
+    corpus, queries = random.standard_normal((50, 8)), random.standard_normal((3, 8))
+    exact = queries @ corpus.T / np.linalg.norm(queries, axis=1)[:, None] / np.linalg.norm(corpus, axis=1)
+    np.testing.assert_allclose(cosines(queries, corpus), exact, rtol=1e-4, atol=1e-6)
+    for row, found in zip(exact, search(queries, corpus, top_k=5), strict=True):
+        assert [each["corpus_id"] for each in found] == np.argsort(-row)[:5].tolist()
+        np.testing.assert_allclose([each["score"] for each in found], np.sort(row)[::-1][:5], rtol=1e-5)
+    folder(tmp_path)
+    encoder = pyllm.SentenceEncoder(tmp_path)
+    best = encoder.search(TEXTS[3], TEXTS, top_k=2)
+    assert len(best) == 1 and best[0][0] == {"corpus_id": 3, "score": pytest.approx(1)}
+    assert encoder.similarity(encoder.encode(TEXTS), encoder.encode(TEXTS)).shape == (5, 5)
+    with pytest.raises(ValueError, match=r"similarity: \(1, 3\) and \(2, 4\)"):
+        cosines(np.zeros(3), np.zeros((2, 4)))
+    with pytest.raises(ValueError, match="top_k 0"):
+        search(queries, corpus, top_k=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("modules.json", {}, r"modules.json: \{\}; a list of modules"),
+        ("modules.json", [{"type": KINDS + "Dense"}], "Dense; Transformer, Pooling and perhaps Normalize"),
+        ("modules.json", [{"type": "Transformer"}, {"type": "Pooling", "path": "../x"}], r"'path': ../x; the name"),
+        ("modules.json", [{"type": "Transformer"}, {"type": "Pooling"}], r"'path': None; the name of a folder"),
+        ("1_Pooling/config.json", {"pooling_mode_lasttoken": True}, "lasttoken; some of cls_token, max_tokens"),
+        ("1_Pooling/config.json", {"pooling_mode_cls_token": False}, "'pooling_mode': none; some of"),
+        ("1_Pooling/config.json", [], r"config.json: \[\]; an object"),
+        ("sentence_bert_config.json", {"max_seq_length": -1}, "'max_seq_length': -1; 1 to"),
+        ("config_sentence_transformers.json", {"prompts": {"a": 1}}, "'prompts'"),
+        ("config_sentence_transformers.json", {"default_prompt_name": "a"}, "'default_prompt_name': a"),
+    ],
+)
+def test_hostile_files_are_named(tmp_path, name, value, message):
+    folder(tmp_path)
+    write(tmp_path, name, value)
+    with pytest.raises(ModelFileError, match=message):
+        pyllm.SentenceEncoder(tmp_path)
+
+
+def test_embed_takes_encoders(tmp_path):
+    folder(tmp_path, normalize=True)
+    command = [sys.executable, "-m", "pyllm", "embed", str(tmp_path), *TEXTS[:2]]
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    vectors = pyllm.SentenceEncoder(tmp_path).encode(TEXTS[:2])
+    np.testing.assert_allclose(found["embeddings"], vectors, rtol=1e-6)
+    assert found["cosines"][0][1] == pytest.approx(float(vectors[0] @ vectors[1]), abs=1e-6)
+    for pooling, code in (("cls", 0), ("last", 2)):
+        done = subprocess.run([*command, "--pooling", pooling], capture_output=True, text=True, check=False)
+        assert done.returncode == code
+    assert "--pooling last: of an encoder, allowed are mean, cls, max" in done.stderr
