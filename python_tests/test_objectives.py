@@ -140,7 +140,7 @@ def test_half_of_the_second_segments_follow(shards, lexicon, tokenizer):
     tasks = Tasks(shards, LENGTH, NextSentence(lexicon), 2)
     answers, follow = [], 0
     documents = [shards.document(i) for i in range(len(shards))]
-    for epoch in range(12):
+    for epoch in range(6):
         for piece, posed in pieces(tasks, epoch):
             for (ids, targets), answer in zip(posed.sequences, posed.whole, strict=True):
                 text = np.where(targets != IGNORED, targets, ids)
@@ -160,7 +160,7 @@ def test_half_of_the_second_segments_follow(shards, lexicon, tokenizer):
                     other = " ".join(map(str, second.tolist()))
                     assert any(other in " ".join(map(str, d.tolist())) for d in documents)
                     assert len(second) <= len(piece.ids) - len(first)
-    assert abs(np.mean(answers) - 0.5) < 4 * 0.5 / len(answers) ** 0.5 and len(answers) > 1500
+    assert abs(np.mean(answers) - 0.5) < 4 * 0.5 / len(answers) ** 0.5 and len(answers) > 1200
     assert follow - answers.count(0) < 0.05 * len(answers)
     batch = tasks.batch(0, 4)
     assert len(batch.targets) == len(batch.ids) + len(batch.starts) - 1
@@ -232,10 +232,10 @@ def test_denoising_hides_thirty_per_cent_and_gives_the_text_back(shards, lexicon
             if not len(piece.ids):
                 continue
             (source, _), (ids, targets) = posed.sequences
-            around = np.concatenate([lexicon.before, piece.ids, lexicon.after])
+            around = np.concatenate([lexicon.opening, piece.ids, lexicon.after])
             assert np.array_equal(targets, around)
             assert ids[0] == START and np.array_equal(ids[1:], targets[:-1])
-            damaged = source[1:-1]
+            damaged = source[len(lexicon.opening) : -1]
             seen = damaged[damaged != lexicon.mask]
             counts = [np.bincount(each, minlength=lexicon.size) for each in (seen, piece.ids)]
             assert (counts[0] <= counts[1]).all() and len(source) <= len(around)
@@ -249,7 +249,7 @@ def test_denoising_hides_thirty_per_cent_and_gives_the_text_back(shards, lexicon
     flat = Denoising(lexicon, START, rate=0.0)
     for piece, posed in pieces(Tasks(shards, LENGTH, flat, 4)):
         if len(piece.ids):
-            damaged = posed.sequences[0][0][1:-1]
+            damaged = posed.sequences[0][0][:-1]
             parts = [p.tobytes() for p in np.split(piece.ids, np.flatnonzero(lexicon.sentences(piece.ids))[1:])]
             assert sorted(damaged.tolist()) == sorted(piece.ids.tolist())
             assert all(part in damaged.tobytes() for part in parts)
@@ -257,7 +257,7 @@ def test_denoising_hides_thirty_per_cent_and_gives_the_text_back(shards, lexicon
     assert moved > 20
     still = Denoising(lexicon, START, rate=0.0, permute=False)
     for piece, posed in pieces(Tasks(shards, LENGTH, still, 4)):
-        assert not len(piece.ids) or np.array_equal(posed.sequences[0][0][1:-1], piece.ids)
+        assert not len(piece.ids) or np.array_equal(posed.sequences[0][0][:-1], piece.ids)
 
 
 def test_prefixes_of_every_length(shards, lexicon):
@@ -310,7 +310,7 @@ def test_special_tokens_within_a_text_stay(lexicon):
         assert not lexicon.special[targets[targets != IGNORED]].any()
         (source, _), _ = Denoising(lexicon, START, permute=False).pose(piece, Draws(0, "d", i), None).sequences
         special = ids[lexicon.special[ids] & (ids != lexicon.mask)]
-        found = source[1:-1]
+        found = source[:-1]
         assert np.array_equal(found[lexicon.special[found] & (found != lexicon.mask)], special)
     nothing = np.full(9, lexicon.sentinels[0], np.int32)
     ((_, targets),) = MaskedLM(lexicon).pose(Piece(nothing, 0, nothing), Draws(0, "mlm", 0), None).sequences

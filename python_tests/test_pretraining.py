@@ -22,6 +22,8 @@ from pyllm.train.objectives import segments
 
 ENCODER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 SMALL = {"d_model": 32, "nhead": 2, "num_encoder_layers": 1, "num_decoder_layers": 1, "dim_feedforward": 64}
+BART = {f"{side}_{name}": n for side in ("encoder", "decoder") for name, n in
+        (("layers", 1), ("ffn_dim", 64), ("attention_heads", 2))} | {"d_model": 32}  # fmt: skip
 CASES = {
     "mlm": ("bert", ENCODER | {"max_position_embeddings": 64}),
     "mlm+nsp": ("bert", ENCODER | {"max_position_embeddings": 64}),
@@ -34,6 +36,8 @@ MORE = {
     "distilbert": ("mlm", {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 64}),
     "albert": ("mlm", ENCODER | {"embedding_size": 16, "max_position_embeddings": 64}),
     "seq2seq": ("prefix", {"embedding_size": 16, "hidden_size": 24, "num_layers": 1, "attention": "general"}),
+    "t5": ("span", {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4}),
+    "bart": ("denoise", BART | {"max_position_embeddings": 64}),
     "lstm": ("prefix", {"embedding_size": 16, "hidden_size": 24, "num_hidden_layers": 1}),
 }
 
@@ -86,11 +90,37 @@ def test_stopped_and_taken_up_again_it_ends_with_the_same_bytes(place, tmp_path,
         result = pretrain(*given, told(tmp_path / "b"), 48, callbacks=[Stop(steps)], objective=objective)
     assert result.complete and end_of(tmp_path / "a") == end_of(tmp_path / "b")
     about = json.loads((tmp_path / "b" / "run.json").read_text())
-    assert about["objective"] == objective and about["model"] in ("BERT", "Transformer", "GPT2")
+    assert about["objective"]["name"] == objective and about["model"] in ("BERT", "Transformer", "GPT2")
     assert [each["step"] for each in about["samples"]] == sorted([3, 6] * (len(about["samples"]) // 2))
     facts = measure(str(tmp_path / "b"), str(place / "shards"), "valid", objective, 48)
     exact = facts["loss"] + facts.get("next_loss", 0.0)
     assert abs(exact - whole.valid_loss) < 0.03 and facts["targets"] > 100  # of the mean of both, and of the sum's
+
+
+@pytest.mark.parametrize(("family", "name"), [("t5", "T5"), ("bart", "Bart")])
+def test_text_to_text_goes_on_from_a_pretrained_model(place, tmp_path, family, name, capsys):
+    objective, fields = MORE[family]
+    pretrain(family, fields, str(place / "shards"), told(tmp_path / "r"), 40, objective=objective)
+    words = ["quick", "brown", "fox", "dog"]
+    pairs = [{"prompt": f"say {a} {b}", "completion": b} for a in words for b in words] * 8
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(each) + "\n" for each in pairs))
+    flags = ["--steps", "300", "--lr", "1e-2", "--batch", "16", "--warmup", "20", "--weight-decay", "0"]
+    assert run(tmp_path, "finetune", "@r", "--data", "@pairs.jsonl", "--out", "@f", *flags) == 0
+    capsys.readouterr()
+    assert run(tmp_path, "translate", "@f", "say brown dog") == 0
+    assert capsys.readouterr().out.strip() in words
+    flags = ["--metric", "accuracy", "--samples", "16", "--json"]
+    assert run(tmp_path, "eval", "@f", "--data", "@pairs.jsonl", *flags) == 0
+    assert said(capsys)[0]["accuracy"] > 0.8  # of all 16, of which a few were held out; chance is 0.25
+    theirs = getattr(transformers, f"{name}ForConditionalGeneration").from_pretrained(tmp_path / "f").eval()
+    model = pyllm.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "f")
+    tokenizer = pyllm.AutoTokenizer.from_pretrained(tmp_path / "f")
+    source = [*tokenizer.encode("say fox quick", add_special_tokens=False), tokenizer.eos_token_id]
+    target = [model.start_id, *tokenizer.encode("quick", add_special_tokens=False)]
+    with torch.no_grad():
+        exact = theirs(torch.tensor([source]), decoder_input_ids=torch.tensor([target])).logits[0].numpy()
+    mine = model([source], decoder_input_ids=[target]).logits[0]
+    assert np.abs(mine - exact).max() <= 1e-4 * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("family", MORE)
@@ -106,7 +136,7 @@ def test_another_objective_does_not_go_on(place, tmp_path):
     family, fields = CASES["mlm"]
     given = family, fields, str(place / "shards")
     pretrain(*given, told(tmp_path / "r", max_steps=2), 48)  # masked words are an encoder's usual objective
-    assert json.loads((tmp_path / "r" / "run.json").read_text())["objective"] == "mlm"
+    assert json.loads((tmp_path / "r" / "run.json").read_text())["objective"]["name"] == "mlm"
     with pytest.raises(ValueError, match="objective"):
         pretrain(*given, told(tmp_path / "r", max_steps=2), 48, objective="mlm+nsp")
 

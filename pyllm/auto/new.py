@@ -70,6 +70,7 @@ USUAL: dict[str, dict[str, Any]] = {
 PAIRS = ("transformer", "seq2seq", "bart", "mbart", "marian", "t5")  # encoder-decoders, which learn from pairs
 ENCODERS = ("bert", "roberta", "distilbert", "albert")
 IMAGES = ("vit",)  # encoders that read images
+_PADDED = ("bart", "mbart", "marian", "t5")  # transformers' encoder-decoders
 RECURRENT = ("rnn", "lstm", "gru", "awd-lstm")
 OWN = (*RECURRENT, *PAIRS)  # they continue no texts in transformers and llama.cpp
 _GIVEN = ("gpt2", *OWN, *ENCODERS, *IMAGES)  # families of which no size follows from another
@@ -97,6 +98,20 @@ def new_config(family: str, **sizes: Any) -> Any:
     if unknown:
         raise ValueError(f"config: {', '.join(unknown)} not known; {family} has {', '.join(sorted(known))}")
     return config(**{name: value for name, value in values.items() if name in known})
+
+
+def special_ids(family: str, tokenizer: Any) -> dict[str, Any]:
+    """The fields of a new model's configuration that name special tokens of its tokenizer, those that the family has.
+
+    Targets begin as transformers has it: T5's with the padding token, BART's and its relatives' with the end token.
+    """
+    first, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    found = {"bos_token_id": first, "eos_token_id": end}
+    if family in (*ENCODERS, *_PADDED):
+        found["pad_token_id"] = end if pad is None else pad
+    if family in _PADDED:
+        found["decoder_start_token_id"] = found["pad_token_id"] if family == "t5" else end
+    return found
 
 
 def built(config: Any) -> Any:

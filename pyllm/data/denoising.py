@@ -75,14 +75,15 @@ class Denoising(Objective):
         super().__init__(lexicon)
         self.mask, self.start_id = lexicon.need_mask(self.name), start_id
         self.rate, self.mean, self.permute = rate, mean, permute
-        self.extra = len(lexicon.before) + len(lexicon.after)
+        self.extra = len(lexicon.opening) + 1
 
     def pose(self, piece: Piece, draws: Draws, shards: Shards) -> Posed:
-        """What is left of the text, and the text; both with what the tokenizer puts around."""
+        """What is left of the text, and the text; both as pyllm.data.Pairs has sources and targets."""
         if not len(piece.ids):
             return Posed([])
         damaged = self._infilled(self._permuted(piece.ids, draws) if self.permute else piece.ids, draws)
-        source, target = (np.concatenate([self.lexicon.before, x, self.lexicon.after]) for x in (damaged, piece.ids))
+        around = self.lexicon.opening, self.lexicon.after[-1:]
+        source, target = (np.concatenate([around[0], x, around[1]]) for x in (damaged, piece.ids))
         return Posed(paired(source, target, self.start_id))
 
     def _permuted(self, ids: Ids, draws: Draws) -> Ids:

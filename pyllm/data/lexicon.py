@@ -24,7 +24,8 @@ class Lexicon:
     """Facts of every token, (vocabulary,) bool each, and the ids that objectives put into texts.
 
     special: never masked. ends: stand around documents. opens, closes: begin, end within a word. spaced: begins with
-    white space. stops: may end a sentence. before, after: (n,) ids around a text. mask: the mask token, or None.
+    white space. stops: may end a sentence. before, after: (n,) ids around a text of encoders; opening: of
+    those before it the ones that the tokenizer itself puts there. mask: the mask token, or None.
     sentinels: (n,) <extra_id_0>, <extra_id_1>, ...
     """
 
@@ -40,6 +41,7 @@ class Lexicon:
         stripped = [text.rstrip(b" ").rstrip(_QUOTES) for text in spelled]
         self.stops: Flags = np.array([bool(text) and text[-1] in _STOPS for text in stripped]) & ~self.special
         self.before, self.after = surroundings(tokenizer)
+        self.opening: Ids = np.array(coder.before, np.int32)
         self.ends: Flags = np.zeros(size, bool)
         around = [*self.before, *self.after, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
         self.ends[[i for i in around if i is not None]] = True

@@ -39,17 +39,18 @@ def measure(
     "next_loss" and "next_accuracy".
 
     name: of a model, a file or folder. asked: an objective, the one that the run learned unless given, else the kind's
-    usual one. The tasks are the first epoch's of seed 0. Raises DataError, ValueError for one that the model does not
-    learn.
+    usual one; context: that of the run unless given. The tasks are the first epoch's of seed 0. Raises DataError,
+    ValueError for an objective that the model does not learn.
     """
     if threads is not None:
         _core.set_threads(threads)
     kind = "encoder" if head_of(download.resolve(name)) else "pairs" if is_of_pairs(name) else "decoder"
-    asked = asked or learned_by(name) or OBJECTIVES[kind][0]
+    learned = learned_by(name)
+    asked = asked or learned.get("name") or OBJECTIVES[kind][0]
     tokenizer, model = AutoTokenizer.from_pretrained(name), _opened(name, kind, asked)
     poses = objective(asked, kind, Lexicon(tokenizer), getattr(model, "start_id", 0))
     shards = Shards(folder, split, tokenizer=tokenizer)
-    length = min(context or USUAL_LENGTH, model.context_length, shards.tokens + poses.extra)
+    length = min(context or learned.get("context") or USUAL_LENGTH, model.context_length, shards.tokens + poses.extra)
     data = Tasks(shards, length, poses)
     many, loss, count, following = min(len(data), samples or len(data)), 0.0, 0, list[tuple[int, float, bool]]()
     with Progress(folder, many, ("reading", "read"), unit="samples") as bar, no_grad():
@@ -89,12 +90,14 @@ def _opened(name: str, kind: str, asked: str) -> Any:
     return (AutoModelForSeq2SeqLM if kind == "pairs" else AutoModelForCausalLM).from_pretrained(name)
 
 
-def learned_by(name: str) -> str | None:
-    """The objective that a run's folder says its model has learned."""
+def learned_by(name: str) -> dict[str, Any]:
+    """{"name", "context"} of the objective that a run's folder says its model has learned; {} where it says none."""
     path = os.path.join(download.resolve(name), "run.json")
     values = load_json(path, _LONGEST) if os.path.isfile(path) else None
     found = values.get("objective") if isinstance(values, dict) else None
-    return found if isinstance(found, str) else None
+    kinds = {"name": str, "context": int}
+    found = found if isinstance(found, dict) else {}
+    return {key: found[key] for key, kind in kinds.items() if isinstance(found.get(key), kind)}
 
 
 def told(found: dict[str, Any]) -> str:

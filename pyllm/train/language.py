@@ -10,7 +10,7 @@ from typing import Any
 
 from pyllm import _core
 from pyllm.auto import AutoModelForCausalLM, AutoTokenizer, new_config
-from pyllm.auto.new import built
+from pyllm.auto.new import built, special_ids
 from pyllm.data import Conversations, fingerprint, manifest
 from pyllm.data.tasks import NEXT
 from pyllm.formats.memory import available
@@ -50,8 +50,8 @@ def pretrain(
     name, kind = chosen(family, objective), kind_of(family)
     manifest.read(shards)  # a folder that is none is refused as such, not for its tokenizer
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or os.path.join(shards, manifest.TOKENIZER))
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = new_config(family, **({"vocab_size": tokenizer.vocab_size} | ends | fields))
+    given = {"vocab_size": tokenizer.vocab_size} | special_ids(family, tokenizer)
+    config = new_config(family, **(given | fields))
     longest = getattr(config, "context_length", getattr(config, "max_position_embeddings", USUAL_LENGTH))
     length = context or (int(longest) if kind == "decoder" else min(int(longest), USUAL_LENGTH))
     refuse_unless_trains(family, config, arguments, length)
@@ -160,7 +160,7 @@ def carry_out(
         "parameters": model.num_parameters(),
         "trained": model.num_parameters(only_trainable=True),
         "arguments": asdict(arguments),
-        **({"objective": trainer.facts["objective"]["name"]} if "objective" in trainer.facts else {}),
+        **({"objective": facts["objective"] | {"context": facts["context"]}} if "objective" in facts else {}),
         "command": command,
         "machine": {"threads": _core.threads(), "isa": _core.isa()},
         "samples": samples.texts,

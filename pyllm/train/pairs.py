@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from pyllm.auto import AutoTokenizer, new_config
+from pyllm.auto.new import special_ids
 from pyllm.auto.pairs import AutoModelForSeq2SeqLM
 from pyllm.data import Pairs, fingerprint
 from pyllm.train.arguments import TrainingArguments
@@ -36,9 +37,9 @@ def learn_pairs(
     is a pair. Raises DataError, DoesNotFitError, TrainingError, ValueError.
     """
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = new_config(family, **({"vocab_size": tokenizer.vocab_size} | ends | fields))
-    refuse_unless_trains(family, config, arguments, min(length, config.max_position_embeddings))
+    given = {"vocab_size": tokenizer.vocab_size} | special_ids(family, tokenizer)
+    config = new_config(family, **(given | fields))
+    refuse_unless_trains(family, config, arguments, min(length, getattr(config, "max_position_embeddings", length)))
     model = AutoModelForSeq2SeqLM.from_config(config, arguments.seed)
     return _learn(model, tokenizer, pairs, arguments, length, valid, callbacks, {}, command)
 
