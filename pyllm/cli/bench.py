@@ -131,7 +131,8 @@ def translate(args: argparse.Namespace) -> int:
     output.note("measuring ...")
     sizes = args.batch or 8, args.source, args.new or 32, args.beam
     data = measure(args.model, *sizes, args.dtype, args.runs)
-    line = f"{data['tok_s']:,.0f} target tokens/s, {data['seconds'] / data['new'] * 1e3:,.1f} ms per step with the encoder"
+    each = data["seconds"] / data["new"] * 1e3
+    line = f"{data['tok_s']:,.0f} target tokens/s, {each:,.1f} ms per step with the encoder"
     return output.facts(args, data, line)
 
 
