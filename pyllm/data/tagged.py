@@ -61,7 +61,9 @@ def _columns(source: Source) -> list[Sentence]:
 def _objects(source: Source) -> list[Sentence]:
     found = []
     for line, offset, value in json_lines(source):
-        names = value if isinstance(value, dict) else {}
+        names: dict[str, Any] = value if isinstance(value, dict) else {}
+        words: Any
+        tags: Any
         words, tags = (next((names[n] for n in usual if n in names), None) for usual in (TOKEN_NAMES, TAG_NAMES))
         right = isinstance(words, list) and isinstance(tags, list) and len(words) == len(tags) > 0
         right = right and all(isinstance(word, str) and word.strip() for word in words)
