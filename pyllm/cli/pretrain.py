@@ -15,7 +15,7 @@ from pyllm.cli import options, training
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`pyllm pretrain --model FAMILY [--config NAME=VALUE,...] --data SHARDS --out RUN [...]`."""
     add = parser.add_argument
-    families = "gpt2, llama, mistral, qwen2, qwen3, rnn, lstm, gru, awd-lstm; of pairs: transformer, seq2seq"
+    families = "gpt2, llama, mistral, qwen2, qwen3, rnn, lstm, gru, awd-lstm; of pairs: transformer, seq2seq, bart, mbart, marian, t5"
     add("--model", required=True, metavar="FAMILY", help=families)
     add("--config", metavar="FIELDS", help="fields of the configuration: n_layer=4,n_head=4,n_embd=128")
     add("--data", required=True, nargs="+", metavar="DATA", help="folder that `pyllm data prepare` wrote; or pairs")

@@ -38,7 +38,8 @@ def learn_pairs(
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
     ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = new_config(family, **({"vocab_size": tokenizer.vocab_size} | ends | fields))
-    refuse_unless_trains(family, config, arguments, min(length, config.max_position_embeddings))
+    most = getattr(config, "max_position_embeddings", length)  # T5 has no end
+    refuse_unless_trains(family, config, arguments, min(length, most))
     model = AutoModelForSeq2SeqLM.from_config(config, arguments.seed)
     return _learn(model, tokenizer, pairs, arguments, length, valid, callbacks, {}, command)
 
