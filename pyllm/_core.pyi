@@ -340,8 +340,9 @@ def attention_forward(
     type: str,
     key_starts: ArrayLike | None = None,
     bias: ArrayLike | None = None,
+    wanted: bool = True,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """softmax(softcap(scale q K^T)) V of whole sequences: out (N, heads * d), lse (N, heads).
+    """softmax(softcap(scale q K^T)) V of whole sequences: out (N, heads * d), lse (N, heads), none unless wanted.
 
     q (N, heads * d), k and v (N, groups * d): the rows of all sequences one after the other; starts (sequences + 1)
     int32, from 0 to N; window: a causal query sees the last that many keys, 0: all; type of the products F32 or BF16.

@@ -19,7 +19,7 @@ from pyllm.models.planning import memory, sizes
 from pyllm.models.presets import from_config
 from pyllm.optim import AdamW
 from pyllm.train import read
-from pyllm.train.language import validation
+from pyllm.train.objectives import validation
 
 FAMILIES = ("rnn", "lstm", "gru")
 SIZES = {"embedding_size": 8, "hidden_size": 12, "num_hidden_layers": 2, "vocab_size": 30}

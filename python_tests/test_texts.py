@@ -30,7 +30,8 @@ from pyllm.evaluate.baseline import fit_baseline, open_baseline
 from pyllm.evaluate.texts import probabilities
 from pyllm.sklearn import TextClassifier
 from pyllm.train import TrainingArguments
-from pyllm.train.texts import TextSettings, _split, finetune_texts
+from pyllm.train.split import split
+from pyllm.train.texts import TextSettings, finetune_texts
 
 GOOD = ("a fine film", "what a joy", "warm and funny", "great fun", "i loved it")
 BAD = ("a dull film", "what a bore", "cold and sad", "no fun", "i hated it")
@@ -134,14 +135,14 @@ def test_samples_are_functions_of_the_position():
 def test_the_same_share_of_each_class_is_held_out_and_equal_texts_stay_together():
     texts, labels = rows_of(400)
     targets, _ = numbered(labels)
-    train, held = _split(Texts(texts, labels), targets, 0.25, 0)
+    train, held = split(Texts(texts, labels), targets, 0.25, 0)
     assert train | held == set(range(400)) and not {texts[i] for i in train} & {texts[i] for i in held}
     assert 80 <= len(held) <= 130 and 0.35 < targets[sorted(held)].mean() < 0.65
-    assert _split(Texts(texts, labels), targets, 0.0, 0)[1] == set()
-    assert len(_split(Texts(["x", "y", "z"], ["a", "b", "b"]), np.array([0, 1, 1]), 0.9, 0)[1]) == 1
+    assert split(Texts(texts, labels), targets, 0.0, 0)[1] == set()
+    assert len(split(Texts(["x", "y", "z"], ["a", "b", "b"]), np.array([0, 1, 1]), 0.9, 0)[1]) == 1
     with pytest.raises(DataError, match="1 texts of 1 classes to learn from; two classes"):
         for seed in range(20):  # once the text that both classes have is held out
-            _split(Texts(["x", "y", "x"], ["a", "a", "b"]), np.array([0, 0, 1]), 0.6, seed)
+            split(Texts(["x", "y", "x"], ["a", "a", "b"]), np.array([0, 0, 1]), 0.6, seed)
 
 
 @pytest.mark.parametrize("classes", (2, 4))

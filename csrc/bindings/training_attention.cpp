@@ -142,13 +142,13 @@ struct Pages {
 py::tuple attention_forward(const FloatArray& q, const FloatArray& k, const FloatArray& v, const Starts& starts,
                             int heads, int groups, float scale, bool causal, int64_t window, float softcap,
                             const std::string& type, const std::optional<Starts>& key_starts,
-                            const std::optional<FloatArray>& bias) {
+                            const std::optional<FloatArray>& bias, bool wanted) {
   const Asked x = check("attention_forward", q, k, v, starts, heads, groups, scale, causal, window, softcap, type,
                         key_starts, bias);
-  FloatArray out = like(q), lse({(py::ssize_t)x.rows, (py::ssize_t)heads});
+  FloatArray out = like(q), lse({wanted ? (py::ssize_t)x.rows : 0, (py::ssize_t)heads});
   const pyllm::CacheLayout layout = {1, groups, x.dim, x.type};
   pyllm::AttentionArgs a{};
-  a.q = q.data(), a.out = out.mutable_data(), a.lse = lse.mutable_data();
+  a.q = q.data(), a.out = out.mutable_data(), a.lse = wanted ? lse.mutable_data() : nullptr;
   a.rows = x.rows, a.q_stride = a.out_stride = (int64_t)heads * x.dim;
   a.cache = &layout, a.heads = heads, a.scale = scale, a.softcap = softcap, a.causal = true, a.window = window;
   a.chunks = 1, a.segment = x.start.data(), a.segments = x.sequences;
@@ -220,7 +220,7 @@ py::tuple attention_backward(const FloatArray& dout, const FloatArray& q, const 
 void bind_training_attention(py::module_& m) {
   m.def("attention_forward", &attention_forward, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("starts"),
         py::arg("heads"), py::arg("groups"), py::arg("scale"), py::arg("causal"), py::arg("window"), py::arg("softcap"),
-        py::arg("type"), py::arg("key_starts") = py::none(), py::arg("bias") = py::none());
+        py::arg("type"), py::arg("key_starts") = py::none(), py::arg("bias") = py::none(), py::arg("wanted") = true);
   m.def("attention_backward", &attention_backward, py::arg("dout"), py::arg("q"), py::arg("k"), py::arg("v"),
         py::arg("out"), py::arg("lse"), py::arg("starts"), py::arg("heads"), py::arg("groups"), py::arg("scale"),
         py::arg("causal"), py::arg("window"), py::arg("softcap"), py::arg("type"), py::arg("key_starts") = py::none(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -24,8 +25,22 @@ _KINDS = {"classes": list, "pooling": str, "hidden": int, "dropout": float, "bpt
 
 
 def is_classifier(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds a text classifier."""
-    return os.path.isfile(os.path.join(os.fspath(path), CONFIG))
+    """Whether a folder holds a text classifier: save_classifier's, or an encoder with its head."""
+    return os.path.isfile(os.path.join(os.fspath(path), CONFIG)) or head_of(path) == "ForSequenceClassification"
+
+
+def head_of(path: str | os.PathLike[str]) -> str:
+    """How transformers' name of the encoder in a folder ends, "" where there is none: "Model", "ForMaskedLM", ..."""
+    from pyllm.auto.new import ENCODERS
+
+    name = os.path.join(os.fspath(path), "config.json")
+    values = load_json(name, _LONGEST) if os.path.isfile(name) else None
+    if not isinstance(values, dict) or values.get("model_type") not in ENCODERS:
+        return ""
+    named = values.get("architectures")
+    first = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
+    found = re.search("For[A-Z][A-Za-z]*$", first)
+    return found[0] if found else "Model"
 
 
 def save_classifier(model: TextClassifier, path: str | os.PathLike[str]) -> None:
@@ -62,7 +77,7 @@ class AutoModelForSequenceClassification:
         from pyllm.auto.encoders import EncoderForSequenceClassification
         from pyllm.auto.new import ENCODERS
 
-        if not is_classifier(download.resolve(path)):
+        if not os.path.isfile(os.path.join(download.resolve(path), CONFIG)):
             with opened(path) as source:
                 kind = source.config["model_type"] if hasattr(source, "config") else ""
             if kind in ENCODERS:

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyllm import _core
 from pyllm.auto import AutoTokenizer, config_of, known_arguments, opened
-from pyllm.auto.new import ENCODERS
+from pyllm.auto.new import ENCODERS, IMAGES
 from pyllm.auto.saving import family_of, tensors_of
 from pyllm.auto.state import Held
 from pyllm.auto.weights import FOLDER, load_weights, placed, rearranged
@@ -35,6 +35,7 @@ class AutoModel:
     """Encoders without a head: tokens to rows. The classes below add one; `task` is how transformers' name ends."""
 
     task = "Model"
+    families: ClassVar[tuple[str, ...]] = ENCODERS
 
     @classmethod
     def from_config(cls, config: Any, seed: int = 0, *, num_labels: int | None = None) -> Any:
@@ -72,8 +73,8 @@ class AutoModel:
             _core.set_threads(threads)
         with opened(path) as source:
             config, values = config_of(source)
-            if values["model_type"] not in ENCODERS:
-                allowed = f"one of {', '.join(ENCODERS)}; AutoModelForCausalLM takes those that continue texts"
+            if values["model_type"] not in cls.families:
+                allowed = f"one of {', '.join(cls.families)}; AutoModelForCausalLM takes those that continue texts"
                 raise ModelFileError(os.fspath(path), "config 'model_type'", None, values["model_type"], allowed)
             config = _labelled(config, num_labels, id2label, problem_type)
             family = import_module(f"pyllm.models.{values['model_type']}")
@@ -82,6 +83,7 @@ class AutoModel:
             dtype = dtype if torch_dtype is None else torch_dtype
             _load(model, family, source, values, dtype, seed, ignore_mismatched_sizes)
         model.name_or_path = os.fspath(path)
+        _core.keep_freed()  # what lies between layers: fresh pages would take a tenth of the time
         return model
 
 
@@ -113,6 +115,13 @@ class EncoderForSequenceClassification(AutoModel):
     """Encoders that tell a class of each text; see classifiers.AutoModelForSequenceClassification."""
 
     task = "ForSequenceClassification"
+
+
+class AutoModelForImageClassification(AutoModel):
+    """Encoders that tell a class of each image, (images, channels, height, width) float32."""
+
+    task = "ForImageClassification"
+    families = IMAGES
 
 
 _CLASSES = (

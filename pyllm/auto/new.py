@@ -57,20 +57,23 @@ USUAL: dict[str, dict[str, Any]] = {
     "awd-lstm": _AWD,
     "transformer": {"vocab_size": 8192},
     "seq2seq": {"vocab_size": 8192},
-    "bart": _bart(768, 6, 12, 50_265),
-    "mbart": _bart(1024, 12, 16, 250_027) | {"scale_embedding": True},
-    "marian": _bart(512, 6, 8, 58_101) | {"activation_function": "swish", "scale_embedding": True},
-    "t5": {"d_model": 512, "num_layers": 6, "num_heads": 8, "d_ff": 2048, "vocab_size": 32_128},
     "bert": {},  # the sizes of encoders are the defaults of their fields
     "roberta": {},
     "distilbert": {},
     "albert": {},
+    "vit": {},
+    "bart": _bart(768, 6, 12, 50_265),
+    "mbart": _bart(1024, 12, 16, 250_027) | {"scale_embedding": True},
+    "marian": _bart(512, 6, 8, 58_101) | {"activation_function": "swish", "scale_embedding": True},
+    "t5": {"d_model": 512, "num_layers": 6, "num_heads": 8, "d_ff": 2048, "vocab_size": 32_128},
 }
 PAIRS = ("transformer", "seq2seq", "bart", "mbart", "marian", "t5")  # encoder-decoders, which learn from pairs
 ENCODERS = ("bert", "roberta", "distilbert", "albert")
+IMAGES = ("vit",)  # encoders that read images
+_PADDED = ("bart", "mbart", "marian", "t5")  # transformers' encoder-decoders
 RECURRENT = ("rnn", "lstm", "gru", "awd-lstm")
 OWN = (*RECURRENT, *PAIRS)  # they continue no texts in transformers and llama.cpp
-_GIVEN = ("gpt2", *OWN, *ENCODERS)  # families of which no size follows from another
+_GIVEN = ("gpt2", *OWN, *ENCODERS, *IMAGES)  # families of which no size follows from another
 
 
 def new_config(family: str, **sizes: Any) -> Any:
@@ -97,8 +100,25 @@ def new_config(family: str, **sizes: Any) -> Any:
     return config(**{name: value for name, value in values.items() if name in known})
 
 
+def special_ids(family: str, tokenizer: Any) -> dict[str, Any]:
+    """The fields of a new model's configuration that name special tokens of its tokenizer, those that the family has.
+
+    Targets begin as transformers has it: T5's with the padding token, BART's and its relatives' with the end token.
+    """
+    first, end, pad = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id
+    found = {"bos_token_id": first, "eos_token_id": end}
+    if family in (*ENCODERS, *_PADDED):
+        found["pad_token_id"] = end if pad is None else pad
+    if family in _PADDED:
+        found["decoder_start_token_id"] = found["pad_token_id"] if family == "t5" else end
+    return found
+
+
+def built(config: Any) -> Any:
+    """A model of a family's Config, its weights not there yet."""
+    return import_module(type(config).__module__).Model(config)
+
+
 def new_model(config: Any, seed: int = 0) -> Any:
     """A model of a family's Config with random weights, ready to learn."""
-    model = import_module(type(config).__module__).Model(config)
-    model.initialise(seed)
-    return model
+    return built(config).initialise(seed)

@@ -57,4 +57,5 @@ class AutoModelForSeq2SeqLM:
             model.generation_config = getattr(source, "generation_config", None) or None
             load_weights(model, family, source, values, dtype if torch_dtype is None else torch_dtype)
         model.name_or_path = os.fspath(path)
+        _core.keep_freed()  # as in encoders.py
         return model

@@ -174,7 +174,9 @@ def _rows(part: Part) -> Iterator[NDArray[np.float32]]:
     if len(part.parameter.shape) == 1:
         yield _as_stored(value, part).reshape(1, -1)
         return
-    n, k = part.parameter.shape
+    k = part.parameter.shape[-1]
+    n = part.parameter.size // k
+    value = value.reshape(n, k) if isinstance(value, np.ndarray) else value
     step = max(1, AT_ONCE // k)
     step = max(step // part.rotated.dim, 1) * part.rotated.dim if part.rotated else step
     for row in range(0, n, step):

@@ -230,10 +230,11 @@ def places(model: Module, family: Any, column: int, head_dim: int = 0) -> list[t
     """
     found: dict[int, tuple[str, Place, Parameter]] = {}
     named = getattr(model, "name_of", str)
+    names = getattr(model, "NAMES", family.NAMES)  # of a family whose variants differ in them
     for path, parameter in model.named_parameters():
         template = re.sub(r"\.\d+\.", ".{}.", path)
         base, _, kind = template.rpartition(".")
-        name = family.NAMES[template][column] if template in family.NAMES else f"{family.NAMES[base][column]}@{kind}"
+        name = names[template][column] if template in names else f"{names[base][column]}@{kind}"
         layers = re.findall(r"\.(\d+)(?=\.)", path)
         place = _parse(named(name.format(*layers)), parameter, head_dim)
         found.setdefault(id(parameter), (path, place, parameter))
@@ -261,7 +262,8 @@ def _bytes_needed(infos: list[TensorInfo], wanted: str | None) -> int:
 
 def _fill(parameter: Parameter, place: Place, rotated: Turned, source: Any, wanted: str | None) -> None:
     info = source.tensors[place.name]
-    n, k = (1, *parameter.shape)[-2:]
+    k = parameter.shape[-1]
+    n = parameter.size // k
     if place.transposed or place.within or rotated or len(parameter.shape) == 1:
         weight = _core.Weight(info.dtype, n, k)
         weight.fill(0, n, rearranged(info, source, place, n, rotated))

@@ -10,7 +10,7 @@ from typing import Any
 from pyllm.cli import options, output, training
 from pyllm.errors import printable
 
-USUAL = {"batch": 32, "epochs": 4.0, "context": 128}  # of finetune --task classify
+USUAL = {"batch": 32, "epochs": 4.0, "context": 128, "recipe": "ulmfit"}  # of finetune --task classify
 RATES = {True: 4e-3, False: 1e-4}  # of recurrent models, of others
 _SHOWN = 70  # characters of a text
 
@@ -19,7 +19,8 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
     """What `finetune --task classify` asks for besides."""
     group = parser.add_argument_group("--task classify", "texts with labels: csv, tsv or jsonl")
     add = group.add_argument
-    add("--recipe", choices=("ulmfit", "plain", "one_cycle"), default="ulmfit", help="layer after layer, or (ulmfit)")
+    recipes = "layer after layer, or (ulmfit; of --task tag plain)"
+    add("--recipe", choices=("ulmfit", "plain", "one_cycle"), help=recipes)
     add("--lm-epochs", type=options.real(0.0), default=1.0, metavar="X", help="of the texts' language before (1)")
     add("--lm-lr", type=options.real(0.0), metavar="X", help="its highest learning rate (--lr)")
     add("--drop-mult", type=options.real(0.0), default=1.0, metavar="X", help="times an AWD-LSTM's dropouts (1)")
@@ -85,7 +86,7 @@ def predict(args: argparse.Namespace) -> int:
     """Print or write the likeliest class of each text, and its probability."""
     from pyllm.cli.predict import written
     from pyllm.data import read_texts
-    from pyllm.evaluate.texts import probabilities
+    from pyllm.evaluate.texts import classes_of, probabilities
     from pyllm.formats.writing import Staging, check_target
 
     model, tokenizer = opened(args.run, args)
@@ -93,7 +94,7 @@ def predict(args: argparse.Namespace) -> int:
     for each in args.data:
         texts += read_texts(each, args.text).texts if os.path.exists(each) else [each]
     found = probabilities(model, tokenizer, texts)
-    classes = model.config.classes
+    classes = classes_of(model)
     rows = [(classes[row.argmax()], round(float(row.max()), 6)) for row in found]
     if args.output is not None:
         target = check_target(args.output, args.overwrite)
@@ -118,17 +119,17 @@ def evaluate(args: argparse.Namespace) -> int:
     from pyllm.data.labelled import numbered
     from pyllm.evaluate.baseline import open_baseline
     from pyllm.evaluate.metrics import METRICS
-    from pyllm.evaluate.texts import judge, told
+    from pyllm.evaluate.texts import classes_of, judge, told
 
     names = tuple(METRICS) if args.metric is None else tuple(each.strip() for each in args.metric.split(","))
     model, tokenizer = opened(args.model, args)
     if len(args.data) > 1:
         raise options.UsageError(f"--data: {len(args.data)} places; a text classifier is measured on one file")
     rows = read_texts(args.data[0], args.text, args.label)
-    targets, _ = numbered(rows.labels, model.config.classes)
+    targets, _ = numbered(rows.labels, classes_of(model))
     known = [i for i in range(len(targets)) if targets[i] >= 0][: args.samples]
     if not known:
-        raise ValueError(f"{args.data[0]}: labels: none is there, allowed are {', '.join(model.config.classes)}")
+        raise ValueError(f"{args.data[0]}: labels: none is there, allowed are {', '.join(classes_of(model))}")
     texts = [rows.texts[i] for i in known]
     found = judge(model, tokenizer, texts, targets[known], open_baseline(args.model), names)
     return output.facts(args, found, "\n".join(told(found)))

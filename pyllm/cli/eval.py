@@ -1,12 +1,13 @@
 """Measure a model: loss, perplexity and bits per byte on shards, `eval MODEL --data SHARDS`; or an encoder-decoder's
-answers beside the targets of pairs, `eval RUN --data PAIRS --metric bleu,chrf`; a text classifier's on labelled texts.
+answers beside the targets of pairs, `eval RUN --data PAIRS --metric bleu,chrf`; a text classifier's on labelled texts,
+a tagger's on tagged ones; any model on the tasks of its pretraining, `eval RUN --data SHARDS --objective mlm`.
 """
 
 from __future__ import annotations
 
 import argparse
 
-from pyllm.cli import classify, options, output
+from pyllm.cli import classify, options, output, tag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", required=True, nargs="+", metavar="DATA",
         help="folder that `pyllm data prepare` wrote; one or two files of pairs; labelled texts")  # fmt: skip
     add("--split", default="valid", choices=("train", "valid"), help="which part of shards (valid)")
+    add("--objective", metavar="NAME", help="what is measured on shards (what the run was pretrained on)")
     add("--context", type=options.whole(1), metavar="N", help="tokens of a sample (the model's, 1,024 at most)")
     add("--samples", type=options.whole(1), metavar="N", help="how many samples at most")
     add("--metric", metavar="NAMES", help="separated by commas: accuracy, f1, mcc; of pairs bleu, chrf too")
@@ -28,16 +30,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
-    from pyllm.auto.classifiers import is_classifier
+    from pyllm.auto import is_of_pairs
+    from pyllm.auto.classifiers import head_of, is_classifier
     from pyllm.cli import running
     from pyllm.evaluate.shards import measure
 
     if is_classifier(args.model):
         return classify.evaluate(args)
+    head = head_of(args.model)
+    if head == "ForTokenClassification":
+        return tag.evaluate(args)
     if args.metric is not None:
         return pairs(args)
     if len(args.data) > 1:
         raise options.UsageError(f"--data: {len(args.data)} places; without --metric one folder of shards is measured")
+    if head or args.objective not in (None, "next") or is_of_pairs(args.model):
+        return objective(args)
     model, tokenizer = running.load(args.model, args)
     facts = measure(model, tokenizer, args.data[0], args.split, args.context, args.samples)
     line = (
@@ -45,6 +53,14 @@ def run(args: argparse.Namespace) -> int:
         f"{facts['bits_per_byte']:.4f} bits per byte; {facts['tokens']:,} tokens, {facts['bytes']:,} bytes"
     )
     return output.facts(args, facts, line)
+
+
+def objective(args: argparse.Namespace) -> int:
+    """What a model makes of the tasks that it was pretrained on."""
+    from pyllm.evaluate.objectives import measure, told
+
+    facts = measure(args.model, args.data[0], args.split, args.objective, args.context, args.samples, args.threads)
+    return output.facts(args, facts, told(facts))
 
 
 def pairs(args: argparse.Namespace) -> int:

@@ -2,7 +2,8 @@
 An encoder-decoder learns on from pairs, as `pyllm pretrain` reads them: `finetune RUN --data more.tsv --out RUN2`.
 
 Records are {"messages": [{"role", "content"}, ...]}, {"prompt", "completion"} or {"text"}; answers alone are learned.
-With `--task classify` it learns which class a text is of, and ends with its scores on texts held out.
+With `--task classify` it learns which class a text is of, with `--task tag` an encoder learns a tag for each word, of
+CoNLL's columns or jsonl {"tokens", "tags"}; both end with their scores on what was held out.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from pyllm.cli import classify, options, training
+from pyllm.cli import classify, options, tag, training
 
 _USUAL = {"lr": 1e-4, "batch": 4, "epochs": 1.0, "context": 512}  # of conversations
 
@@ -21,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("model", metavar="MODEL", help="name, GGUF file or folder")
     files = "jsonl, also .gz, .xz, .zst; one or two of pairs; texts: also csv, tsv"
     add("--data", required=True, nargs="+", metavar="FILE", help=files)
-    add("--task", choices=("chat", "classify"), default="chat", help="answers, or classes of texts (chat)")
+    add("--task", choices=("chat", "classify", "tag"), default="chat", help="answers, classes of texts, tags (chat)")
     add("--valid", nargs="+", metavar="PAIRS", help="pairs to judge by (some of the data are held out)")
     add("--held-out", type=options.whole(1), default=64, metavar="N", help="records to judge by (64)")
     add("--lora", type=options.whole(1, 65536), metavar="R", help="rank of an adapter that learns in the model's stead")
@@ -40,17 +41,17 @@ def run(args: argparse.Namespace) -> int:
     from pyllm.train.language import finetune
     from pyllm.train.pairs import tune_pairs
 
-    usual = classify.USUAL if args.task == "classify" else _USUAL
+    usual = {"classify": classify.USUAL, "tag": tag.USUAL}.get(args.task, _USUAL)
     for name, value in usual.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     bars = [ProgressBar()]
-    if args.task == "classify":
+    if args.task != "chat":
         if adapter(args) is not None:
             raise options.UsageError("--lora goes with --task chat")
         if len(args.data) > 1 or args.valid:
             raise options.UsageError("--data: one file of labelled texts; --valid and two files are for pairs")
-        return classify.finetune(args)
+        return classify.finetune(args) if args.task == "classify" else tag.finetune(args)
     if is_of_pairs(args.model):
         if args.lora is not None:
             raise options.UsageError("--lora changes language models; an encoder-decoder learns whole")

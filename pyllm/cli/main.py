@@ -25,6 +25,7 @@ VERBS = {
     "fill": "show the likeliest words in a masked place of a text",
     "score": "say how likely a text is: perplexity, each token's log-probability",
     "embed": "turn texts into vectors, show how similar they are",
+    "attention": "show where every head of a model looks, as a page",
     "pull": "fetch a model into the cache folder",
     "models": "list the model families and the files at hand",
     "info": "describe a model file: architecture, shapes, types, memory",

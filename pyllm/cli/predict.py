@@ -1,4 +1,5 @@
-"""Predict a column of new rows with a net that `pyllm fit` has written, or classes of texts with a text classifier."""
+"""Predict a column of new rows with a net that `pyllm fit` has written, or classes of texts with a text classifier,
+or tags of words with a tagger."""
 
 from __future__ import annotations
 
@@ -11,13 +12,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pyllm.cli import classify, options, output
+from pyllm.cli import classify, options, output, tag
 from pyllm.errors import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`pyllm predict FOLDER DATA.csv [-o OUT.csv] [--json]`, `pyllm predict FOLDER TEXT...`."""
-    parser.add_argument("run", metavar="FOLDER", help="of `pyllm fit` or `pyllm finetune --task classify`")
+    parser.add_argument("run", metavar="FOLDER", help="of `pyllm fit` or `pyllm finetune --task classify|tag`")
     data = "the same columns; others are left alone. Of a text classifier: texts, or files (csv, tsv, jsonl, lines)"
     parser.add_argument("data", nargs="+", metavar="DATA", help=data)
     parser.add_argument("--text", metavar="NAME", help="column or field of the text")
@@ -29,10 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print or write a row for each row: the prediction, and of classes the probability."""
-    from pyllm.auto.classifiers import is_classifier
+    from pyllm.auto.classifiers import head_of, is_classifier
 
     if is_classifier(args.run):
         return classify.predict(args)
+    if head_of(args.run) == "ForTokenClassification":
+        return tag.predict(args)
     if len(args.data) != 1:
         raise options.UsageError(f"{len(args.data)} files; one, as the net of a table takes them")
     from pyllm import _core

@@ -1,5 +1,6 @@
 """Train a new model: `pretrain --model gpt2 --config n_layer=4 --data SHARDS --out RUN` to predict the next token,
-`pretrain --model transformer --data PAIRS --tokenizer TOK --out RUN` to say the target of a source.
+`pretrain --model transformer --data PAIRS --tokenizer TOK --out RUN` to say the target of a source,
+`pretrain --model bert --objective mlm --data SHARDS --out RUN` to fill in masked words, and more of the kind.
 
 Pairs are one file of lines "source TAB target" or of objects {"source", "target"} (.jsonl), or two files whose lines
 belong together; also packed.
@@ -15,8 +16,11 @@ from pyllm.cli import options, training
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`pyllm pretrain --model FAMILY [--config NAME=VALUE,...] --data SHARDS --out RUN [...]`."""
     add = parser.add_argument
-    families = "gpt2, llama, mistral, qwen2, qwen3, rnn, lstm, gru, awd-lstm; of pairs: transformer, seq2seq, bart, mbart, marian, t5"
-    add("--model", required=True, metavar="FAMILY", help=families)
+    families = "gpt2, llama, mistral, qwen2, qwen3, rnn, lstm, gru, awd-lstm; bert, roberta, distilbert, albert; "
+    pairs = "of pairs: transformer, seq2seq, bart, mbart, marian, t5"
+    add("--model", required=True, metavar="FAMILY", help=families + pairs)
+    what = "learned from shards: next, prefix (decoders), mlm, mlm+nsp (encoders), span, denoise, prefix (of pairs)"
+    add("--objective", metavar="NAME", help=what)
     add("--config", metavar="FIELDS", help="fields of the configuration: n_layer=4,n_head=4,n_embd=128")
     add("--data", required=True, nargs="+", metavar="DATA", help="folder that `pyllm data prepare` wrote; or pairs")
     add("--valid", nargs="+", metavar="PAIRS", help="pairs to judge by (some of the data are held out)")
@@ -30,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from pyllm.train import ProgressBar
     from pyllm.train.language import pretrain
 
-    if args.model in PAIRS:
+    if args.model in PAIRS and args.objective is None:
         return pairs(args)
     if len(args.data) > 1 or args.valid:
         raise options.UsageError(f"{args.model} learns from one folder of shards; pairs are for {' and '.join(PAIRS)}")
@@ -43,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
         args.tokenizer,
         [ProgressBar()],
         training.command(),
+        args.objective,
     )
     return training.tell(args, result)
 

@@ -40,6 +40,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
     add("--pre-tokenizer", default="gpt-2", metavar="NAME",
         help="how bpe cuts words: gpt-2, smollm, dbrx, llama-bpe, qwen2, gpt-4o, tekken (gpt-2)")  # fmt: skip
     add("--special", action="append", metavar="TOKEN", help="another special token (may be given again)")
+    add("--sentinels", type=options.whole(0, 1000), default=0, metavar="N",
+        help="add <extra_id_0>, <extra_id_1>, ..., which --objective span puts for spans (0)")  # fmt: skip
     add("--end", default="<|endoftext|>", metavar="TOKEN", help="the token that ends a text (<|endoftext|>)")
     add("--chat", action="store_true", help="add <|im_start|>, <|im_end|> and a chat template (ChatML)")
     add("--max-words", type=options.whole(1000), default=2_000_000, metavar="N",
@@ -89,7 +91,8 @@ def train(args: argparse.Namespace) -> int:
     if not args.overwrite and os.path.isdir(folder) and os.listdir(folder):
         raise ModelFileError(folder, "", None, "exists already and is not empty", "another name, or --overwrite")
     start = time.monotonic()
-    special = args.special if isinstance(args.special, list) else [args.special] if args.special else []
+    special = list(args.special) if isinstance(args.special, list) else [args.special] if args.special else []
+    special += [f"<extra_id_{i}>" for i in range(args.sentinels)]
     settings = {"min_frequency": args.min_frequency, "pre_tokenizer": args.pre_tokenizer, "special": special}
     settings |= {"vocab": args.vocab, "end": args.end, "chat": args.chat, "most_words": args.max_words}
     try:

@@ -9,6 +9,7 @@ from pyllm.data.packed import IGNORED, Batch, Packed
 from pyllm.data.pairs import Pair, Pairs, read_pairs
 from pyllm.data.prepare import prepare
 from pyllm.data.shards import Shards
+from pyllm.data.tasks import Tasks
 
 __all__ = [
     "IGNORED",
@@ -20,6 +21,7 @@ __all__ = [
     "Pairs",
     "Pieces",
     "Shards",
+    "Tasks",
     "fingerprint",
     "prepare",
     "read_pairs",

@@ -10,6 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pyllm.data.draws import Draws
+from pyllm.data.fingerprint import as_array
+from pyllm.data.lexicon import Lexicon, surroundings
+from pyllm.data.objectives import MaskedLM
 from pyllm.data.packed import IGNORED, Batch, shuffled
 from pyllm.data.readers import json_lines
 from pyllm.data.sources import find
@@ -128,6 +132,16 @@ def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Ids]:
     return [np.array(begin + list(tokenizer.encode(text, add_special_tokens=False)), np.int32) for text in texts]
 
 
+def surrounded(tokenizer: Any, texts: Sequence[str], longest: int) -> list[Ids]:
+    """Ids of texts as encoders read them, with what stands around a text; of a longer one its beginning."""
+    before, after = surroundings(tokenizer)
+    room = longest - len(before) - len(after)
+    if room < 1:
+        raise DataError("texts", "length", None, f"{longest}", f"at least {longest - room + 1}")
+    parts = ([before, as_array(tokenizer.coder, text)[:room], after] for text in texts)
+    return [np.concatenate(part).astype(np.int32) for part in parts]
+
+
 class Labelled:
     """Samples of texts and numbers of classes in an order by position, another in each epoch: (ids, targets (texts,),
     starts) of `batch`, as Trainer takes them for a classifier. Those without a class are left out. Raises DataError.
@@ -169,10 +183,7 @@ class Pieces:
     @property
     def identity(self) -> str:
         """sha256 of all pieces."""
-        digest = sha256(str(self.length).encode())
-        for piece in self.pieces:
-            digest.update(len(piece).to_bytes(8, "little") + piece.tobytes())
-        return digest.hexdigest()
+        return _identity(self.pieces, self.length)
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -181,6 +192,42 @@ class Pieces:
         """Pieces at positions position to position + size - 1, end to end."""
         found = [self.pieces[i] for i in shuffled(position, size, len(self), self.seed)]
         return _batch([(piece[:-1], piece[1:]) for piece in found])
+
+
+class Hidden:
+    """The same texts for an encoder: pieces of at most `length` tokens in which words are hidden, at each position
+    others; see MaskedLM. Raises DataError.
+    """
+
+    def __init__(self, texts: Sequence[Ids], lexicon: Lexicon, length: int, seed: int = 0) -> None:
+        self.objective, self.length, self.seed = MaskedLM(lexicon), length, seed
+        inner, most = [lexicon.inner(text) for text in texts], length - self.objective.extra
+        if most < 1:
+            raise DataError("hidden", "length", None, f"{length}", f"at least {1 + self.objective.extra}")
+        self.pieces = [text[at : at + most] for text in inner for at in range(0, len(text), most)]
+        if not self.pieces:
+            raise DataError("hidden", "", None, "no text has a token", "at least one")
+
+    @property
+    def identity(self) -> str:
+        """sha256 of all pieces."""
+        return _identity(self.pieces, self.length)
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def batch(self, position: int, size: int) -> Batch:
+        """Pieces at positions position to position + size - 1, end to end, with what stands around a text."""
+        places = shuffled(position, size, len(self), self.seed).tolist()
+        draws = (Draws(self.seed, "mlm", position + i) for i in range(size))
+        return _batch([self.objective.hidden([self.pieces[i]], each) for i, each in zip(places, draws, strict=True)])
+
+
+def _identity(pieces: Sequence[Ids], length: int) -> str:
+    digest = sha256(str(length).encode())
+    for piece in pieces:
+        digest.update(len(piece).to_bytes(8, "little") + piece.tobytes())
+    return digest.hexdigest()
 
 
 def _batch(rows: list[tuple[Ids, NDArray[Any]]]) -> Batch:

@@ -18,6 +18,8 @@ from pyllm.data.rows import Rows, Store
 from pyllm.data.sources import Source, find
 from pyllm.errors import DataError, printable
 
+SIDES = (("source", "target"), ("prompt", "completion"))  # as jsonl names them
+
 
 class Pair(NamedTuple):
     """Two texts."""
@@ -29,9 +31,10 @@ class Pair(NamedTuple):
 class Pairs(Rows):
     """Token pairs of at most `length` ids a side; a row is two sequences: the source, and the target after a start.
 
-    pairs: a file (or several) of lines "source TAB target" (.tsv, .txt) or of objects {"source", "target"} (.jsonl),
-    also packed; or an iterable of Pair. The source ends with the tokenizer's end token, the target begins with start_id
-    and has to be said up to an end token. too long ones are dropped, and pairs with an empty side. report counts.
+    pairs: a file (or several) of lines "source TAB target" (.tsv, .txt) or of objects {"source", "target"} or
+    {"prompt", "completion"} (.jsonl), also packed; or an iterable of Pair. Both begin with what the tokenizer puts
+    before a text and end with its end token; the target is read behind start_id. too long ones are dropped, and pairs
+    with an empty side. report counts.
     parallel: pairs is two files, of which line i of the first belongs to line i of the second.
 
     Raises DataError that names file and line for a bad record, and where no pair is left.
@@ -59,10 +62,12 @@ class Pairs(Rows):
 
     def _read(self, pairs: Iterator[Pair], coder: Any) -> Store:
         ids, wanted, first, keys = array("i"), bytearray(), array("q", [0]), array("Q")
+        before = np.asarray(coder.before, np.int32)
         for pair in pairs:
             self.records += 1
-            source, target = (np.append(as_array(coder, text), np.int32(self.end_id)) for text in pair)
-            if min(len(source), len(target)) < 2:
+            parts = ((before, as_array(coder, text), [self.end_id]) for text in pair)
+            source, target = (np.concatenate(part).astype(np.int32) for part in parts)
+            if min(len(source), len(target)) < len(before) + 2:
                 self.dropped["empty"] += 1
             elif max(len(source), len(target)) > self.length:
                 self.dropped["too_long"] += 1
@@ -117,11 +122,12 @@ def read_pairs(pairs: Any, parallel: bool = False) -> Iterator[Pair]:
 
 def _json(source: Source) -> Iterator[Pair]:
     for line, offset, value in json_lines(source):
-        sides = [value.get(name) for name in ("source", "target")] if isinstance(value, dict) else [None]
+        names = next((each for each in SIDES if isinstance(value, dict) and each[0] in value), SIDES[0])
+        sides = [value.get(name) for name in names] if isinstance(value, dict) else [None]
         if not all(isinstance(side, str) for side in sides):
-            names = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
-            allowed = "an object with the texts source and target"
-            raise DataError(source.path, f"line {line}", offset, printable(names), allowed)
+            found = ", ".join(map(str, value)) if isinstance(value, dict) else type(value).__name__
+            allowed = "an object with the texts source and target, or prompt and completion"
+            raise DataError(source.path, f"line {line}", offset, printable(found), allowed)
         yield Pair(*sides)
 
 

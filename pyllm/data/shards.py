@@ -157,6 +157,11 @@ class Shards:
 
     def document(self, number: int) -> np.ndarray:
         """The tokens of a document, (n,) int32, the end-of-text token included; `number` from 0."""
+        first, last = self.extent(number)
+        return self.read(first, last - first)
+
+    def extent(self, number: int) -> tuple[int, int]:
+        """Where in the stream a document begins and ends; `number` from 0."""
         if not 0 <= number < self.documents:
             raise DataError(self.folder, "document", None, f"{number:,}", f"0 to {self.documents - 1:,}")
         shard = bisect.bisect_right(self._first_document, number) - 1
@@ -164,7 +169,15 @@ class Shards:
         ends = self._starts[shard][inside : inside + 2].astype(np.int64)
         self._check_starts(shard, inside, ends)
         stop = int(ends[1]) if len(ends) > 1 else self._shards[shard].tokens
-        return self.read(self._first[shard] + int(ends[0]), stop - int(ends[0]))
+        return self._first[shard] + int(ends[0]), self._first[shard] + stop
+
+    def number_at(self, place: int) -> int:
+        """The number of the document that a place of the stream lies in."""
+        if not 0 <= place < self.tokens:
+            raise DataError(self.folder, "tokens", None, f"{place:,}", f"0 to {self.tokens - 1:,}")
+        shard = bisect.bisect_right(self._first, place) - 1
+        inside = np.searchsorted(self._starts[shard][:], np.uint64(place - self._first[shard]), "right")
+        return self._first_document[shard] + int(inside) - 1
 
     def verify(self) -> None:
         """Read everything: hashes, document starts, ids. Raises DataError."""

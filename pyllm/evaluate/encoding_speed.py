@@ -39,7 +39,7 @@ def measure(
     """
     if threads is not None:
         _core.set_threads(threads)
-    model = _model(name, dtype)
+    model = model_of(name, dtype)
     random = np.random.default_rng(0)
     lengths = random.integers(min(_SHORTEST, length), length + 1, batch) if ragged else np.full(batch, length)
     texts = [random.integers(0, model.config.vocab_size, each).astype(np.int32) for each in lengths]
@@ -64,11 +64,13 @@ def measure(
     }
 
 
-def _model(name: str, dtype: str) -> Any:
+def model_of(name: str, dtype: str) -> Any:
+    """The model of a folder, or of a named shape with random weights, ready to run. Raises ValueError for names."""
     if os.path.exists(name):
         return AutoModel.from_pretrained(name, dtype=dtype)
     if name.lower() not in SHAPES:
         raise ValueError(f"bench encode: {name!r} is no folder and no shape; shapes are {', '.join(SHAPES)}")
+    _core.keep_freed()  # as from_pretrained does
     family, fields = SHAPES[name.lower()]
     model = AutoModel.from_config(new_config(family, **fields)).eval()
     store_as(model, dtype)

@@ -9,21 +9,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.auto import AutoTokenizer
-from pyllm.data.labelled import encoded
+from pyllm.data.labelled import encoded, surrounded
 from pyllm.evaluate.baseline import NAME, Baseline, fit_baseline
 from pyllm.evaluate.metrics import METRICS, scores
-from pyllm.models.classifier import TextClassifier
+from pyllm.models.classifier import TOKENS_AT_ONCE, TextClassifier
 
 
-def probabilities(model: TextClassifier, tokenizer: Any, texts: Sequence[str]) -> NDArray[np.float32]:
-    """(texts, classes), rows that sum to 1; a text's bits do not depend on the others. An empty list gives no rows."""
-    logits = model.logits(encoded(tokenizer, texts)).astype(np.float64)
+def probabilities(model: Any, tokenizer: Any, texts: Sequence[str]) -> NDArray[np.float32]:
+    """(texts, classes) of a TextClassifier or an encoder with its head, rows that sum to 1; a text's bits do not depend
+    on the others. An empty list gives no rows.
+    """
+    if isinstance(model, TextClassifier):
+        logits = model.logits(encoded(tokenizer, texts)).astype(np.float64)
+    else:
+        found = by_length(model, surrounded(tokenizer, texts, model.context_length))
+        logits = np.array(found, np.float64).reshape(len(texts), model.config.num_labels)
     e = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
     return (e / e.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
+def by_length(model: Any, rows: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
+    """The head's logits of an encoder for each sequence of ids, those of like length together, in order."""
+    order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+    found: list[Any] = [None] * len(rows)
+    first = 0
+    while first < len(order):
+        end = first + 1
+        while end < len(order) and (end + 1 - first) * len(rows[order[end]]) <= TOKENS_AT_ONCE:
+            end += 1
+        logits = model([rows[i] for i in order[first:end]]).logits
+        for i, each in zip(order[first:end], logits, strict=True):
+            found[i] = np.asarray(each)
+        first = end
+    return found
+
+
+def classes_of(model: Any) -> tuple[str, ...]:
+    """The names of a classifier's classes, in order."""
+    config = model.config
+    return (
+        config.classes
+        if isinstance(model, TextClassifier)
+        else tuple(config.id2label[i] for i in range(config.num_labels))
+    )
+
+
 def judge(
-    model: TextClassifier,
+    model: Any,
     tokenizer: Any,
     texts: Sequence[str],
     targets: NDArray[np.int64],
@@ -36,7 +68,7 @@ def judge(
     said = probabilities(model, tokenizer, texts).argmax(axis=1)
     found: dict[str, Any] = {"texts": len(texts), **scores(targets, said, metrics)}
     most = int(np.bincount(targets).argmax())
-    found["majority"] = {"class": model.config.classes[most], "accuracy": float((targets == most).mean())}
+    found["majority"] = {"class": classes_of(model)[most], "accuracy": float((targets == most).mean())}
     if baseline is not None:
         found["baseline"] = {"name": NAME, **scores(targets, baseline.predict(texts), metrics)}
     return found

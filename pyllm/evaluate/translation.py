@@ -48,10 +48,11 @@ def translate(
             if len(ids) > model.context_length:
                 found = f"{len(ids):,} tokens, the model's context has {model.context_length:,}"
                 raise ContextError(f"translate: text {number}: {found}; shorten it")
-        asked = [ids for ids in part if len(ids) > 1]
+        least = len(tokenizer.coder.before) + 2
+        asked = [ids for ids in part if len(ids) >= least]
         made = iter(_found(model, tokenizer, asked, num_beams, n_best, options) if asked else [])
         for ids in part:
-            yield next(made) if len(ids) > 1 else [Translation("", [], 0.0)] * n_best
+            yield next(made) if len(ids) >= least else [Translation("", [], 0.0)] * n_best
 
 
 def measure(
@@ -79,13 +80,13 @@ def measure(
 
 
 def source_of(tokenizer: Any, text: str) -> list[int]:
-    """A text's tokens as encoder-decoders learn them: with what the tokenizer puts around a text where it ends it, else
-    nothing before and the end token behind. Raises ValueError without one."""
+    """A text's tokens as encoder-decoders learn them: what the tokenizer puts before a text, the end token behind.
+
+    Raises ValueError without one.
+    """
     if tokenizer.eos_token_id is None:
         raise ValueError("translate: the tokenizer has no end token, with which sources end")
-    if tokenizer.eos_token_id in tokenizer.coder.after:
-        return list(tokenizer.encode(text))
-    return [*tokenizer.coder.encode(text, False), tokenizer.eos_token_id]
+    return [*tokenizer.coder.before, *tokenizer.coder.encode(text, False), tokenizer.eos_token_id]
 
 
 def task_of(model: Any, name: str | None) -> tuple[str, dict[str, Any]]:

@@ -76,6 +76,17 @@ ALBERT = _changed(
     Field("attention_probs_dropout_prob", "float", *_DROPOUT, 0.0),
     Field("classifier_dropout_prob", "float", *_DROPOUT, 0.1),
 )
+VIT = (
+    *(field for field in BERT if field.name.startswith(("hidden_", "num_", "intermediate_", "attention_"))),
+    Field("hidden_dropout_prob", "float", *_DROPOUT, 0.0),
+    Field("attention_probs_dropout_prob", "float", *_DROPOUT, 0.0),
+    Field("layer_norm_eps", "float", 1e-15, 1e-1, 1e-12),
+    Field("initializer_range", "float", 0.0, 100.0, 0.02),
+    Field("problem_type", "choice", default=None, choices=PROBLEMS),
+    Field("image_size", "int", 1, 1 << 14, 224),
+    Field("patch_size", "int", 1, 1 << 14, 16),
+    Field("num_channels", "int", 1, 1 << 10, 3),
+)
 # Settings that change the arithmetic: refused unless they are as here.
 _FIXED = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 
@@ -106,6 +117,19 @@ def check_albert(raw: Raw) -> dict[str, Any]:
     if groups > layers:
         raw.refuse("num_hidden_groups", f"{groups:,}", f"1 to {layers:,}, the hidden layers")
     return config
+
+
+def check_vit(raw: Raw) -> dict[str, Any]:
+    """Of ViT, which reads images."""
+    config = check_fields(raw, VIT)
+    if raw.values.get("qkv_bias") not in (True, None):
+        raw.refuse("qkv_bias", printable(repr(raw.values["qkv_bias"]), 100), "true")
+    if config["hidden_size"] % config["num_attention_heads"]:
+        allowed = f"a multiple of the {config['num_attention_heads']:,} attention heads"
+        raw.refuse("hidden_size", f"{config['hidden_size']:,}", allowed)
+    if config["image_size"] % config["patch_size"]:
+        raw.refuse("image_size", f"{config['image_size']:,}", f"a multiple of patch_size, {config['patch_size']:,}")
+    return config | _labels(raw) | {"model_type": "vit"}
 
 
 def _checked(

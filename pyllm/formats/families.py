@@ -15,7 +15,7 @@ from pyllm.formats.encoder_decoders import (
     check_t5,
     check_transformer,
 )
-from pyllm.formats.encoders import check_albert, check_bert, check_distilbert, check_roberta
+from pyllm.formats.encoders import check_albert, check_bert, check_distilbert, check_roberta, check_vit
 from pyllm.formats.fields import Field, Raw, check_fields
 from pyllm.formats.scaling import check_scaling
 
@@ -327,12 +327,13 @@ FAMILIES: dict[str, Callable[[Raw], dict[str, Any]]] = {
     "ulmfit": check_ulmfit,
     "seq2seq": check_seq2seq,
     "transformer": check_transformer,
-    "bart": check_bart,
-    "mbart": check_mbart,
-    "marian": check_marian,
-    "t5": check_t5,
     "bert": check_bert,
     "roberta": check_roberta,
     "distilbert": check_distilbert,
     "albert": check_albert,
+    "vit": check_vit,
+    "bart": check_bart,
+    "mbart": check_mbart,
+    "marian": check_marian,
+    "t5": check_t5,
 }

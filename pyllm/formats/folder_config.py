@@ -19,14 +19,15 @@ ARCHITECTURES = {
     "ulmfit": "AWDLSTM",
     "seq2seq": "Seq2Seq",
     "transformer": "Transformer",
-    "bart": "BartForConditionalGeneration",
-    "mbart": "MBartForConditionalGeneration",
-    "marian": "MarianMTModel",
-    "t5": "T5ForConditionalGeneration",
     "bert": "Bert",
     "roberta": "Roberta",
     "distilbert": "DistilBert",
     "albert": "Albert",
+    "vit": "ViT",
+    "bart": "BartForConditionalGeneration",
+    "mbart": "MBartForConditionalGeneration",
+    "marian": "MarianMTModel",
+    "t5": "T5ForConditionalGeneration",
 }
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyllm import _core, nn, ops
 from pyllm.errors import ContextError
 from pyllm.models.adapters import Adaptable
+from pyllm.models.attentions import batched
 
 Logits = NDArray[np.float32]
 Hidden = NDArray[np.float32]
@@ -23,10 +24,12 @@ _recording = Lock()  # the first call may come from several threads
 
 
 class CausalOutput(NamedTuple):
-    """logits (batch, length, vocabulary) float32; loss a float where labels were given."""
+    """logits (batch, length, vocabulary) float32; loss a float where labels were given; attentions, where asked for,
+    of every layer (batch, heads, length, length)."""
 
     logits: Logits
     loss: float | None = None
+    attentions: tuple[NDArray[np.float32], ...] | None = None
 
 
 class CausalLM(Adaptable, ABC):
@@ -219,10 +222,13 @@ class CausalLM(Adaptable, ABC):
         found = [program.run(piece, hidden) for piece in pieces]
         return found[0] if len(found) == 1 else np.concatenate(found)
 
-    def __call__(self, input_ids: Any, attention_mask: Any = None, labels: Any = None) -> CausalOutput:
+    def __call__(
+        self, input_ids: Any, attention_mask: Any = None, labels: Any = None, output_attentions: bool = False
+    ) -> CausalOutput:
         """Scores of whole sequences. input_ids (batch, length); masked places get zero logits and are not seen.
 
         labels (batch, length): loss is the mean cross-entropy in nats of labels[:, 1:], -100 left out.
+        output_attentions: also the weights of every head, computed by their definition beside the scores.
         """
         ids = np.asarray(input_ids)
         if ids.ndim == 1:
@@ -235,7 +241,8 @@ class CausalLM(Adaptable, ABC):
         out = np.zeros((*ids.shape, self.config.vocab_size), np.float32)
         for row, mask, target in zip(ids, seen, out, strict=True):
             target[mask] = self.whole(row[mask])
-        return CausalOutput(out, None if labels is None else _cross_entropy(out, np.asarray(labels)))
+        loss = None if labels is None else _cross_entropy(out, np.asarray(labels))
+        return CausalOutput(out, loss, batched(self, ids, seen) if output_attentions else None)
 
     def whole(self, ids: Any) -> Logits:
         """Logits (length, vocabulary) of one sequence."""

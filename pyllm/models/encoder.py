@@ -20,6 +20,9 @@ from pyllm.models.ragged import Ragged, Starts, check_length, check_range, ragge
 from pyllm.tensor import Array, Tensor
 
 
+TOGETHER = 512  # rows between two layers, which then stay in the caches
+
+
 class EncoderOutput(NamedTuple):
     """last_hidden_state (batch, length, width), zeros for padding; pooler_output (batch, width).
 
@@ -131,13 +134,27 @@ class Encoder(nn.Module, ABC):
         """
         check_length(batch, self.context_length)
         check_range(batch, batch.ids, self.config.vocab_size, "input_ids")
-        own = nn.Own(batch.starts) if own is None else own
         x = self.watch("embedding", self.embedded(batch))
+        if own is None and seen is None and not isinstance(x, Tensor) and len(x) > TOGETHER:
+            return self._in_groups(x, batch.starts)
+        own = nn.Own(batch.starts) if own is None else own
         seen = [] if seen is None else seen
         for layer in self.layers:
             seen.append(x)
             x = checkpoint(layer, x, own) if self.is_gradient_checkpointing else layer(x, own)
         seen.append(x)
+        return x
+
+    def _in_groups(self, x: Array, starts: Starts) -> Array:
+        """The last layer's rows, some sequences through all layers and then the next: the same bits."""
+        first = 0
+        while first < len(starts) - 1:
+            end = max(first + 1, int(np.searchsorted(starts, starts[first] + TOGETHER, "right")) - 1)
+            rows = slice(int(starts[first]), int(starts[end]))
+            y, own = x[rows], nn.Own(starts[first : end + 1] - starts[first])
+            for layer in self.layers:
+                y = layer(y, own)
+            x[rows], first = y, end
         return x
 
     def pooled(self, rows: Any, starts: Starts) -> Any:

@@ -15,11 +15,13 @@ for another pass forward through the layers. Optimizers other than AdamW need le
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pyllm.models.counting import FORMATS, Count, Group, Part, bytes_in, count_preset, mlp
 from pyllm.models.presets import Preset
+from pyllm.nn import Embedding
 
 BYTES_PER_TOKEN = 4.5  # of text; 50 TB are 1.1e13 tokens
 TOKENS_PER_PARAMETER = 20  # where no amount of data is given: Hoffmann et al. 2022, arXiv:2203.15556
@@ -109,6 +111,30 @@ class Sizes(NamedTuple):
             for part in group.parts
             if len(part.shape) == 2 and part.kind == "weights" and not (self._table(part) or self._output(part))
         )
+
+
+def sizes_of(model: Any, vocabulary: int) -> Sizes:
+    """The sizes of a model that stands there, its weights not yet: tables, layers (shared ones each time they run),
+    what is in no layer, and an output matrix of its own. Enough for memory; attention's work is not in it.
+    """
+    runs = Counter(id(each) for layer in getattr(model, "layers", ()) for _, each in layer.named_parameters())
+    tables = {id(part.weight) for _, part in model.named_modules() if isinstance(part, Embedding)}
+    groups: dict[tuple[str, int], list[Part]] = {("embedding", 1): [], ("rest", 1): []}
+    output = []
+    for path, parameter in model.own_parameters().items():
+        place, inside, _ = f".{path}".partition(".layers.")
+        kind = "weights" if len(parameter.shape) > 1 else "biases"
+        if id(parameter) in tables:
+            name = "tokens" if parameter.shape[0] == vocabulary else "positions"
+            groups["embedding", 1].append(Part(name, parameter.shape))
+        elif len(parameter.shape) == 2 and parameter.shape[0] == vocabulary:
+            output.append(Part("output", parameter.shape))
+        else:
+            group = (f"{place[1:]} layers".strip(), max(1, runs[id(parameter)])) if inside else ("rest", 1)
+            groups.setdefault(group, []).append(Part(path, parameter.shape, kind=kind))
+    groups["embedding", 1].sort(key=lambda part: part.name != "tokens")
+    found = [Group(name, tuple(parts), repeat) for (name, repeat), parts in groups.items() if parts]
+    return Sizes(Count(found + ([Group("output", tuple(output))] if output else []), None))
 
 
 class Plan(NamedTuple):

@@ -218,6 +218,7 @@ PAIRS = {
     "mbart": _of_bart,
     "marian": _of_bart,
 }
+COUNTED = (*_DECODERS, *PAIRS)  # families whose configurations from_config takes
 
 
 def from_config(values: dict[str, Any]) -> Preset:

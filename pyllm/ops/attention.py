@@ -197,8 +197,9 @@ def row_attention(
     inputs: list[Any] = [x.reshape(n, -1) for x, n in zip(arrays, (rows, keys, keys), strict=True)]
     table = None if bias is None else float32(bias, "attention", "bias")
     options: list[Any] = [starts, heads, groups, scale, causal, window, softcap, kind, key_starts, table]
-    y, sums = _core.attention_forward(*inputs, *options)
-    keep = [stored(x, kind) for x in (*inputs, y)] if wants(q, k, v, bias) else []
+    learns = wants(q, k, v, bias)
+    y, sums = _core.attention_forward(*inputs, *options, learns)
+    keep = [stored(x, kind) for x in (*inputs, y)] if learns else []
 
     def derivative(dy: Array) -> list[Array]:
         held: list[Any] = [dy.reshape(rows, -1), *(x() for x in keep), sums, *options]

@@ -64,6 +64,10 @@ def _products(
     x: Any, parts: Sequence[tuple[Any, Any]], residual: Any = None, high: bool = False, act: str = "none"
 ) -> list[Any]:
     """[act(x W^T + bias) for each of one to three parts], or residual + x W^T + bias of one; act only to run."""
+    if type(x) is np.ndarray and x.size and not isinstance(residual, Tensor):
+        found = _run(x, parts, residual, high, act)
+        if found is not None:
+            return found
     a = float32(x, "linear")
     weights = [weight.weight if isinstance(weight, Adapted) else weight for weight, _ in parts]
     ws = [_matrix(weight, a) for weight in weights]
@@ -102,6 +106,20 @@ def _products(
         return record(y, (residual, x, *_learned(weight, bias)), derivative)
 
     return [one(*each) for each in zip(ys, ws, parts, changes, hs, strict=True)]
+
+
+def _run(x: Array, parts: Sequence[tuple[Any, Any]], residual: Any, high: bool, act: str) -> list[Array] | None:
+    """The same where all is packed and nothing learns, which a step of one token does a hundred times; else None."""
+    for weight, bias in parts:
+        if type(weight) is not _core.Weight or (bias is not None and type(bias) is not np.ndarray):
+            return None
+    a = float32(x, "linear")
+    weights = [_matrix(weight, a) for weight, _ in parts]
+    sizes = [weight.shape[0] for weight in weights]
+    biases = [None if b is None else vector(b, n, "linear", "bias") for n, (_, b) in zip(sizes, parts, strict=True)]
+    before = None if residual is None else _residual(residual, (*a.shape[:-1], sizes[0]))
+    ys: list[Array] = _core.linears(a.reshape(-1, a.shape[-1]), weights, biases, high, None, before, (), act)[0]
+    return ys if a.ndim == 2 else [y.reshape(*a.shape[:-1], n) for y, n in zip(ys, sizes, strict=True)]
 
 
 def _matrix(weight: Any, x: Array) -> Any:

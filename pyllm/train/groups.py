@@ -16,19 +16,21 @@ _LAYER = re.compile(r"(?:^|\.)(?:layers|rnns)\.(\d+)\.|_l(\d+)(?:_reverse)?$")
 def layer_groups(model: Any) -> list[list[Parameter]]:
     """The parameters that may learn, in groups from the input to the output: the embedding, each layer, what follows.
 
-    A tied matrix belongs where it comes last: of a language model to the head. What lies between a classifier's layers
-    and its head, a norm, belongs to the layer before. fastai's splits of AWD-LSTM are these.
+    What comes before the first layer is the embedding's. A tied matrix belongs where it comes last: of a language model
+    to the head. What lies between a classifier's layers and its head, a norm, belongs to the layer before. fastai's
+    splits of AWD-LSTM are these.
     """
     mine = {id(parameter): parameter for parameter in model.learned().values()}
     places: dict[int, int] = {}
     named = [(path, parameter) for path, parameter in model.named_parameters() if id(parameter) in mine]
     layers = [int(found.group(1) or found.group(2)) for path, _ in named if (found := _LAYER.search(path))]
     top = max(layers, default=-1) + 1
+    begun = not layers
     for path, parameter in named:
         found, inner = _LAYER.search(path), path.removeprefix("trunk.")
         if found:
-            place = int(found.group(1) or found.group(2)) + 1
-        elif inner.startswith("embedding."):
+            place, begun = int(found.group(1) or found.group(2)) + 1, True
+        elif not begun or inner.startswith("embedding."):
             place = 0
         else:
             place = top + (inner == path)

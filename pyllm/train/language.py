@@ -10,16 +10,20 @@ from typing import Any
 
 from pyllm import _core
 from pyllm.auto import AutoModelForCausalLM, AutoTokenizer, new_config
-from pyllm.data import Conversations, Packed, Shards, fingerprint, manifest
+from pyllm.auto.new import built, special_ids
+from pyllm.data import Conversations, fingerprint, manifest
+from pyllm.data.tasks import NEXT
 from pyllm.formats.memory import available
 from pyllm.formats.writing import Staging, make_folder
 from pyllm.models.fitting import refuse_unless_fits
-from pyllm.models.planning import Plan, sizes
-from pyllm.models.presets import from_config
+from pyllm.models.planning import Plan, sizes, sizes_of
+from pyllm.models.presets import COUNTED, from_config
 from pyllm.nn import LoraConfig
 from pyllm.train.answers import Prompt, answer, compared, prompts_of
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback, Samples
+from pyllm.train.objectives import USUAL_LENGTH, Segmented, chosen, kind_of, new_for, samples_of
+from pyllm.train.shown import shown
 from pyllm.train.trainer import Result, Trainer
 
 ANSWERS = 5  # held-out prompts that are answered before and after
@@ -34,24 +38,32 @@ def pretrain(
     tokenizer_path: str | None = None,
     callbacks: Sequence[Callback] = (),
     command: str = "",
+    objective: str | None = None,
 ) -> Result:
-    """A new model of a family learns to predict the next token of shards; the run folder then loads like any model.
+    """A new model of a family learns from shards; the run folder then loads like any model.
 
     fields: of the configuration, in Hugging Face's names; the vocabulary is the shards' tokenizer's. context: tokens of
-    a sample, the model's whole context unless given. Raises DataError, DoesNotFitError, TrainingError, ValueError.
+    a sample, the model's whole context unless given, of encoders and encoder-decoders at most 512. objective: one of
+    pyllm.data.tasks.NAMES that the family can learn; decoders predict the next token, encoders masked ones, and
+    encoder-decoders cut spans unless told otherwise. Raises DataError, DoesNotFitError, TrainingError, ValueError.
     """
+    name, kind = chosen(family, objective), kind_of(family)
     manifest.read(shards)  # a folder that is none is refused as such, not for its tokenizer
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or os.path.join(shards, manifest.TOKENIZER))
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = new_config(family, **({"vocab_size": tokenizer.vocab_size} | ends | fields))
-    length = context or int(config.context_length)
+    given = {"vocab_size": tokenizer.vocab_size} | special_ids(family, tokenizer)
+    config = new_config(family, **(given | fields))
+    longest = getattr(config, "context_length", getattr(config, "max_position_embeddings", USUAL_LENGTH))
+    length = context or (int(longest) if kind == "decoder" else min(int(longest), USUAL_LENGTH))
     refuse_unless_trains(family, config, arguments, length)
-    data = Packed(Shards(shards, "train", tokenizer=tokenizer), length, arguments.seed)
-    valid = validation(shards, length, arguments.seed)
-    model = AutoModelForCausalLM.from_config(config, arguments.seed)
+    model = new_for(family, name, config, arguments.seed)
+    length = length if kind == "decoder" else min(length, model.context_length)
+    data, valid = samples_of(family, name, model, tokenizer, shards, length, arguments.seed)
     model.open_tokenizer = lambda: tokenizer
-    facts = {"config": asdict(config), "data": data.shards.identity, "tokenizer": fingerprint(tokenizer)}
-    return carry_out(model, tokenizer, data, valid, arguments, callbacks, facts | {"context": length}, command)
+    facts = {"config": written(config), "data": data.shards.identity, "tokenizer": fingerprint(tokenizer)}
+    facts |= {"context": length} | ({} if name == NEXT else {"objective": data.objective.facts})
+    samples = None if kind == "decoder" else shown(kind, valid or data)
+    learner = Segmented(model, int(data.objective.lexicon.after[0])) if name == "mlm+nsp" else model
+    return carry_out(learner, tokenizer, data, valid, arguments, callbacks, facts, command, None, samples)
 
 
 def finetune(
@@ -89,17 +101,15 @@ def finetune(
     return carry_out(model, tokenizer, data, valid, arguments, callbacks, facts, command, (prompts, before))
 
 
-def validation(shards: str, length: int, seed: int = 0) -> Packed | None:
-    """Samples of the split "valid", at most as long as it is; None where there is none. Raises DataError."""
-    if not any(shard.split == "valid" for shard in manifest.read(shards).shards):
-        return None
-    split = Shards(shards, "valid")
-    return Packed(split, min(length, split.tokens - 1), seed) if split.tokens > 1 else None
-
-
 def stored_bytes(model: Any) -> int:
     """What the model's numbers take as they are stored."""
     return sum(parameter.value.nbytes for parameter in model.own_parameters().values())
+
+
+def written(config: Any) -> dict[str, Any]:
+    """A configuration as JSON has it: the keys of mappings are texts."""
+    found: dict[str, Any] = json.loads(json.dumps(asdict(config)))
+    return found
 
 
 def refuse_unless_trains(
@@ -112,7 +122,9 @@ def refuse_unless_trains(
     values = asdict(config) | {"model_type": type(config).__module__.rpartition(".")[2]}
     dtype = "bf16" if a.bf16 else "fp32"
     rank, weights = frozen or (0, None)
-    plan = Plan(name, sizes(from_config(values)), a.per_device_train_batch_size, length, dtype, rank, weights=weights)
+    counted = values["model_type"] in COUNTED
+    found = sizes(from_config(values)) if counted else sizes_of(built(config), config.vocab_size)
+    plan = Plan(name, found, a.per_device_train_batch_size, length, dtype, rank, weights=weights)
     refuse_unless_fits(plan._replace(checkpointing=a.gradient_checkpointing), available())
 
 
@@ -138,16 +150,17 @@ def carry_out(
     trainer = Trainer(model, data, arguments, valid, [*callbacks, samples], facts)
     result = trainer.train()
     model.eval()
-    model.save_pretrained(out, **({} if model.adapters else {"dtype": "float32"}))
+    model.save_pretrained(out, **({} if getattr(model, "adapters", None) else {"dtype": "float32"}))
     if asked is not None and result.complete:
         result = result._replace(answers=compared(tokenizer, *asked, answer(model, asked[0])))
     tokenizer.save_pretrained(out)
     about = {
-        "model": type(model).__name__,
+        "model": type(getattr(model, "wrapped", model)).__name__,
         "config": asdict(model.config),
         "parameters": model.num_parameters(),
         "trained": model.num_parameters(only_trainable=True),
         "arguments": asdict(arguments),
+        **({"objective": facts["objective"] | {"context": facts["context"]}} if "objective" in facts else {}),
         "command": command,
         "machine": {"threads": _core.threads(), "isa": _core.isa()},
         "samples": samples.texts,

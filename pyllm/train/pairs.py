@@ -7,14 +7,15 @@ from dataclasses import asdict
 from typing import Any
 
 from pyllm.auto import AutoTokenizer, new_config
+from pyllm.auto.new import special_ids
 from pyllm.auto.pairs import AutoModelForSeq2SeqLM
 from pyllm.data import Pairs, fingerprint
 from pyllm.train.arguments import TrainingArguments
-from pyllm.train.callbacks import Callback, Samples
+from pyllm.train.callbacks import Callback
 from pyllm.train.language import carry_out, refuse_unless_trains
+from pyllm.train.shown import SAMPLES, Translations
 from pyllm.train.trainer import Result
 
-SAMPLES = 3  # held-out sources that are translated after each evaluation
 HELD_OUT = 1000  # pairs to judge by, a tenth at most, where none are given
 
 
@@ -36,10 +37,9 @@ def learn_pairs(
     is a pair. Raises DataError, DoesNotFitError, TrainingError, ValueError.
     """
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    config = new_config(family, **({"vocab_size": tokenizer.vocab_size} | ends | fields))
-    most = getattr(config, "max_position_embeddings", length)  # T5 has no end
-    refuse_unless_trains(family, config, arguments, min(length, most))
+    given = {"vocab_size": tokenizer.vocab_size} | special_ids(family, tokenizer)
+    config = new_config(family, **(given | fields))
+    refuse_unless_trains(family, config, arguments, min(length, getattr(config, "max_position_embeddings", length)))
     model = AutoModelForSeq2SeqLM.from_config(config, arguments.seed)
     return _learn(model, tokenizer, pairs, arguments, length, valid, callbacks, {}, command)
 
@@ -81,27 +81,6 @@ def _learn(
     facts["tokenizer"] = fingerprint(tokenizer)
     samples = Translations([held.sides(i) for i in range(min(SAMPLES, len(held)))])
     return carry_out(model, tokenizer, data, held, arguments, callbacks, facts, command, None, samples)
-
-
-class Translations(Samples):
-    """What the model says after each evaluation for sources held out, greedily: "prompt" is the source, and "wanted"
-    the target that belongs to it."""
-
-    def __init__(self, pairs: Sequence[tuple[Any, Any]]) -> None:
-        super().__init__()
-        self.pairs = pairs
-
-    def on_evaluate(self, trainer: Any, step: int, loss: float) -> None:
-        """Say them with the weights of now."""
-        model = trainer.model
-        model.eval()
-        try:
-            found = model.generate([source.tolist() for source, _ in self.pairs])
-        finally:
-            model.train()
-        for said, (source, target) in zip(found, self.pairs, strict=True):
-            texts = (model.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in (source, said, target))
-            self.texts.append({"step": step, **dict(zip(("prompt", "text", "wanted"), texts, strict=True))})
 
 
 def _read(paths: Sequence[str], tokenizer: Any, length: int, start_id: int, seed: int) -> Pairs:

@@ -7,32 +7,28 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from pyllm import _core
 from pyllm.auto import AutoModelForCausalLM, AutoTokenizer
-from pyllm.auto.classifiers import save_classifier
+from pyllm.auto.classifiers import head_of, save_classifier
 from pyllm.data import Labelled, Pieces, fingerprint
 from pyllm.data.labelled import Texts, encoded, numbered
-from pyllm.data.permutation import permute
-from pyllm.errors import DataError, printable
-from pyllm.formats.csv_file import listed
+from pyllm.formats import download
 from pyllm.formats.writing import Staging
 from pyllm.models.classifier import ClassifierConfig, TextClassifier
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback
+from pyllm.train.encoder_texts import learn_encoder_texts
+from pyllm.train.language import written
 from pyllm.train.learner import RECIPES, Learner, Recipe
+from pyllm.train.split import Learned, Split, Tell, split, tell_texts
 from pyllm.train.trainer import Result
 
 MEASURED = 1000  # texts by which the head's scale begins
 LANGUAGE = "lm"  # folder of the language model's stage below a run's
-
-Tell = Callable[[str, str], None]  # hears of each stage, what it found
 
 
 @dataclass(frozen=True)
@@ -63,22 +59,6 @@ class TextSettings:
                 raise ValueError(f"texts: {name} is {getattr(self, name)}, allowed are {low} to {high:g}")
 
 
-class Split(NamedTuple):
-    """Labelled texts of one side, and the numbers of their classes."""
-
-    texts: list[str]
-    targets: NDArray[np.int64]
-
-
-class Learned(NamedTuple):
-    """What came of it: the classifier (ready to run where the result is complete), and both sides of its texts."""
-
-    model: TextClassifier
-    result: Result
-    train: Split
-    held_out: Split
-
-
 def finetune_texts(
     name: str,
     rows: Texts,
@@ -87,12 +67,19 @@ def finetune_texts(
     callbacks: Sequence[Callback] = (),
     tell: Tell = lambda stage, text: None,
 ) -> Learned:
-    """A pretrained language model, by name, file or folder, learns to classify texts; the folder is written at the end.
+    """A pretrained language model or encoder, by name, file or folder, learns to classify texts; the folder is written
+    at the end: of an encoder Hugging Face's, of which settings take recipe, lm_... and valid.
 
     Raises DataError for labels of one class alone and the like, TrainingError, ValueError.
     """
     settings = settings or TextSettings()
     tokenizer = AutoTokenizer.from_pretrained(name)
+    if head_of(download.resolve(name)):
+        learned = learn_encoder_texts(name, tokenizer, rows, arguments, settings, callbacks, tell)
+        if learned.result.complete:
+            learned.model.save_pretrained(arguments.output_dir, dtype="float32")
+            tokenizer.save_pretrained(arguments.output_dir)
+        return learned
     model = AutoModelForCausalLM.from_pretrained(name, dtype="float32")
     if model.adapters:
         raise ValueError(f"finetune: {name} is an adapter; merge it first: pyllm convert {name} FOLDER")
@@ -120,8 +107,8 @@ def learn_texts(
     if hasattr(model.config, "dropping"):
         model.config = model.config.dropping(settings.drop_mult)
     targets, classes = numbered(rows.labels)
-    train, held = _split(rows, targets, settings.valid, arguments.seed)
-    _tell_texts(rows, classes, train, held, tell)
+    train, held = split(rows, targets, settings.valid, arguments.seed)
+    tell_texts(rows, classes, train, held, tell)
     shape = {name: getattr(settings, name) for name in ("pooling", "hidden", "dropout", "bptt", "max_len")}
     config = ClassifierConfig(tuple(classes), **shape)
     about = dict(facts or {}) | {"config": asdict(model.config), "tokenizer": fingerprint(tokenizer)}
@@ -149,9 +136,10 @@ def write_facts(
 ) -> None:
     """Write run.json beside the classifier. Raises ModelFileError."""
     model = learned.model
+    trunk = getattr(model, "trunk", model)
     about = {
-        "model": f"TextClassifier of {type(model.trunk).__name__}",
-        "config": asdict(model.trunk.config) | asdict(model.config),
+        "model": f"TextClassifier of {type(trunk).__name__}",
+        "config": written(trunk.config) | written(model.config),
         "parameters": model.num_parameters(),
         "arguments": asdict(arguments) | {"texts": asdict(settings)},
         "command": command,
@@ -176,36 +164,3 @@ def _language(
 
 def _samples(tokenizer: Any, side: Split, seed: int) -> Labelled | None:
     return Labelled(encoded(tokenizer, side.texts), side.targets, seed) if side.texts else None
-
-
-def _split(rows: Texts, targets: NDArray[np.int64], share: float, seed: int) -> tuple[set[int], set[int]]:
-    """(labelled texts to learn from, held out): of each class the same share, equal texts on one side.
-
-    Raises DataError where a side would have no text of a class to learn.
-    """
-    held_out: dict[str, bool] = {}
-    train, held = set[int](), set[int]()
-    for each in range(int(targets.max()) + 1):
-        copies: dict[str, list[int]] = {}
-        for i in np.flatnonzero(targets == each).tolist():
-            copies.setdefault(rows.texts[i], []).append(i)
-        groups = list(copies.items())
-        count = sum(map(len, copies.values()))
-        wanted = min(round(share * count), count - 1)
-        for place in permute(np.arange(len(groups)), len(groups), seed, each).tolist():
-            text, places = groups[place]
-            out = held_out.setdefault(text, len(places) <= wanted)
-            wanted -= len(places) if out else 0
-            (held if out else train).update(places)
-    left = {int(targets[i]) for i in train}
-    if len(left) < 2:
-        raise DataError("texts", "", None, f"{len(train)} texts of {len(left)} classes to learn from", "two classes")
-    return train, held
-
-
-def _tell_texts(rows: Texts, classes: list[str], train: set[int], held: set[int], tell: Tell) -> None:
-    without = sum(label is None for label in rows.labels)
-    more = f", {without:,} without a label" if without else ""
-    tell("read", f"{len(rows.texts):,} texts{more}, {len(classes)} classes ({printable(listed(classes), 200)})")
-    tell("split", f"{len(train):,} to learn from, {len(held):,} held out")
-
