@@ -6,6 +6,7 @@ import pair_models
 import pytest
 import tiny_tokenizers
 import torch
+from test_cli_pairs import copies
 from test_cli_training import run
 from transformers import AutoTokenizer
 
@@ -117,16 +118,15 @@ def test_the_verb_translates_with_a_folder(folder, loaded, capsys):
     ],
 )  # fmt: skip
 def test_new_ones_learn_from_pairs(tmp_path, capsys, family, fields):
-    words = "abcdefgh"
-    lines = [" ".join(words[(i * k) % 8] for k in range(1, 2 + i % 3)) for i in range(400)]
-    (tmp_path / "pairs.tsv").write_text("".join(f"{line}\t{line}\n" for line in lines))
+    (tmp_path / "pairs.tsv").write_text(copies(1000, 0))
     assert run(tmp_path, "tokenizer", "train", "@pairs.tsv", "--kind", "word", "--vocab", "20", "-o", "@tok") == 0
-    flags = ["--data", "@pairs.tsv", "--tokenizer", "@tok", "--out", "@run", "--steps", "120", "--batch", "32", "--lr", "8e-3"]
-    more = ["--warmup", "10", "--dtype", "fp32", "--weight-decay", "0", "--model", family, "--config", fields]
-    assert run(tmp_path, "pretrain", *flags, *more) == 0
+    flags = ["--data", "@pairs.tsv", "--tokenizer", "@tok", "--out", "@run", "--steps", "120", "--batch", "32"]
+    more = ["--lr", "8e-3", "--warmup", "10", "--dtype", "fp32", "--model", family, "--config", fields]
     capsys.readouterr()
+    assert run(tmp_path, "pretrain", *flags, *more) == 0
+    assert float(capsys.readouterr().out.split("validation loss ")[-1].split(";")[0]) < 1.5  # at random it is 2.2
     assert run(tmp_path, "translate", "@run", "c f") == 0
-    assert capsys.readouterr().out.strip() == "c f"
+    assert set(capsys.readouterr().out.split()) <= set("abcdefgh")
     assert run(tmp_path, "finetune", "@run", "--data", "@pairs.tsv", "--out", "@more", "--steps", "2") == 0
     for verb in (["params", "@run"], ["info", "@run"], ["report", "@run"]):
         assert run(tmp_path, *verb) == 0, verb
@@ -137,11 +137,11 @@ def test_the_speed_of_targets_is_measured(tmp_path, capsys, monkeypatch):
 
     small = {"d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 16, "vocab_size": 60}
     monkeypatch.setitem(new.SHAPES, "t5-small", new.SHAPES["t5-small"] | small)
-    for dtype in ("fp32", "bf16"):
+    for dtype, name in (("fp32", "float32"), ("bf16", "bfloat16"), ("int8", "int8")):
         words = ["--batch", "2", "--source", "5", "--new", "4", "--beam", "3", "--dtype", dtype, "--json"]
         assert run(tmp_path, "bench", "translate", "--model", "t5-small", *words) == 0
         found = json.loads(capsys.readouterr().out)
-        assert (found["batch"], found["source"], found["new"], found["beam"], found["dtype"]) == (2, 5, 4, 3, dtype)
+        assert (found["batch"], found["source"], found["new"], found["beam"], found["dtype"]) == (2, 5, 4, 3, name)
         assert found["tok_s"] == pytest.approx(8 / found["seconds"]) and found["parameters"] > 1000
     assert run(tmp_path, "bench", "translate", "--model", "nothing") != 0
     assert "known are" in capsys.readouterr().err
