@@ -108,12 +108,35 @@ def test_a_row_has_the_same_bits_in_any_company_and_step_by_step(pair):
         state = ours.start(source)
         assert same_bits(np.concatenate([ours.step(state, [token]) for token in target]), wanted)
     state = ours.start(SOURCES, tokens=3)
-    steps = []
+    memory, steps = [each for keys in state.keys for each in keys], []
     for column in np.array([target[:3] for target in targets]).T:
         state.reorder([0, 0, 1, 2, 2] if len(state.source) == 3 else [1, 0, 2, 4, 3])
         steps.append(ours.step(state, column[[0, 0, 1, 2, 2]]))
     for beam, source in enumerate([0, 0, 1, 2, 2]):
         assert same_bits(np.stack([step[beam] for step in steps]), together[source][:3])
+    state.reorder([4])
+    assert all(each is kept for each, kept in zip((x for keys in state.keys for x in keys), memory, strict=True))
+
+
+@pytest.mark.parametrize("family", ["bart", "t5"])
+def test_long_targets_outgrow_their_room(family):
+    """More rows than were foreseen, more positions than a table has, more than one chunk of attention; moved beams."""
+    fields = {name: size for name, size in VARIANTS[family][1].items() if size is not None}
+    model = new_model(new_config(family, **fields | ({"max_position_embeddings": 300} if family == "bart" else {})), 5)
+    model.eval()
+    random, state = np.random.default_rng(0), model.start(SOURCES[:2], tokens=10)
+    said, source = [[], []], [0, 1]
+    for _ in range(290):
+        index = np.sort(random.integers(0, len(said), 5)) if len(said) > 2 else np.array([0, 0, 1, 1, 1])
+        index[[0, -1]] = 0, len(said) - 1
+        state.reorder(index)
+        said, source = [list(said[i]) for i in index], [source[i] for i in index]
+        for beam, token in zip(said, random.integers(3, 50, 5).tolist(), strict=True):
+            beam.append(token)
+        logits = model.step(state, [beam[-1] for beam in said])
+    for beam, tokens in enumerate(said):
+        whole = scores(model, [SOURCES[source[beam]]], [tokens])
+        assert same_bits(whole[-1], logits[beam])
 
 
 def test_gradients_are_torchs(pair):
@@ -161,6 +184,31 @@ def test_saved_models_are_transformers_again(pair, tmp_path):
     theirs.save_pretrained(tmp_path / "whole", max_shard_size="20KB")
     shards = pyllm.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "whole")
     assert same_bits(*(scores(m, SOURCES, targets) for m in (ours, shards)))
+
+
+def test_a_head_of_its_own_is_found_in_the_file(tmp_path):
+    """Version 1.1 has one; transformers 5 calls it tied, and its files tell otherwise."""
+    from safetensors.torch import load_file, save_file
+
+    theirs, folder = pair_models.save("t5 v1.1", tmp_path / "m")
+    state = load_file(folder / "model.safetensors")
+    torch.manual_seed(9)
+    save_file(state | {"lm_head.weight": torch.randn(53, 32) * 0.2}, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    labels, targets = torch.tensor(padded(LABELS, 1)[0]), [[0, *row[:-1]] for row in LABELS]
+    found = []
+    for name, tied in (("new", {}), ("old", {"tie_word_embeddings": False})):
+        (folder / "config.json").write_text(json.dumps(config | tied))
+        again = type(theirs).from_pretrained(folder).eval()
+        assert not torch.equal(again.lm_head.weight, again.shared.weight)
+        ours = pyllm.AutoModelForSeq2SeqLM.from_pretrained(folder)
+        assert not ours.config.tie_word_embeddings
+        wanted = theirs_of(again, labels=labels).logits.numpy()
+        for i, rows in enumerate(ours(SOURCES, decoder_input_ids=targets).logits):
+            assert relative(rows, wanted[i, : len(rows)]) < 1e-4
+        ours.save_pretrained(tmp_path / name)
+        found.append(theirs_of(type(theirs).from_pretrained(tmp_path / name).eval(), labels=labels).logits.numpy())
+        assert same_bits(found[-1], wanted)
 
 
 def test_states_go_both_ways(pair):

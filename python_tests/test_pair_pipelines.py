@@ -6,11 +6,11 @@ import pair_models
 import pytest
 import tiny_tokenizers
 import torch
+from test_cli_pairs import copies
 from test_cli_training import run
 from transformers import AutoTokenizer
 
 import pyllm
-from pyllm.evaluate.pair_pipelines import pair_pipeline
 from pyllm.evaluate.translation import source_of, translate
 from pyllm.generate import GenerationError
 
@@ -61,14 +61,14 @@ def test_sources_are_what_the_tokenizer_makes_of_texts(folder, loaded):
 def test_a_task_brings_its_prefix_and_settings(folder, loaded):
     model, tokenizer = loaded
     text, other = "the lazy dog", "a fox jumps over the town"
-    german = pair_pipeline("translation_en_to_de", model, tokenizer)
+    german = pyllm.pipeline("translation_en_to_de", str(folder), dtype="float32")
     options = {"max_length": 9, "num_beams": 2, "early_stopping": True}
     assert german(text) == [{"translation_text": theirs(folder, "translate: " + text, **options)}]
     assert german([text, other])[1] == {"translation_text": theirs(folder, "translate: " + other, **options)}
-    short = pair_pipeline("summarization", model, tokenizer)
+    short = pyllm.pipeline("summarization", model, tokenizer)
     options = {"max_length": 7, "min_length": 3, "length_penalty": 2.0}
     assert short(text) == [{"summary_text": theirs(folder, "sum: " + text, **options)}]
-    plain = pair_pipeline("text2text-generation", model, tokenizer, max_new_tokens=6)
+    plain = pyllm.pipeline("text2text-generation", model, tokenizer, max_new_tokens=6)
     assert plain(text) == [{"generated_text": theirs(folder, text, max_new_tokens=6)}]
     several = plain([text, other], num_beams=3, num_return_sequences=2, batch_size=1, return_tensors=True)
     assert [len(each) for each in several] == [2, 2] and set(several[0][0]) == {"generated_text", "generated_token_ids"}
@@ -78,9 +78,9 @@ def test_a_task_brings_its_prefix_and_settings(folder, loaded):
 
 def test_what_a_pipeline_cannot_do_is_refused(loaded):
     model, tokenizer = loaded
-    with pytest.raises(ValueError, match="task 'ner' is not known; known are text2text-generation, translation, summ"):
-        pair_pipeline("ner", model, tokenizer)
-    call = pair_pipeline("translation", model, tokenizer)
+    with pytest.raises(ValueError, match=r"task 'nothing' is not known; known are fill-mask, .*translation_xx_to_yy"):
+        pyllm.pipeline("nothing", model, tokenizer)
+    call = pyllm.pipeline("translation", model, tokenizer)
     with pytest.raises(ValueError, match="input 1 is int"):
         call(["a", 3])
     with pytest.raises(GenerationError, match="did you mean 'num_beams'"):
@@ -93,7 +93,7 @@ def test_long_texts_are_refused_or_cut(tmp_path):
     pair_models.save("bart", tmp_path, vocab_size=317, max_position_embeddings=12)
     tiny_tokenizers.write_json(tmp_path, 317)
     model = pyllm.AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
-    call = pair_pipeline("summarization", model, pyllm.AutoTokenizer.from_pretrained(tmp_path), max_new_tokens=3)
+    call = pyllm.pipeline("summarization", model, pyllm.AutoTokenizer.from_pretrained(tmp_path), max_new_tokens=3)
     with pytest.raises(pyllm.ContextError, match=r"input 0: 4\d tokens, the model's context has 12"):
         call("abcdefgh" * 5)
     assert set(call("abcdefgh" * 5, truncation=True)[0]) == {"summary_text"}
@@ -101,7 +101,7 @@ def test_long_texts_are_refused_or_cut(tmp_path):
 
 def test_the_verb_translates_with_a_folder(folder, loaded, capsys):
     model, tokenizer = loaded
-    wanted = pair_pipeline("translation_en_to_de", model, tokenizer, num_beams=3)("the lazy dog")
+    wanted = pyllm.pipeline("translation_en_to_de", model, tokenizer, num_beams=3)("the lazy dog")
     words = ["--beam", "3", "--task", "translation_en_to_de"]
     assert run(folder, "translate", str(folder), "the lazy dog", *words) == 0
     assert capsys.readouterr().out.strip() == " ".join(wanted[0]["translation_text"].split())
@@ -109,16 +109,39 @@ def test_the_verb_translates_with_a_folder(folder, loaded, capsys):
     assert "this model's are: translation_en_to_de, summarization" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("family", "fields"),
+    [
+        ("t5", "d_model=32,d_kv=8,d_ff=64,num_layers=1,num_heads=4,dropout_rate=0"),
+        ("bart", "d_model=32,encoder_layers=1,decoder_layers=1,encoder_ffn_dim=64,decoder_ffn_dim=64,dropout=0,"
+                 "encoder_attention_heads=4,decoder_attention_heads=4,max_position_embeddings=16"),
+    ],
+)  # fmt: skip
+def test_new_ones_learn_from_pairs(tmp_path, capsys, family, fields):
+    (tmp_path / "pairs.tsv").write_text(copies(1000, 0))
+    assert run(tmp_path, "tokenizer", "train", "@pairs.tsv", "--kind", "word", "--vocab", "20", "-o", "@tok") == 0
+    flags = ["--data", "@pairs.tsv", "--tokenizer", "@tok", "--out", "@run", "--steps", "120", "--batch", "32"]
+    more = ["--lr", "8e-3", "--warmup", "10", "--dtype", "fp32", "--model", family, "--config", fields]
+    capsys.readouterr()
+    assert run(tmp_path, "pretrain", *flags, *more) == 0
+    assert float(capsys.readouterr().out.split("validation loss ")[-1].split(";")[0]) < 1.5  # at random it is 2.2
+    assert run(tmp_path, "translate", "@run", "c f") == 0
+    assert set(capsys.readouterr().out.split()) <= set("abcdefgh")
+    assert run(tmp_path, "finetune", "@run", "--data", "@pairs.tsv", "--out", "@more", "--steps", "2") == 0
+    for verb in (["params", "@run"], ["info", "@run"], ["report", "@run"]):
+        assert run(tmp_path, *verb) == 0, verb
+
+
 def test_the_speed_of_targets_is_measured(tmp_path, capsys, monkeypatch):
     from pyllm.auto import new
 
     small = {"d_model": 16, "num_layers": 1, "num_heads": 2, "d_ff": 16, "vocab_size": 60}
     monkeypatch.setitem(new.SHAPES, "t5-small", new.SHAPES["t5-small"] | small)
-    for dtype in ("fp32", "bf16"):
+    for dtype, name in (("fp32", "float32"), ("bf16", "bfloat16"), ("int8", "int8")):
         words = ["--batch", "2", "--source", "5", "--new", "4", "--beam", "3", "--dtype", dtype, "--json"]
         assert run(tmp_path, "bench", "translate", "--model", "t5-small", *words) == 0
         found = json.loads(capsys.readouterr().out)
-        assert (found["batch"], found["source"], found["new"], found["beam"], found["dtype"]) == (2, 5, 4, 3, dtype)
+        assert (found["batch"], found["source"], found["new"], found["beam"], found["dtype"]) == (2, 5, 4, 3, name)
         assert found["tok_s"] == pytest.approx(8 / found["seconds"]) and found["parameters"] > 1000
     assert run(tmp_path, "bench", "translate", "--model", "nothing") != 0
     assert "known are" in capsys.readouterr().err

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from pyllm import _core
-from pyllm.auto import AutoTokenizer, config_of, opened
+from pyllm.auto import AutoTokenizer, config_of, known_arguments, opened
 from pyllm.auto.new import PAIRS, new_model
 from pyllm.auto.weights import load_weights
 from pyllm.errors import ModelFileError, printable
@@ -27,12 +27,20 @@ class AutoModelForSeq2SeqLM:
 
     @staticmethod
     def from_pretrained(
-        path: str | os.PathLike[str], *, dtype: Any = "auto", threads: int | None = None
+        path: str | os.PathLike[str],
+        *,
+        dtype: Any = "auto",
+        torch_dtype: Any = None,
+        threads: int | None = None,
+        **others: Any,
     ) -> EncoderDecoder:
-        """Load a folder, ready to run. dtype: "auto" keeps weights as stored, "float32" and "bfloat16" convert.
+        """Load a folder, ready to run. dtype: "auto" keeps weights as stored, others convert: "float32", "bfloat16",
+        "int8", and what else pyllm.auto.weights.load_weights takes.
 
-        Raises ModelFileError for bad files and for families that have no encoder, ValueError for unknown types.
+        Raises ModelFileError for bad files and for families that have no encoder, ValueError for unknown types,
+        TypeError for unknown arguments.
         """
+        known_arguments(others)
         if threads is not None:
             _core.set_threads(threads)
         with opened(path) as source:
@@ -47,7 +55,7 @@ class AutoModelForSeq2SeqLM:
             model: EncoderDecoder = family.Model(config)
             model.open_tokenizer = partial(AutoTokenizer.from_pretrained, path)
             model.generation_config = getattr(source, "generation_config", None) or None
-            load_weights(model, family, source, values, dtype)
+            load_weights(model, family, source, values, dtype if torch_dtype is None else torch_dtype)
         model.name_or_path = os.fspath(path)
         _core.keep_freed()  # as in encoders.py
         return model

@@ -11,11 +11,11 @@ from pyllm.errors import printable
 
 # What a row is called, and the names of its field in a configuration: LLaMA's, GPT-2's, of pairs, DistilBERT's.
 FIELDS = {
-    "layers": ("num_hidden_layers", "n_layer", "num_decoder_layers", "num_layers", "n_layers"),
+    "layers": ("num_hidden_layers", "n_layer", "num_decoder_layers", "num_layers", "n_layers", "decoder_layers"),
     "width": ("hidden_size", "n_embd", "d_model", "dim"),
-    "heads": ("num_attention_heads", "n_head", "nhead", "n_heads"),
-    "kv_heads": ("num_key_value_heads", "n_head", "nhead"),
-    "feed_forward": ("intermediate_size", "n_inner", "dim_feedforward", "hidden_dim"),
+    "heads": ("num_attention_heads", "n_head", "nhead", "n_heads", "decoder_attention_heads", "num_heads"),
+    "kv_heads": ("num_key_value_heads", "n_head", "nhead", "decoder_attention_heads", "num_heads"),
+    "feed_forward": ("intermediate_size", "n_inner", "dim_feedforward", "hidden_dim", "decoder_ffn_dim", "d_ff"),
     "context": ("max_position_embeddings", "n_positions"),
     "vocabulary": ("vocab_size",),
 }
@@ -33,7 +33,7 @@ def shape(config: dict[str, Any]) -> dict[str, int]:
     named = {field: [config[key] for key in keys if config.get(key) is not None] for field, keys in FIELDS.items()}
     found = {field: numbers[0] for field, numbers in named.items() if numbers}
     if "heads" in found:
-        found["head_size"] = config.get("head_dim") or found["width"] // found["heads"]
+        found["head_size"] = config.get("head_dim") or config.get("d_kv") or found["width"] // found["heads"]
     return found
 
 
@@ -51,7 +51,7 @@ def types(model: Any) -> dict[str, dict[str, int]]:
 def memory_plan(weights: int, numbers: dict[str, int]) -> dict[str, int | bool | None]:
     """Bytes of weights, of keys and values (bf16: 2 x layers x heads x size x 2 bytes a token), and if all fits."""
     token = 4 * numbers["layers"] * numbers.get("kv_heads", 0) * numbers.get("head_size", 0)
-    full = token * numbers["context"]
+    full = token * numbers.get("context", 1000)  # T5's has no end
     machine = doctor.memory()
     return {
         "weights": weights,
@@ -105,7 +105,7 @@ def text(data: dict[str, Any]) -> str:
     rows += [
         ("memory: weights", output.size(plan["weights"])),
         ("  cache, 1,000 tokens", output.size(plan["cache_per_1000_tokens"])),
-        ("  cache, full context", output.size(plan["cache_full_context"])),
+        *([("  cache, full context", output.size(plan["cache_full_context"]))] if "context" in data else []),
         ("  fits this machine", f"{fits} ({machine})"),
     ]
     lines = [output.table(rows)]

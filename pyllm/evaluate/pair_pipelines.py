@@ -80,18 +80,3 @@ class Summarization(TextToText):
     """The same with "summary_text"."""
 
     answer, tokens = "summary_text", "summary_token_ids"
-
-
-KINDS = {"text2text-generation": TextToText, "translation": Translation, "summarization": Summarization}
-
-
-def pair_pipeline(task: str, model: Any, tokenizer: Any, **settings: Any) -> TextToText:
-    """What does "text2text-generation", "summarization", "translation" or "translation_xx_to_yy" with a loaded model.
-
-    Raises ValueError for another task, which lists the known ones.
-    """
-    kind = KINDS.get("translation" if task.startswith("translation_") else task)
-    if kind is None:
-        known = ", ".join([*KINDS, "translation_xx_to_yy"])
-        raise ValueError(f"pipeline: task {task!r} is not known; known are {known}")
-    return kind(model, tokenizer, task, **settings)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from pyllm import auto
 from pyllm.auto import encoders
+from pyllm.auto.pairs import AutoModelForSeq2SeqLM
 from pyllm.evaluate.texts import probabilities
 from pyllm.models.classifier import TextClassifier
 
@@ -34,6 +35,9 @@ TASKS: dict[str, Task] = {
     ),
     "feature-extraction": Task(encoders.AutoModel, f"{__name__}:FeatureExtraction"),
     "text-generation": Task(auto.AutoModelForCausalLM, f"{__name__}:TextGeneration"),
+    "text2text-generation": Task(AutoModelForSeq2SeqLM, "pyllm.evaluate.pair_pipelines:TextToText"),
+    "translation": Task(AutoModelForSeq2SeqLM, "pyllm.evaluate.pair_pipelines:Translation"),
+    "summarization": Task(AutoModelForSeq2SeqLM, "pyllm.evaluate.pair_pipelines:Summarization"),
 }
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 
@@ -44,9 +48,10 @@ def pipeline(task: str, model: Any = None, tokenizer: Any = None, **settings: An
     settings: those that each call may give too (see the class of the task), and what from_pretrained takes: dtype,
     threads. Raises ValueError for unknown tasks, TypeError for unknown settings, and as from_pretrained does.
     """
-    found = TASKS.get(ALIASES.get(task, task))
+    found = TASKS.get("translation" if task.startswith("translation_") else ALIASES.get(task, task))
     if found is None:
-        raise ValueError(f"pipeline: task {task!r} is not known; known are {', '.join([*TASKS, *ALIASES])}")
+        known = ", ".join([*TASKS, *ALIASES, "translation_xx_to_yy"])
+        raise ValueError(f"pipeline: task {task!r} is not known; known are {known}")
     module, _, name = found.pipeline.partition(":")
     kind = getattr(import_module(module), name)
     if model is None:
@@ -55,6 +60,8 @@ def pipeline(task: str, model: Any = None, tokenizer: Any = None, **settings: An
         loading = {key: settings.pop(key) for key in ("dtype", "torch_dtype", "threads") if key in settings}
         tokenizer = auto.AutoTokenizer.from_pretrained(model) if tokenizer is None else tokenizer
         model = found.loads.from_pretrained(model, **loading)
+    if found.loads is AutoModelForSeq2SeqLM:
+        settings = {"task": task} | settings
     return kind(model, model.tokenizer if tokenizer is None else tokenizer, **settings)
 
 
