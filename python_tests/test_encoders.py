@@ -107,6 +107,20 @@ def test_bytes_depend_neither_on_company_nor_padding_nor_threads(tmp_path, varia
             assert same_bits(model(**inputs).logits, whole)
 
 
+def test_a_trace_shows_what_lies_between(tmp_path):
+    """Weights by the same name as everywhere, equal to output_attentions'; the embedding, every layer, the logits."""
+    _, model = pair(tmp_path, "bert", "MaskedLM")
+    ids = batch("bert")["input_ids"][1:2]
+    with pyllm.trace(model) as seen:
+        watched = model(ids, output_attentions=True, output_hidden_states=True)
+    for i, weights in enumerate(watched.attentions):
+        np.testing.assert_allclose(seen[f"layers.{i}.attention.weights"], weights[0], atol=1e-6)
+        np.testing.assert_allclose(seen[f"layers.{i}"], watched.hidden_states[i + 1][0], atol=1e-6)
+    assert np.array_equal(seen["embedding"], watched.hidden_states[0][0])
+    assert np.array_equal(seen["logits"], watched.logits[0])
+    np.testing.assert_allclose(model(ids).logits, watched.logits, atol=1e-5)
+
+
 @pytest.mark.parametrize("variant", ["bert", "roberta"])
 def test_positions_may_be_given(tmp_path, variant):
     """Left padding as transformers has it: positions count the columns, which position_ids can say."""
@@ -190,6 +204,28 @@ def test_gradient_checkpointing_keeps_the_bits(variant):
     assert len(found[0]) > 20 and all(same_bits(a, b) for a, b in zip(*found, strict=True))
     plain = pyllm.AutoModelForMaskedLM.from_config(config, seed=1).loss(ids, np.where(ids % 3 == 0, ids, -100))
     assert plain.item() != found[0][0]
+
+
+@pytest.mark.parametrize("variant", ["bert", "roberta", "distilbert", "albert"])
+def test_learning_in_bfloat16_stays_near(variant):
+    """The loss within 1 %, every gradient's direction within 0.99 of float32's."""
+    family, fields = VARIANTS[variant]
+    model = pyllm.AutoModelForMaskedLM.from_config(new_config(family, **fields, initializer_range=0.2), seed=1)
+    ids = np.random.default_rng(0).integers(3, VOCABULARY, (4, LENGTH))
+    targets = np.where(ids % 3 == 0, ids, -100)
+    found = []
+    for kind in ("fp32", "bf16"):
+        model.zero_grad()
+        with pyllm.autocast(kind):
+            loss = model.loss(ids, targets)
+        loss.backward()
+        found.append((loss.item(), {name: p.value.grad for name, p in model.own_parameters().items()}))
+    (exact, wanted), (near, gradients) = found
+    assert 0 < abs(near - exact) < 0.01 * exact
+    for name, b in wanted.items():
+        if b is not None and np.linalg.norm(b) > 1e-6:
+            a = gradients[name]
+            assert (a * b).sum() > 0.99 * np.linalg.norm(a) * np.linalg.norm(b), name
 
 
 @pytest.mark.parametrize("problem", ["regression", "multi_label_classification", "single_label_classification", None])

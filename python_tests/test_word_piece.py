@@ -1,6 +1,7 @@
 """BERT's tokenizers: pairs, kinds of sentence, offsets, cutting, filling as transformers has them; vocab.txt alone."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -122,6 +123,46 @@ def test_hostile_vocabularies_are_named(tmp_path, text, message):
     (tmp_path / "vocab.txt").write_text(text)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(TokenizerError, match=rf"{tmp_path.name}: vocab.txt: {message}"):
+        pyllm.AutoTokenizer.from_pretrained(tmp_path)
+
+
+def test_pieces_with_scores_as_alberts(tmp_path):
+    """SentencePiece's unigrams in tokenizer.json; texts of a pair are told apart, as ALBERT has learned them."""
+    special = ["<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"]
+    words = [
+        "▁",
+        "▁the",
+        "▁capital",
+        "▁of",
+        "▁is",
+        "▁paris",
+        "s",
+        "a",
+        "e",
+        "t",
+        "o",
+        ".",
+        "▁messi",
+        "▁great",
+        "!",
+        "n",
+    ]
+    scores = [(word, 0.0) for word in special] + [(word, -1 - i / 10) for i, word in enumerate(words)]
+    theirs = transformers.AlbertTokenizer(vocab=scores)
+    theirs.save_pretrained(tmp_path)
+    mine = pyllm.AutoTokenizer.from_pretrained(tmp_path)
+    for pair in (("the capital of Paris.", None), ("messi [MASK] great!", None), ("the capital", "is paris")):
+        more = {"return_offsets_mapping": True, "return_token_type_ids": True}
+        assert dict(mine(*pair, allow_special=True, **more)) == dict(theirs(*pair, **more))
+    assert mine("the capital", "is paris").token_type_ids == [0, 0, 0, 0, 1, 1, 1]
+    ids = mine("the capital of").input_ids
+    assert mine.convert_tokens_to_string(mine.convert_ids_to_tokens(ids)) == theirs.decode(ids)
+
+
+def test_without_tokenizers_the_error_says_what_to_install(tmp_path, monkeypatch):
+    tiny_tokenizers.write_vocabulary(tmp_path)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ImportError, match=r"vocab.txt needs the package `tokenizers`: pip install 'pyllm\[hf\]'"):
         pyllm.AutoTokenizer.from_pretrained(tmp_path)
 
 

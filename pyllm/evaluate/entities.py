@@ -59,7 +59,7 @@ class TokenClassification(Pipeline):
         names = self.model.config.id2label
         if strategy in ("none", "simple"):
             entities = [
-                {"entity": names[int(each["shares"].argmax())], "score": each["shares"].max()}
+                {"entity": names[int(each["shares"].argmax())], "score": float(each["shares"].max())}
                 | {name: each[name] for name in ("index", "word", "start", "end")}
                 for each in tokens
             ]
@@ -82,7 +82,7 @@ class TokenClassification(Pipeline):
         else:
             shares = tokens[0]["shares"]
         best = int(shares.argmax())
-        return {"entity": self.model.config.id2label[best], "score": shares[best]} | self._span(tokens)
+        return {"entity": self.model.config.id2label[best], "score": float(shares[best])} | self._span(tokens)
 
     def _groups(self, entities: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Entities of one class side by side as one; B-... begins another."""
@@ -94,7 +94,10 @@ class TokenClassification(Pipeline):
             else:
                 groups.append([each])
         return [
-            {"entity_group": group[0]["entity"].split("-", 1)[-1], "score": np.mean([each["score"] for each in group])}
+            {
+                "entity_group": group[0]["entity"].split("-", 1)[-1],
+                "score": float(np.mean([each["score"] for each in group])),
+            }
             | self._span(group)
             for group in groups
         ]

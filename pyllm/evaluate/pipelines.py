@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple
@@ -57,7 +58,7 @@ def pipeline(task: str, model: Any = None, tokenizer: Any = None, **settings: An
     return kind(model, model.tokenizer if tokenizer is None else tokenizer, **settings)
 
 
-class Pipeline:
+class Pipeline(ABC):
     """A model that is asked with texts. A task defines `known`, its settings with their defaults, and `answers`."""
 
     known: ClassVar[dict[str, Any]] = {}
@@ -87,9 +88,9 @@ class Pipeline:
         found = self.answers([inputs] if single else list(inputs), values, "top_k" in given)
         return found[0] if single else found
 
+    @abstractmethod
     def answers(self, inputs: list[Any], values: dict[str, Any], ranked: bool) -> list[Any]:
         """One for each input. ranked: the caller has said how many of the best."""
-        raise NotImplementedError
 
     def encoded(self, inputs: list[Any], values: dict[str, Any], **more: Any) -> Any:
         """What the tokenizer makes of texts, or of {"text": ..., "text_pair": ...}. Raises ValueError for others."""

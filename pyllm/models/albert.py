@@ -11,7 +11,6 @@ from pyllm import nn, ops
 from pyllm.models import bert
 from pyllm.models.encoder import Encoder, LabelledConfig
 from pyllm.models.encoder_heads import (
-    MaskedHead,
     NextSentenceHead,
     PreTrainingHead,
     SequenceHead,
@@ -74,11 +73,6 @@ class Group(nn.Module):
         self.layers = layers
 
 
-def masked(c: Any, words: nn.Embedding) -> MaskedHead:
-    """The head that fills in words."""
-    return MaskedHead(c.hidden_size, words, c.hidden_act, c.layer_norm_eps, c.tie_word_embeddings)
-
-
 class ALBERT(Encoder):
     """Embeddings as BERT's, but narrow, made wide; layers of which groups share their weights; a pooler."""
 
@@ -88,11 +82,11 @@ class ALBERT(Encoder):
         "predictions.decoder.bias": "predictions.bias",
     }
     heads: ClassVar[dict[str, Callable[[Any, nn.Embedding], Any]]] = {
-        "ForMaskedLM": masked,
+        "ForMaskedLM": bert.masked,
         "ForSequenceClassification": lambda c, words: SequenceHead(c, c.hidden_size, (0.0, c.classifier_dropout_prob)),
         "ForTokenClassification": lambda c, words: TokenHead(c, c.hidden_size, c.classifier_dropout_prob),
         "ForPreTraining": lambda c, words: PreTrainingHead(
-            masked(c, words), NextSentenceHead(c.hidden_size, c.classifier_dropout_prob, c.num_labels)
+            bert.masked(c, words), NextSentenceHead(c.hidden_size, c.classifier_dropout_prob, c.num_labels)
         ),
     }
 
