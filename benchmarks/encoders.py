@@ -2,10 +2,10 @@
 
 encoders.py [ROW ...] [--threads 2] [--pairs 9] [--out FILE.json]; needs onnxruntime, onnx, ctranslate2, transformers.
 
-Shapes by name with random weights, random tokens. ONNX Runtime quantises dynamically (weights and activations in
-int8), CTranslate2 in its int8, PyTorch runs transformers' model under autocast. Encoding gives the last layer's rows of a
-batch; translating is beam search with so many target tokens, the end token held back. Ragged batches have lengths from 8
-up: CTranslate2 takes them as they are, the others padded and sorted into quarters of like length.
+Shapes by name with random weights, random tokens. ONNX Runtime quantises dynamically (weights and activations), as
+CTranslate2 does; PyTorch runs transformers' model under autocast. Encoding gives the last layer's rows of a batch;
+translating is beam search with so many target tokens, the end token held back. Ragged batches have lengths from 8 up:
+CTranslate2 takes them as they are, the others padded and sorted into quarters of like length.
 """
 
 from __future__ import annotations

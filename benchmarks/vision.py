@@ -26,7 +26,7 @@ from pyllm.data.permutation import permute
 NEW = (5, 7)  # sandal and sneaker, which none of the others is like, and which are like each other
 SIZES = {"image_size": 28, "patch_size": 4, "num_channels": 1, "hidden_size": 96, "num_hidden_layers": 4}
 SIZES |= {"num_attention_heads": 4, "intermediate_size": 384, "hidden_dropout_prob": 0.1}
-RATES, COUNTS, BATCH, JUDGED = (1e-4, 3e-4, 1e-3), (4, 16, 64, 256), 64, 500
+RATES, COUNTS, BATCH, JUDGED = (3e-4, 1e-3), (4, 16, 64, 256), 64, 500
 
 
 class Pictures:
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=3000, help="of pretraining (3000)")
-    parser.add_argument("--tune-steps", type=int, default=200, help="of each run on the two classes (200)")
+    parser.add_argument("--tune-steps", type=int, default=100, help="of each run on the two classes (100)")
     parser.add_argument("--seeds", type=int, default=5, help="(5)")
     a = parser.parse_args()
     train, test = read(a.folder, "train"), read(a.folder, "t10k")

@@ -222,6 +222,7 @@ def test_the_command_pretrains_measures_and_refuses(place, capsys):
         assert run(place, *words, "--model", family, "--objective", name) == 1
         error = capsys.readouterr().err
         assert f"{family} cannot learn objective '{name}', allowed are {allowed}" in error
+    assert run(place, *words, "--model", "vit") == 1 and "vit learns from images" in capsys.readouterr().err
     assert run(place, "eval", "@cli", "--data", "@shards", "--objective", "span") == 1
     assert "allowed are mlm, mlm+nsp" in capsys.readouterr().err
 

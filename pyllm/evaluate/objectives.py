@@ -58,9 +58,10 @@ def measure(
             words, next_ = targets[: len(ids)], targets[len(ids) :]
             here = int(np.count_nonzero(words != IGNORED))
             with ops.documents(starts):
-                more = [segments(ids, starts, int(poses.lexicon.after[0]))] if len(next_) else []
+                types = segments(ids, starts, int(poses.lexicon.after[0])) if len(next_) else None
+                more = () if types is None else (types,)
                 loss += float(np.asarray(model.loss(ids, words, *more))) * here if here else 0.0
-            following += _next(model, ids, starts, more[0], next_) if len(next_) else []
+            following += [] if types is None else _next(model, ids, starts, types, next_)
             count += here
             bar.show(position + 1)
     mean = loss / count if count else math.nan
