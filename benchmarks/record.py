@@ -2,7 +2,7 @@
 
 record.py FILE.json [FILE.json ...] [--machine A]
 
-Takes the files of compare.py, gemm.py, training.py, quality.py, and of `make bench ARGS="--benchmark_out=FILE.json"`. A
+Takes the files of compare.py, gemm.py, training.py, encoders.py, quality.py, and of `make bench ARGS="--benchmark_out=FILE.json"`. A
 figure replaces the one of the same name in its group; a run of native benchmarks replaces its whole group.
 """
 
@@ -19,7 +19,9 @@ import chart
 
 Result = dict[str, Any]
 PEER_NAMES = {"llama.cpp-flash": "llama.cpp, flash attention", "torch": "PyTorch", "torch-onednn": "PyTorch, oneDNN",
-              "numpy-transposed": "numpy"}  # fmt: skip
+              "numpy-transposed": "numpy", "ort-int8": "ONNX Runtime, int8", "ort-fp32": "ONNX Runtime",
+              "ct2-int8": "CTranslate2, int8", "ct2-float32": "CTranslate2", "torch-bf16": "PyTorch, bf16",
+              "torch-fp32": "PyTorch"}  # fmt: skip
 ISAS = {
     "avx512amx": "AVX-512 with AMX",
     "avx512vnni": "AVX-512 with VNNI and BF16",
@@ -100,6 +102,23 @@ def trained(data: Result) -> list[Result]:
     return found
 
 
+def encoded(data: Result) -> list[Result]:
+    """The rows of encoders.py."""
+    return [
+        {
+            "group": "Encoders and encoder-decoders",
+            "what": row["what"],
+            "unit": "tokens/s",
+            **beside(row),
+            "asked": f"{row['asked']}",
+            "versions": data["facts"]["versions"],
+            "command": f"benchmarks/encoders.py {row['row']} --threads {row['threads']}",
+            "date": data["facts"]["date"],
+        }
+        for row in data["encoders"]
+    ]
+
+
 def kernels(data: Result) -> list[Result]:
     """Google Benchmark's: of each kernel the median where it was repeated, and every repetition's time."""
     found: dict[str, Result] = {}
@@ -166,7 +185,7 @@ def told(data: Result) -> list[Result]:
     return [{"date": time.strftime("%Y-%m-%d"), **entry} for entry in data["entries"]]
 
 
-READERS = {"training": trained, "row": compared, "products": multiplied, "benchmarks": kernels, "precision": judged,
+READERS = {"training": trained, "encoders": encoded, "row": compared, "products": multiplied, "benchmarks": kernels, "precision": judged,
            "entries": told}  # fmt: skip
 
 

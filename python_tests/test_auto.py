@@ -31,6 +31,23 @@ def test_dtype_converts(folder, dtype, stored):
     assert model.cache_type == stored
 
 
+@pytest.mark.parametrize(("dtype", "stored", "off"), [("int8", "INT8", 0.1), ("q8_0", "Q8_0", 0.1), ("q4_1", "Q4_1", 0.8)])
+def test_weights_are_quantised_while_they_load(folder, dtype, stored, off):
+    """The whole model runs on them, step by step to the bits of the whole, and stays near float32."""
+    model = pyllm.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    assert {each.value.dtype for _, each in model.named_parameters() if each.packed} == {stored}
+    exact = pyllm.AutoModelForCausalLM.from_pretrained(folder, dtype="float32")(IDS[None]).logits
+    whole, state = model(IDS[None]).logits, model.new_state()
+    steps = np.concatenate([model.step([(state, IDS[i : i + 7])], "all") for i in range(0, len(IDS), 7)])
+    assert steps.tobytes() == whole[0].tobytes()
+    assert 1e-4 < np.linalg.norm(whole - exact) / np.linalg.norm(exact) < off
+
+
+def test_unknown_types_are_refused(folder):
+    with pytest.raises(ValueError, match=r"'int4', allowed are auto, float32, bfloat16, float16, int8, q8_0"):
+        pyllm.AutoModelForCausalLM.from_pretrained(folder, dtype="int4")
+
+
 def test_bf16_made_from_f32_is_the_stored_bf16(folder, tmp_path):
     config = tiny_models.llama_config()
     wide = tiny_models.write_folder(tmp_path, config, tiny_models.random_weights(config), "F32")

@@ -146,7 +146,8 @@ class AutoModelForCausalLM:
         """Load a GGUF file, a Hugging Face folder, or a name such as "smollm2"; of a PEFT folder the model that it
         names, with its adapter.
 
-        dtype: "auto" keeps each weight as it is stored, "float32" and "bfloat16" convert. precision "high" takes
+        dtype: "auto" keeps each weight as it is stored, the names of weights.DTYPES ("float32", "bfloat16", "float16",
+        "int8", "q8_0", "q4_0", "q4_1") turn matrices into that type. precision "high" takes
         activations in two int8 terms, attention and cache in float32. cache_type: of keys and values, "f32", "bf16" or
         "q8_0", which takes 56 % of bf16's memory and needs heads a multiple of 16 wide; None suits the weights.
         context_length: positions at most; rotary scalings "dynamic" and "longrope" are chosen by it, and without it for
