@@ -2,8 +2,8 @@
 
 record.py FILE.json [FILE.json ...] [--machine A]
 
-Takes the files of compare.py, gemm.py, training.py, encoders.py, quality.py, and of `make bench ARGS="--benchmark_out=FILE.json"`. A
-figure replaces the one of the same name in its group; a run of native benchmarks replaces its whole group.
+Takes the files of compare.py, gemm.py, training.py, encoders.py, quality.py, and of
+`make bench ARGS="--benchmark_out=FILE.json"`. A figure replaces the one of the same name in its group; a run of native benchmarks replaces its whole group.
 """
 
 from __future__ import annotations
@@ -185,8 +185,8 @@ def told(data: Result) -> list[Result]:
     return [{"date": time.strftime("%Y-%m-%d"), **entry} for entry in data["entries"]]
 
 
-READERS = {"training": trained, "encoders": encoded, "row": compared, "products": multiplied, "benchmarks": kernels, "precision": judged,
-           "entries": told}  # fmt: skip
+READERS = {"training": trained, "encoders": encoded, "row": compared, "products": multiplied, "benchmarks": kernels,
+           "precision": judged, "entries": told}  # fmt: skip
 
 
 def main() -> None:

@@ -31,7 +31,10 @@ def test_dtype_converts(folder, dtype, stored):
     assert model.cache_type == stored
 
 
-@pytest.mark.parametrize(("dtype", "stored", "off"), [("int8", "INT8", 0.1), ("q8_0", "Q8_0", 0.1), ("q4_1", "Q4_1", 0.8)])
+QUANTISED = [("int8", "INT8", 0.1), ("q8_0", "Q8_0", 0.1), ("q4_1", "Q4_1", 0.8)]
+
+
+@pytest.mark.parametrize(("dtype", "stored", "off"), QUANTISED)
 def test_weights_are_quantised_while_they_load(folder, dtype, stored, off):
     """The whole model runs on them, step by step to the bits of the whole, and stays near float32."""
     model = pyllm.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
