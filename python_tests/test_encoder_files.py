@@ -126,6 +126,25 @@ def test_wrong_tensors_are_named_all_at_once(tmp_path):
         model.load_state_dict("x.bin")
 
 
+@pytest.mark.parametrize("kind", ["XLMRoberta", "Camembert"])
+def test_what_is_robertas_is_read_as_it(tmp_path, kind):
+    """The same numbers; saved as RoBERTa, whose numbers transformers' are too."""
+    config = getattr(transformers, f"{kind}Config")(**VARIANTS["roberta"][1], num_labels=3)
+    torch.manual_seed(0)
+    reference = getattr(transformers, f"{kind}ForSequenceClassification")(config).eval()
+    reference.save_pretrained(tmp_path / "in")
+    model = pyllm.AutoModelForSequenceClassification.from_pretrained(tmp_path / "in")
+    assert model.missing_keys == model.unexpected_keys == ()
+    model.save_pretrained(tmp_path / "out")
+    again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    assert type(again).__name__ == "RobertaForSequenceClassification"
+    inputs = batch("roberta")
+    with torch.no_grad():
+        wanted, saved = (each(**{k: torch.tensor(v) for k, v in inputs.items()}).logits for each in (reference, again))
+    assert torch.equal(wanted, saved)
+    np.testing.assert_allclose(model(**inputs).logits, wanted.numpy(), rtol=1e-4, atol=1e-6)
+
+
 CONFIGS = [
     ("bert", {"hidden_act": "tanh"}, "'hidden_act': 'tanh'; known are: gelu, gelu_new"),
     ("bert", {"hidden_size": 30}, "'hidden_size': 30; a multiple of the 4 attention heads"),

@@ -1,5 +1,6 @@
 """Encoders: what transformers' models of every family, variant and head give, whatever the batch; saved and learned."""
 
+import contextlib
 import json
 
 import numpy as np
@@ -204,6 +205,33 @@ def test_gradient_checkpointing_keeps_the_bits(variant):
     assert len(found[0]) > 20 and all(same_bits(a, b) for a, b in zip(*found, strict=True))
     plain = pyllm.AutoModelForMaskedLM.from_config(config, seed=1).loss(ids, np.where(ids % 3 == 0, ids, -100))
     assert plain.item() != found[0][0]
+
+
+PLACES = {  # fields -> the embedding's, a layer's two, the classifier's
+    "bert": ({"hidden_dropout_prob": 0.2}, 0.2, [0.2, 0.2], [0.0, 0.2]),
+    "bert relu": ({"hidden_dropout_prob": 0.2}, 0.2, [0.2, 0.2], [0.0, 0.3]),
+    "roberta": ({"hidden_dropout_prob": 0.2, "classifier_dropout": 0.4}, 0.2, [0.2, 0.2], [0.4, 0.4]),
+    "distilbert": ({"dropout": 0.2, "seq_classif_dropout": 0.5}, 0.2, [0.2, 0.2], [0.0, 0.5]),
+    "albert groups": ({"hidden_dropout_prob": 0.2, "classifier_dropout_prob": 0.4}, 0.2, [0.2, 0.0], [0.0, 0.4]),
+}
+
+
+@pytest.mark.parametrize("variant", PLACES)
+def test_what_is_dropped_is_what_transformers_drops(variant):
+    """Each place with its share and draws of its own, shared layers too; within noise alone, each batch another."""
+    family, fields = VARIANTS[variant]
+    changes, embedding, layer, head = PLACES[variant]
+    model = pyllm.AutoModelForSequenceClassification.from_config(new_config(family, **(fields | changes)), seed=1)
+    assert model.dropout.p == embedding and [each.p for each in model.head.dropouts] == head
+    assert all([each.p for each in one.dropouts] == layer for one in model.layers)
+    drops = [model.dropout, *model.head.dropouts, *(each for one in model.layers for each in one.dropouts)]
+    streams = [each.stream for each in drops if each.p]
+    assert len(streams) == len(set(streams)) >= 4
+    ids, losses = np.random.default_rng(0).integers(3, VOCABULARY, (2, LENGTH)), []
+    for step in (None, 0, 0, 1):
+        with contextlib.nullcontext() if step is None else pyllm.ops.noise(3, step):
+            losses.append(model.loss(ids, np.array([0, 1])).item())
+    assert losses[1] == losses[2] and len(set(losses)) == 3
 
 
 @pytest.mark.parametrize("variant", ["bert", "roberta", "distilbert", "albert"])

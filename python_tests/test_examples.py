@@ -1,5 +1,6 @@
 """Every script of examples/ runs and prints what it promises."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +127,21 @@ def test_grapheme_to_phoneme(tmp_path):
     weights = unpacked("g2p-en==2.1.0") / "g2p_en" / "checkpoint20.npz"
     lines = run("grapheme_to_phoneme.py", weights, "transformer", "a", "Perplexity", cwd=tmp_path).splitlines()
     assert lines == ["transformer T R AE0 N S F AO1 R M ER0", "a AA1", "Perplexity P ER0 P L EH1 K S AH0 T IY0"]
+
+
+def test_objectives(tmp_path):
+    lines = run("objectives.py", cwd=tmp_path).splitlines()
+    said = {lines[i].split(",")[0]: [line.split()[1:] for line in lines[i + 1 : i + 3]] for i in range(0, 12, 3)}
+    text = "My name is Sunny and I am a Data Scientist . Sunny is very good with coding . He knows coding very well ."
+    assert list(said) == ["prefix", "mlm", "span", "denoise"] and said["denoise"][1] == [*text.split(), "|"]
+    read, learned = said["mlm"]
+    hidden = [word for word in learned if word != "."]
+    assert "<mask>" in read and len(hidden) in (3, 4) and [*text.split()] == [
+        word if mark == "." else mark for word, mark in zip(read, learned, strict=True)
+    ][1:-1]
+
+
+def test_vision(tmp_path):
+    lines = run("vision.py", cwd=tmp_path).splitlines()
+    shares = [int(re.search(r"(\d+)%", line)[1]) for line in lines]
+    assert len(lines) == 3 and shares[0] > 80 and shares[2] > shares[1]

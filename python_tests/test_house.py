@@ -308,6 +308,7 @@ def script(folder, title, monkeypatch):
 
 def test_pictures_and_results_are_what_their_scripts_write(monkeypatch):
     assert (ROOT / "docs" / "map.svg").read_text() == script("docs", "map", monkeypatch).draw()
+    assert (ROOT / "docs" / "attention.svg").read_text() == script("docs", "attention", monkeypatch).draw()
     chart = script("benchmarks", "chart", monkeypatch)
     data = json.loads(chart.SOURCE.read_text())
     assert (ROOT / "RESULTS.md").read_text() == chart.markdown(data)

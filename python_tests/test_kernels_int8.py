@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 import reference as ref
+import reference_int8 as twin
 from kernel_checks import ISAS, check, random, same_bits, threads, using
 
 from pyllm import Tensor, _core, ops
@@ -22,7 +23,7 @@ def test_a_product_is_its_integers_times_two_scales(isa):
         x, w, bias = random((rows, k), seed), random((n, k), seed + 50, 0.1), random((n,), seed)
         with using(isa):
             y, plain = ops.linear(x, weight_of(w), bias), ops.linear(x, weight_of(w))
-        exact = ref.int8_linear(x, w)
+        exact = twin.int8_linear(x, w)
         check(plain, exact, ref.gamma(4) * np.abs(exact) + ref.TINY)
         check(y, exact + bias, ref.gamma(6) * (np.abs(exact) + np.abs(bias)) + ref.TINY)
 
@@ -34,7 +35,7 @@ def test_it_is_as_near_as_its_codes_allow(isa):
     x[:, 17] *= 30
     with using(isa):
         y = ops.linear(x, weight_of(w))
-    mixed, other = (ref.hadamard(np.float64(a)) / 8 for a in (x, w))
+    mixed, other = (twin.hadamard(np.float64(a)) / 8 for a in (x, w))
     step_x, step_w = (np.abs(a).max(axis=1) / 127 for a in (mixed, other))
     bound = np.abs(mixed).sum(axis=1)[:, None] * step_w / 2 + step_x[:, None] / 2 * np.abs(other).sum(axis=1)
     exact = ref.matmul(x, w.T)
@@ -88,7 +89,7 @@ def test_strange_rows_touch_no_other(isa):
 def test_rows_come_back_and_gradients_flow_through(isa):
     floats = random((37, 130), 11)
     weight = weight_of(floats)
-    numbers = ref.int8_numbers(floats)
+    numbers = twin.int8_numbers(floats)
     with using(isa):
         ids = np.array([36, 0, 5], np.int32)
         check(_core.embedding(ids, weight), numbers[ids], ref.gamma(8) * np.abs(floats).max() * 64)

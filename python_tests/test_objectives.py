@@ -5,6 +5,7 @@ import re
 import data_corpora
 import numpy as np
 import pytest
+import tiny_tokenizers
 
 import pyllm.text
 from pyllm.data import IGNORED, Shards, Tasks, prepare
@@ -93,6 +94,25 @@ def test_words_and_sentences_begin_where_they_do(tokenizer, lexicon):
     ids = np.array(tokenizer.encode("One is 3.14 of two. Three! four", add_special_tokens=False), np.int32)
     cut = np.split(ids, np.flatnonzero(lexicon.sentences(ids))[1:])
     assert [tokenizer.decode(part).strip() for part in cut] == ["One is 3.14 of two.", "Three!", "four"]
+
+
+def test_words_of_wordpieces_are_hidden_whole(tmp_path):
+    tiny_tokenizers.write_vocabulary(tmp_path)
+    tokenizer = pyllm.AutoTokenizer.from_pretrained(tmp_path)
+    lexicon = Lexicon(tokenizer)
+    around = [int(lexicon.before[0]), int(lexicon.after[0]), lexicon.mask]
+    assert tokenizer.convert_ids_to_tokens(around) == ["[CLS]", "[SEP]", "[MASK]"]
+    ids = np.array(tokenizer.encode("my footballers, unaffable john", add_special_tokens=False), np.int32)
+    words = np.split(ids, np.flatnonzero(lexicon.words(ids))[1:])
+    assert [len(word) for word in words] == [1, 4, 1, 3, 2]
+    sizes, met = {len(word): set(word.tolist()) for word in words}, set()
+    for i in range(400):
+        _, targets = MaskedLM(lexicon, 0.4).hidden([ids], Draws(0, "mlm", i))
+        hidden = targets[1:-1] != IGNORED
+        parts = np.split(hidden, np.flatnonzero(lexicon.words(ids))[1:])
+        assert all(part.all() or not part.any() for part in parts)
+        met |= {len(part) for part in parts if part.all()}
+    assert met == set(sizes)
 
 
 def test_masked_lm_hides_fifteen_per_cent_of_whole_words(shards, lexicon):

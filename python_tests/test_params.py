@@ -212,7 +212,7 @@ def test_models_lists_every_family(capsys, tmp_path, monkeypatch):
     found = json.loads(capsys.readouterr().out)
     names = [family["name"] for family in found["families"]]
     wanted = "MLP RNN LSTM GRU seq2seq Transformer ULMFiT AWD-LSTM BERT GPT GPT-2 T5 BART LLaMA GPT-NeoX InstructGPT"
-    wanted += " ChatGPT Pythia Mistral Gemma Qwen2 Qwen2.5 Qwen3 Marian mBART RoBERTa ALBERT DistilBERT"
+    wanted += " ChatGPT Pythia Mistral Gemma Qwen2 Qwen2.5 Qwen3 Marian mBART RoBERTa ALBERT DistilBERT ViT"
     assert set(wanted.split()) | {"Llama 2", "Llama 3", "Gemma 2", "Gemma 3", "seq2seq + attention"} == set(names)
     assert [family["year"] for family in found["families"]] == sorted(family["year"] for family in found["families"])
     assert found["files"] == [{"path": str(tmp_path / "x.gguf"), "bytes": 5}]

@@ -144,11 +144,24 @@ def test_the_nearest_are_those_of_the_greatest_cosines(tmp_path):
     [
         ("modules.json", {}, r"modules.json: \{\}; a list of modules"),
         ("modules.json", [{"type": KINDS + "Dense"}], "Dense; Transformer, Pooling and perhaps Normalize"),
-        ("modules.json", [{"type": "Transformer"}, {"type": "Pooling", "path": "../x"}], r"'path': ../x; the name"),
-        ("modules.json", [{"type": "Transformer"}, {"type": "Pooling"}], r"'path': None; the name of a folder"),
+        (
+            "modules.json",
+            [{"type": "Transformer", "path": ""}, {"type": "Pooling", "path": "../x"}],
+            r"'path': ../x; the name",
+        ),
+        (
+            "modules.json",
+            [{"type": "Transformer", "path": ""}, {"type": "Pooling"}],
+            r"'path': None; the name of a folder",
+        ),
         ("1_Pooling/config.json", {"pooling_mode_lasttoken": True}, "lasttoken; some of cls_token, max_tokens"),
         ("1_Pooling/config.json", {"pooling_mode_cls_token": False}, "'pooling_mode': none; some of"),
         ("1_Pooling/config.json", [], r"config.json: \[\]; an object"),
+        (
+            "modules.json",
+            [{"type": "Transformer", "path": "a/b"}, {"type": "Pooling", "path": ""}],
+            "'path': a/b; the name",
+        ),
         ("sentence_bert_config.json", {"max_seq_length": -1}, "'max_seq_length': -1; 1 to"),
         ("config_sentence_transformers.json", {"prompts": {"a": 1}}, "'prompts'"),
         ("config_sentence_transformers.json", {"default_prompt_name": "a"}, "'default_prompt_name': a"),
@@ -159,6 +172,30 @@ def test_hostile_files_are_named(tmp_path, name, value, message):
     write(tmp_path, name, value)
     with pytest.raises(ModelFileError, match=message):
         pyllm.SentenceEncoder(tmp_path)
+
+
+def test_the_encoder_may_lie_in_a_folder_of_its_own(tmp_path):
+    """As the first folders of sentence-transformers have it."""
+    folder(tmp_path / "new")
+    wanted = pyllm.SentenceEncoder(tmp_path / "new").encode(TEXTS)
+    inner = tmp_path / "old/0_Transformer"
+    inner.mkdir(parents=True)
+    for each in list((tmp_path / "new").iterdir()):
+        if each.name in ("modules.json", "1_Pooling"):
+            each.rename(tmp_path / "old" / each.name)
+        else:
+            each.rename(inner / each.name)
+    modules = json.loads((tmp_path / "old/modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    write(tmp_path / "old", "modules.json", modules)
+    encoder = pyllm.SentenceEncoder(tmp_path / "old")
+    assert encoder.max_seq_length == 9 and same_bits(encoder.encode(TEXTS), wanted)
+    outside = tmp_path / "outside.json"
+    outside.write_text("{}")
+    (inner / "sentence_bert_config.json").unlink()
+    (inner / "sentence_bert_config.json").symlink_to(outside)
+    with pytest.raises(ModelFileError, match=r"sentence_bert_config.json: leads out of the folder; a file in it"):
+        pyllm.SentenceEncoder(tmp_path / "old")
 
 
 def test_embed_takes_encoders(tmp_path):

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     `pyllm bench translate --model bart-base [--batch N] [--source N] [--new N] [--beam N] [--dtype ...]`."""
     parser.add_argument("what", choices=("llm", "encode", "translate", "train", "limits"), help="what to measure")
     parser.add_argument(
-        "name", nargs="?", metavar="MODEL", default=None, help="name, file or folder; encode: folder, or a shape by name"
+        "name", nargs="?", metavar="MODEL", default=None, help="name, file or folder; encode: folder, or a shape's name"
     )
     add = parser.add_argument
     add("--prompt", type=options.whole(1, 65536), default=512, metavar="N", help="tokens of the prompt (512)")
@@ -156,9 +156,8 @@ def translate(args: argparse.Namespace) -> int:
     output.note("measuring ...")
     sizes = args.batch or 8, args.source, args.new or 32, args.beam
     data = measure(args.model, *sizes, DTYPES[args.dtype or "fp32"], args.runs)
-    line = (
-        f"{data['tok_s']:,.0f} target tokens/s, {data['seconds'] / data['new'] * 1e3:,.1f} ms per step with the encoder"
-    )
+    each = data["seconds"] / data["new"] * 1e3
+    line = f"{data['tok_s']:,.0f} target tokens/s, {each:,.1f} ms per step with the encoder"
     return output.facts(args, data, line)
 
 

@@ -62,14 +62,22 @@ def _objects(source: Source) -> list[Sentence]:
     found = []
     for line, offset, value in json_lines(source):
         names = value if isinstance(value, dict) else {}
-        words, tags = (next((names[n] for n in usual if n in names), None) for usual in (TOKEN_NAMES, TAG_NAMES))
-        right = isinstance(words, list) and isinstance(tags, list) and len(words) == len(tags) > 0
-        right = right and all(isinstance(word, str) and word.strip() for word in words)
-        if not right or any(isinstance(tag, bool) or not isinstance(tag, str | int) or tag == "" for tag in tags):
+        words, tags = ([names[n] for n in usual if n in names][:1] for usual in (TOKEN_NAMES, TAG_NAMES))
+        sentence = _sentence(*words, *tags) if words and tags else None
+        if sentence is None:
             allowed = "an object with the lists tokens and tags, as long as each other"
             raise DataError(source.path, f"line {line}", offset, printable(repr(value), 60), allowed)
-        found.append(Sentence(list(words), [str(tag) for tag in tags]))
+        found.append(sentence)
     return found
+
+
+def _sentence(words: Any, tags: Any) -> Sentence | None:
+    """Lists of words and of tags, which are texts or whole numbers; None for others."""
+    if not (isinstance(words, list) and isinstance(tags, list) and len(words) == len(tags) > 0):
+        return None
+    wrong = [word for word in words if not isinstance(word, str) or not word.strip()]
+    wrong += [tag for tag in tags if isinstance(tag, bool) or not isinstance(tag, str | int) or tag == ""]
+    return None if wrong else Sentence(list(words), [str(tag) for tag in tags])
 
 
 def tag_numbers(sentences: Sequence[Sentence], known: Sequence[str] | None = None) -> dict[str, int]:

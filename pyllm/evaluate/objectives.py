@@ -14,7 +14,6 @@ from pyllm.auto import AutoModelForCausalLM, AutoTokenizer, is_of_pairs
 from pyllm.auto.classifiers import head_of
 from pyllm.auto.encoders import AutoModelForMaskedLM, AutoModelForPreTraining
 from pyllm.auto.pairs import AutoModelForSeq2SeqLM
-from pyllm.autograd import no_grad
 from pyllm.data import IGNORED, Shards, Tasks
 from pyllm.data.lexicon import Lexicon
 from pyllm.data.tasks import OBJECTIVES, objective
@@ -53,15 +52,16 @@ def measure(
     length = min(context or learned.get("context") or USUAL_LENGTH, model.context_length, shards.tokens + poses.extra)
     data = Tasks(shards, length, poses)
     many, loss, count, following = min(len(data), samples or len(data)), 0.0, 0, list[tuple[int, float, bool]]()
-    with Progress(folder, many, ("reading", "read"), unit="samples") as bar, no_grad():
+    with Progress(folder, many, ("reading", "read"), unit="samples") as bar:
         for position in range(many):
             ids, targets, starts = data.batch(position, 1)
             words, next_ = targets[: len(ids)], targets[len(ids) :]
             here = int(np.count_nonzero(words != IGNORED))
             with ops.documents(starts):
-                more = (segments(ids, starts, int(poses.lexicon.after[0])),) if len(next_) else ()
-                loss += float(model.loss(ids, words, *more).item()) * here if here else 0.0
-            following += _next(model, ids, starts, more[0], next_) if len(next_) else []
+                types = segments(ids, starts, int(poses.lexicon.after[0])) if len(next_) else None
+                more = () if types is None else (types,)
+                loss += float(np.asarray(model.loss(ids, words, *more))) * here if here else 0.0
+            following += [] if types is None else _next(model, ids, starts, types, next_)
             count += here
             bar.show(position + 1)
     mean = loss / count if count else math.nan

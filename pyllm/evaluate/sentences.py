@@ -36,11 +36,13 @@ class SentenceEncoder:
     def __init__(self, path: str | os.PathLike[str], pooling: str | None = None, **options: Any) -> None:
         if pooling is not None and pooling not in POOLINGS:
             raise ValueError(f"encode: pooling {pooling!r}, allowed are {', '.join(POOLINGS)}")
-        self.config: SentenceConfig = read_sentence_config(download.resolve(path))
+        place = download.resolve(path)
+        self.config: SentenceConfig = read_sentence_config(place)
         if pooling is not None:
             self.config = self.config._replace(modes=(pooling,))
-        self.model = AutoModel.from_pretrained(path, **options)
-        self.tokenizer = AutoTokenizer.from_pretrained(path)
+        encoder = os.path.join(place, self.config.encoder) if self.config.encoder else place
+        self.model = AutoModel.from_pretrained(encoder, **options)
+        self.tokenizer = AutoTokenizer.from_pretrained(encoder)
         longest = [self.model.context_length, self.config.longest, self.tokenizer.model_max_length]
         self.max_seq_length = min(each for each in longest if each is not None)
 

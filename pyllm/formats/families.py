@@ -329,6 +329,8 @@ FAMILIES: dict[str, Callable[[Raw], dict[str, Any]]] = {
     "transformer": check_transformer,
     "bert": check_bert,
     "roberta": check_roberta,
+    "xlm-roberta": check_roberta,  # RoBERTa's layers and names with another vocabulary
+    "camembert": check_roberta,
     "distilbert": check_distilbert,
     "albert": check_albert,
     "vit": check_vit,

@@ -69,7 +69,7 @@ class Folder:
         """The path of a file of this folder. Raises ModelFileError for names and links that lead out of it."""
         plain = name not in ("", ".", "..") and name.isprintable() and not any(mark in name for mark in "/\\:")
         path = os.path.join(self.path, name if plain else "")
-        if not plain or not _inside(os.path.realpath(path), os.path.realpath(self.path)):
+        if not plain or not inside(os.path.realpath(path), os.path.realpath(self.path)):
             raise ModelFileError(self.path, f"file name '{printable(name)}'", None, "leads out of the folder")
         return path
 
@@ -214,7 +214,7 @@ class Folder:
         self.close()
 
 
-def _inside(path: str, folder: str) -> bool:
+def inside(path: str, folder: str) -> bool:
     """Does a resolved path lie in a resolved folder, or in the `blobs` beside a snapshot of the Hub's cache?
 
     The Hub's client stores models--NAME/snapshots/REVISION/FILE as links to models--NAME/blobs/HASH.

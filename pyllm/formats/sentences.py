@@ -6,6 +6,7 @@ import os
 from typing import Any, NamedTuple
 
 from pyllm.errors import ModelFileError, printable
+from pyllm.formats.folder import inside
 from pyllm.formats.json_file import load_json
 
 _LIMIT = 1 << 20
@@ -16,10 +17,12 @@ _MOST = 1 << 24
 class SentenceConfig(NamedTuple):
     """modes: how rows become a vector, their results side by side in this order; normalize: to length 1.
 
-    longest: tokens of a text at most, None where the folder does not say; lower: whether texts are made lower case;
-    prompts: what may stand before a text, by name; prompt: which of them does.
+    encoder: the folder in this one that the encoder lies in, "" for this one. longest: tokens of a text at most, None
+    where the folder does not say; lower: whether texts are made lower case; prompts: what may stand before a text, by
+    name; prompt: which of them does.
     """
 
+    encoder: str = ""
     modes: tuple[str, ...] = ("mean",)
     normalize: bool = False
     longest: int | None = None
@@ -30,7 +33,8 @@ class SentenceConfig(NamedTuple):
 
 def read_sentence_config(folder: str) -> SentenceConfig:
     """Of a folder; of one without modules.json, as every encoder's, the mean. Raises ModelFileError."""
-    about = _object(folder, "sentence_bert_config.json")
+    encoder, modes, normalize = _modules(folder)
+    about = _object(folder, os.path.join(encoder, "sentence_bert_config.json"))
     longest = about.get("max_seq_length")
     if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int) or not 1 <= longest < _MOST):
         _refuse(folder, "sentence_bert_config.json", "max_seq_length", longest, f"1 to {_MOST:,}")
@@ -40,30 +44,35 @@ def read_sentence_config(folder: str) -> SentenceConfig:
         _refuse(folder, "config_sentence_transformers.json", "prompts", prompts, "texts by name")
     if prompt is not None and prompt not in prompts:
         _refuse(folder, "config_sentence_transformers.json", "default_prompt_name", prompt, "one of the prompts")
-    found = SentenceConfig(longest=longest, lower=about.get("do_lower_case") is True, prompts=prompts, prompt=prompt)
-    if not os.path.lexists(os.path.join(folder, "modules.json")):
-        return found
-    modules = load_json(os.path.join(folder, "modules.json"), _LIMIT)
+    return SentenceConfig(encoder, modes, normalize, longest, about.get("do_lower_case") is True, prompts, prompt)
+
+
+def _modules(folder: str) -> tuple[str, tuple[str, ...], bool]:
+    """(where the encoder lies, how its rows are pooled, whether vectors are normalised), as modules.json says."""
+    path = os.path.join(folder, "modules.json")
+    if not os.path.lexists(path):
+        return "", ("mean",), False
+    modules = load_json(path, _LIMIT)
     if not isinstance(modules, list) or not all(isinstance(each, dict) for each in modules):
         _refuse(folder, "modules.json", "", modules, "a list of modules")
     kinds = [str(each.get("type")).rpartition(".")[2] for each in modules]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         allowed = "Transformer, Pooling and perhaps Normalize, in this order"
         _refuse(folder, "modules.json", "type", ", ".join(kinds), allowed)
-    modes = _modes(folder, modules[1].get("path"))
-    return found._replace(modes=modes, normalize=len(kinds) == 3)
+    encoder, pooling = (_place(folder, each.get("path")) for each in modules[:2])
+    return encoder, _modes(folder, os.path.join(pooling, "config.json")), len(kinds) == 3
 
 
-def _modes(folder: str, place: Any) -> tuple[str, ...]:
-    """How a Pooling module pools."""
+def _place(folder: str, place: Any) -> str:
+    """The name of a folder in this one, "" for this one."""
     if not isinstance(place, str) or not place.isprintable() or place in ("..", ".") or set(place) & set("/\\:"):
         _refuse(folder, "modules.json", "path", place, "the name of a folder in this one")
-    name = os.path.join(place, "config.json") if place else "config.json"
-    if not os.path.realpath(os.path.join(folder, name)).startswith(os.path.join(os.path.realpath(folder), "")):
-        _refuse(folder, "modules.json", "path", place, "a folder in this one")
-    values = load_json(os.path.join(folder, name), _LIMIT)
-    if not isinstance(values, dict):
-        _refuse(folder, name, "", values, "an object")
+    return str(place)
+
+
+def _modes(folder: str, name: str) -> tuple[str, ...]:
+    """How a Pooling module pools."""
+    values = _object(folder, name)
     asked = [key.removeprefix("pooling_mode_") for key, on in values.items() if key.startswith("pooling_mode_") and on]
     odd = [each for each in asked if each not in MODES]
     if odd or not asked or values.get("include_prompt") is False:
@@ -73,8 +82,10 @@ def _modes(folder: str, place: Any) -> tuple[str, ...]:
 
 
 def _object(folder: str, name: str) -> dict[str, Any]:
-    """An optional file; {} without one."""
+    """An optional file; {} without one. A link must not lead out of the folder."""
     path = os.path.join(folder, name)
+    if not inside(os.path.realpath(path), os.path.realpath(folder)):
+        _refuse(folder, name, "", "leads out of the folder", "a file in it")
     value = load_json(path, _LIMIT) if os.path.lexists(path) else {}
     if not isinstance(value, dict):
         _refuse(folder, name, "", value, "an object")

@@ -162,6 +162,14 @@ FAMILIES = (
         "pyllm/models/mbart.py",
     ),
     Family(
+        "ViT",
+        2020,
+        "An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale",
+        "encoder",
+        "the class of an image, of its patches",
+        "pyllm/models/vit.py",
+    ),
+    Family(
         "InstructGPT",
         2022,
         "Training language models to follow instructions with human feedback",

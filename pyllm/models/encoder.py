@@ -19,7 +19,6 @@ from pyllm.autograd import checkpoint
 from pyllm.models.ragged import Ragged, Starts, check_length, check_range, ragged
 from pyllm.tensor import Array, Tensor
 
-
 TOGETHER = 512  # rows between two layers, which then stay in the caches
 
 

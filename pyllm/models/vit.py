@@ -125,7 +125,9 @@ class ViT(Encoder):
         """Where the rows of each image begin, and how many there are."""
         return np.arange(images + 1, dtype=np.int32) * np.int32(self.context_length)
 
-    def __call__(self, pixel_values: Any, labels: Any = None, output_attentions: bool = False) -> HeadOutput:  # type: ignore[override]
+    def __call__(  # type: ignore[override]
+        self, pixel_values: Any, labels: Any = None, output_attentions: bool = False
+    ) -> HeadOutput:
         """logits (images, classes); loss of labels (images,); attentions of every layer (images, heads, rows, rows)."""
         own = Shown(self.starts(len(pixel_values))) if output_attentions else None
         scores = self.logits(pixel_values, own)

@@ -198,7 +198,7 @@ def row_attention(
     table = None if bias is None else float32(bias, "attention", "bias")
     options: list[Any] = [starts, heads, groups, scale, causal, window, softcap, kind, key_starts, table]
     learns = wants(q, k, v, bias)
-    y, sums = _core.attention_forward(*inputs, *options, learns)
+    y, sums = _core.attention_forward(*inputs, *options, *[learns])
     keep = [stored(x, kind) for x in (*inputs, y)] if learns else []
 
     def derivative(dy: Array) -> list[Array]:

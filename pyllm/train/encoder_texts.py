@@ -37,7 +37,8 @@ def learn_encoder_texts(
     targets, classes = numbered(rows.labels)
     train, held = split(rows, targets, settings.valid, arguments.seed)
     tell_texts(rows, classes, train, held, tell)
-    options = {"dtype": "float32", "id2label": dict(enumerate(classes)), "problem_type": "single_label_classification"}
+    options: dict[str, Any] = {"dtype": "float32", "problem_type": "single_label_classification"}
+    options["id2label"] = dict(enumerate(classes))
     model = EncoderForSequenceClassification.from_pretrained(
         name, **options, ignore_mismatched_sizes=True, seed=arguments.seed
     )

@@ -9,7 +9,7 @@ import numpy as np
 from pyllm import ops
 from pyllm.auto import AutoModelForCausalLM
 from pyllm.auto.encoders import AutoModelForMaskedLM, AutoModelForPreTraining
-from pyllm.auto.new import ENCODERS, PAIRS
+from pyllm.auto.new import ENCODERS, IMAGES, PAIRS
 from pyllm.auto.pairs import AutoModelForSeq2SeqLM
 from pyllm.data import Packed, Shards, Tasks, manifest
 from pyllm.data.lexicon import Lexicon
@@ -28,6 +28,8 @@ def chosen(family: str, name: str | None) -> str:
 
     Two segments are BERT's alone: RoBERTa and DistilBERT have none, ALBERT's question is another.
     """
+    if family in IMAGES:
+        raise ValueError(f"pretrain: {family} learns from images, with pyllm.Trainer; allowed are families of text")
     allowed = [each for each in OBJECTIVES[kind_of(family)] if each != "mlm+nsp" or family == "bert"]
     if name is not None and name not in allowed:
         raise ValueError(f"pretrain: {family} cannot learn objective {name!r}, allowed are {', '.join(allowed)}")

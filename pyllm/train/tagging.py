@@ -52,7 +52,7 @@ def finetune_tags(
     tokenizer = AutoTokenizer.from_pretrained(name)
     numbers = tag_numbers(sentences)
     learn, held = _split(sentences, valid)
-    options = {"dtype": "float32", "id2label": {i: tag for tag, i in numbers.items()}}
+    options: dict[str, Any] = {"dtype": "float32", "id2label": {i: tag for tag, i in numbers.items()}}
     model = AutoModelForTokenClassification.from_pretrained(
         name, **options, ignore_mismatched_sizes=True, seed=arguments.seed
     )
