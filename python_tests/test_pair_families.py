@@ -329,6 +329,11 @@ def test_tensors_that_are_missing_or_new_or_of_another_shape_are_each_named(tmp_
     copy = shared.replace("shared", "encoder.embed_tokens")
     save_file(good | {copy: good[shared].clone()}, file)
     pyllm.AutoModelForSeq2SeqLM.from_pretrained(folder)
+    alone = {name: tensor for name, tensor in good.items() if name != shared}
+    before = pyllm.AutoModelForSeq2SeqLM.from_pretrained(folder)
+    save_file(alone | {copy: good[shared]}, file, {"format": "pt"})
+    after = pyllm.AutoModelForSeq2SeqLM.from_pretrained(folder)
+    assert same_bits(*(scores(m, SOURCES, [[2, 3]] * 3) for m in (before, after)))
     save_file(good | {copy: good[shared] + 1}, file)
     with pytest.raises(pyllm.ModelFileError, match=f"'{copy}' differs from '{shared}'"):
         pyllm.AutoModelForSeq2SeqLM.from_pretrained(folder)

@@ -283,6 +283,18 @@ def test_the_best_continuations_of_all_groups(size, settings):
         np.testing.assert_allclose([[x[0], x[3]] for x in a], [[x[0], x[3]] for x in b], atol=1e-5)
 
 
+@pytest.mark.parametrize("spread", [0.1, 10.0, 1000.0])
+@pytest.mark.parametrize("settings", [{}, {"suppress_tokens": [3]}])
+def test_log_probabilities_are_near_those_in_double(spread, settings):
+    rng = np.random.default_rng(2)
+    rows = (rng.standard_normal((4, 5003)) * spread).astype(np.float32)
+    rows[1, ::2], rows[2, 7:] = -np.inf, -np.inf
+    found, wanted = choice(rows, [0.0] * 4, [0, 1, 2, 3, 4], 3, **settings)
+    for a, b in zip(found, wanted, strict=True):
+        assert [each[2] for each in a] == [each[2] for each in b]
+        np.testing.assert_allclose([x[3] for x in a], [x[3] for x in b], rtol=1e-6, atol=2e-6)
+
+
 def test_equal_scores_keep_their_order():
     rows = np.zeros((3, 100), np.float32)
     found, _ = choice(rows, [0.0, 0.0, 0.0], [0, 3], 7)

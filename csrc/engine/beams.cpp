@@ -33,11 +33,11 @@ std::vector<Candidate> edited_whole(const BeamRow& beam, size_t vocab, const Sam
 // The same where edits reach few ids: the others' largest are found in the row as it is.
 std::vector<Candidate> edited_apart(const BeamRow& beam, size_t vocab, const Sampling& how, size_t most, double& sum,
                                     const std::vector<int64_t>& ids) {
-  std::vector<Candidate> found = likeliest(beam.logits, vocab, most + ids.size());
+  std::vector<Candidate> found = nearly_likeliest(beam.logits, vocab, most + ids.size());
   sum = found.front().logit - found.front().weight;
   const float shift = static_cast<float>(sum);
   std::erase_if(found, [&](const Candidate& c) { return std::binary_search(ids.begin(), ids.end(), c.id); });
-  for (Candidate& c : found) c.logit -= shift;
+  for (Candidate& c : found) c.weight = c.logit - sum;
   float* row = scratch(vocab);
   const auto known = [&](int64_t id) { return id >= 0 && static_cast<size_t>(id) < vocab; };
   for (const int64_t id : ids)
@@ -45,12 +45,11 @@ std::vector<Candidate> edited_apart(const BeamRow& beam, size_t vocab, const Sam
   edit_logits(row, vocab, how, beam.said);
   for (const int64_t id : ids)
     if (known(id) && row[id] >= std::numeric_limits<float>::lowest())
-      found.push_back({row[id], static_cast<int32_t>(id), 0});
+      found.push_back({row[id], static_cast<int32_t>(id), row[id]});
   std::sort(found.begin(), found.end(), [](const Candidate& a, const Candidate& b) {
-    return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
+    return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
   });
   if (found.size() > most) found.resize(most);
-  for (Candidate& c : found) c.weight = c.logit;
   return found;
 }
 
@@ -60,7 +59,7 @@ std::vector<Continuation> best_of(const BeamRow& beam, int32_t row, size_t vocab
   double sum = 0;
   std::vector<int64_t> ids;
   const bool edits = how.edits();
-  if (!edits) found = likeliest(beam.logits, vocab, most);
+  if (!edits) found = nearly_likeliest(beam.logits, vocab, most);
   else if (edited_ids(how, beam.said, ids) && ids.size() <= FEW) found = edited_apart(beam, vocab, how, most, sum, ids);
   if (edits && found.empty()) found = edited_whole(beam, vocab, how, most, sum);
   std::vector<Continuation> out;

@@ -47,6 +47,22 @@ PYLLM_INLINE double exp_negative(double x) {
   return p * std::bit_cast<double>(scale);
 }
 
+// The same within 2e-7 relative in float, twice as many lanes and half the steps.
+PYLLM_INLINE float exp_negative(float x) {
+  constexpr float LOG2E = 1.44269504f, LN2_HIGH = 0.693359375f, LN2_LOW = -2.12194440e-4f, SHIFT = 12582912.0f;
+  x = x > -87.0f ? x : -87.0f;
+  const float shifted = x * LOG2E + SHIFT, n = shifted - SHIFT;
+  const float r = (x - n * LN2_HIGH) - n * LN2_LOW;
+  float p = 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  return p * std::bit_cast<float>((std::bit_cast<uint32_t>(shifted) << 23) + (uint32_t{127} << 23));
+}
+
 // What one reading of the row tells.
 struct Survey {
   std::vector<float> maxima;  // per block of 64
@@ -87,6 +103,19 @@ PYLLM_CLONES void block_masses(const float* row, size_t blocks, double largest, 
       for (size_t i = 0; i < half; ++i) mass[i] += mass[i + half];
     }
     masses[b] = mass[0];
+  }
+}
+
+// Per whole block the sum of exp(x - largest) in float.
+PYLLM_CLONES void block_sums(const float* row, size_t blocks, float largest, float* sums) {
+  for (size_t b = 0; b < blocks; ++b) {
+    const float* x = row + b * BLOCK;
+    float sum[BLOCK];
+    for (size_t i = 0; i < BLOCK; ++i) sum[i] = exp_negative(x[i] - largest);
+    for (size_t half = BLOCK / 2; half > 0; half /= 2) {
+      for (size_t i = 0; i < half; ++i) sum[i] += sum[i + half];
+    }
+    sums[b] = sum[0];
   }
 }
 
@@ -332,6 +361,18 @@ void warp_logits(float* row, size_t vocab, const Sampling& how) {
 std::vector<Candidate> likeliest(const float* row, size_t vocab, size_t k) {
   const Survey seen = survey(row, vocab);
   return exactly(row, vocab, seen, k, seen.largest + std::log(row_mass(row, vocab, seen.largest, 1.0)));
+}
+
+std::vector<Candidate> nearly_likeliest(const float* row, size_t vocab, size_t k) {
+  const Survey seen = survey(row, vocab);
+  const size_t whole = vocab / BLOCK;
+  std::vector<float> sums(seen.maxima.size());
+  float rest[BLOCK];
+  block_sums(row, whole, seen.largest, sums.data());
+  if (last_block(row, vocab, rest)) block_sums(rest, 1, seen.largest, sums.data() + whole);
+  double sum = 0;
+  for (const float block : sums) sum += block;
+  return exactly(row, vocab, seen, k, seen.largest + std::log(sum));
 }
 
 std::vector<Candidate> largest(const float* row, size_t vocab, size_t k) {

@@ -70,6 +70,9 @@ void warp_logits(float* row, size_t vocab, const Sampling& how);
 // The k largest in descending order (equal ones: lowest id first), never -inf; weight = log-softmax.
 std::vector<Candidate> likeliest(const float* row, size_t vocab, size_t k);
 
+// The same in half the time, the weights within 1e-6 and an ulp of the logit.
+std::vector<Candidate> nearly_likeliest(const float* row, size_t vocab, size_t k);
+
 // The k largest in descending order (equal ones: lowest id first), never -inf; without weights.
 std::vector<Candidate> largest(const float* row, size_t vocab, size_t k);
 

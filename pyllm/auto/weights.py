@@ -178,6 +178,9 @@ def placed(
     found = places(model, family, column, config.get("head_dim", 0))
     old, new = _renaming(found[0][1].name, tensors, getattr(model, "prefix", ""))
     found = [(path, place._replace(name=_renamed(place.name, old, new)), each) for path, place, each in found]
+    others = {real: name for name, real in copies(family, {each[1].name for each in found}) if name in tensors}
+    alone = {real: name for real, name in others.items() if real not in tensors}  # a file may have either
+    found = [(path, place._replace(name=alone.get(place.name, place.name)), each) for path, place, each in found]
     found = [each for each in found if each[1].name in tensors or not isinstance(each[2], Buffer)]
     expected = {place.name: place.stored_shape(parameter.shape) for _, place, parameter in found}
     ignored = [name for name in tensors if any(re.fullmatch(each, name) for each in family.IGNORED)]
@@ -190,7 +193,7 @@ def placed(
     return rows, expected, ignored
 
 
-def copies(family: Any, expected: Mapping[str, Any]) -> list[tuple[str, str]]:
+def copies(family: Any, expected: Collection[str]) -> list[tuple[str, str]]:
     """(another name, the expected tensor that files may have under it too), as these files begin names."""
     found = getattr(family, "COPIES", ())
     plain = [tuple(name.removeprefix("model.") for name in pair) for pair in found]
