@@ -3,7 +3,8 @@
 record.py FILE.json [FILE.json ...] [--machine A]
 
 Takes the files of compare.py, gemm.py, training.py, encoders.py, quality.py, and of
-`make bench ARGS="--benchmark_out=FILE.json"`. A figure replaces the one of the same name in its group; a run of native benchmarks replaces its whole group.
+`make bench ARGS="--benchmark_out=FILE.json"`. A figure replaces the one of the same name in its group; a run of native
+benchmarks replaces its whole group.
 """
 
 from __future__ import annotations
