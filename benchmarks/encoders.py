@@ -121,9 +121,9 @@ def theirs(row: Encode) -> Any:
     """transformers' model of the same shape."""
     import transformers
 
-    from pyllm.evaluate.encoding_speed import SHAPES
+    from pyllm.auto.new import SHAPES
 
-    sizes = SHAPES[row.shape][1]
+    sizes = {name: size for name, size in SHAPES[row.shape].items() if name != "model_type"}
     return transformers.BertModel(transformers.BertConfig(**sizes)).eval()
 
 

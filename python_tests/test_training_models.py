@@ -12,7 +12,7 @@ from training_cases import VARIANTS, both, both_new, distance, saved, saved_grad
 import pyllm
 from pyllm import _core, ops
 from pyllm.auto import new_config, new_model
-from pyllm.auto.new import ENCODERS, OWN, USUAL
+from pyllm.auto.new import ENCODERS, IMAGES, OWN, USUAL
 from pyllm.autograd import no_grad
 from pyllm.formats.families import FAMILIES
 from pyllm.optim import SGD, AdamW
@@ -24,13 +24,13 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [each for each in FAMILIES if each not in ("xlm-roberta", "camembert")])  # RoBERTa
 def test_a_config_stands_in_its_familys_module(family):
     module = import_module(f"pyllm.models.{family}")
     assert module.Config.__module__ == module.Model.__module__ == module.__name__
 
 
-@pytest.mark.parametrize("family", [family for family in USUAL if family not in (*OWN, *ENCODERS)])
+@pytest.mark.parametrize("family", [family for family in USUAL if family not in (*OWN, *ENCODERS, *IMAGES)])
 def test_a_new_model_that_learned_is_its_familys_in_transformers(family, tmp_path):
     mine = new_model(new_config(family, **SMALL["gpt2" if family == "gpt2" else "llama"]))
     assert type(mine) is import_module(f"pyllm.models.{family}").Model

@@ -11,23 +11,9 @@ import numpy as np
 
 from pyllm import _core
 from pyllm.auto.encoders import AutoModel
-from pyllm.auto.new import new_config
+from pyllm.auto.new import ENCODERS, SHAPES, new_config
 from pyllm.auto.weights import store_as
 
-# Shapes that have a name, for a model with random weights: (family, fields that differ from its usual ones).
-_MINI = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
-SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "all-minilm-l6-v2": ("bert", _MINI | {"num_hidden_layers": 6}),
-    "all-minilm-l12-v2": ("bert", _MINI | {"num_hidden_layers": 12}),
-    "bert-base": ("bert", {}),
-    "bert-large": (
-        "bert",
-        {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096},
-    ),
-    "roberta-base": ("roberta", {}),
-    "distilbert-base": ("distilbert", {}),
-    "albert-base": ("albert", {}),
-}
 _SHORTEST = 8  # tokens of ragged sequences
 
 
@@ -68,10 +54,11 @@ def model_of(name: str, dtype: str) -> Any:
     """The model of a folder, or of a named shape with random weights, ready to run. Raises ValueError for names."""
     if os.path.exists(name):
         return AutoModel.from_pretrained(name, dtype=dtype)
-    if name.lower() not in SHAPES:
-        raise ValueError(f"bench encode: {name!r} is no folder and no shape; shapes are {', '.join(SHAPES)}")
+    shape = SHAPES.get(name.lower(), {}).get("model_type")
+    if shape not in ENCODERS:
+        known = ", ".join(each for each, fields in SHAPES.items() if fields["model_type"] in ENCODERS)
+        raise ValueError(f"bench encode: {name!r} is no folder and no shape; shapes are {known}")
     _core.keep_freed()  # as from_pretrained does
-    family, fields = SHAPES[name.lower()]
-    model = AutoModel.from_config(new_config(family, **fields)).eval()
+    model = AutoModel.from_config(new_config(name.lower())).eval()
     store_as(model, dtype)
     return model
