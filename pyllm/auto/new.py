@@ -37,15 +37,15 @@ _MARIAN = {"model_type": "marian", "activation_function": "swish", "scale_embedd
 _MARIAN |= {"pad_token_id": 58_100, "decoder_start_token_id": 58_100, "max_position_embeddings": 512}
 _MINI: dict[str, Any] = {"model_type": "bert", "hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 12}
 _LARGE: dict[str, Any] = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16}
-# Published sizes by their names; a base size is what its family's fields say.
+# Published sizes by their names.
 SHAPES: dict[str, dict[str, Any]] = {
     "bert-base": {"model_type": "bert"},
     "bert-large": {"model_type": "bert", "num_hidden_layers": 24} | _LARGE,
     "all-minilm-l6-v2": _MINI | {"num_hidden_layers": 6},
     "all-minilm-l12-v2": _MINI | {"num_hidden_layers": 12},
-    "roberta-base": {"model_type": "roberta"},
+    "roberta-base": {"model_type": "roberta", "max_position_embeddings": 514, "type_vocab_size": 1},
     "distilbert-base": {"model_type": "distilbert"},
-    "albert-base": {"model_type": "albert"},
+    "albert-base": {"model_type": "albert", "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
     "bart-base": _BART | _bart(768, 6, 12, 50_265),
     "bart-large": _BART | _bart(1024, 12, 16, 50_265),
     "marian-base": _MARIAN | _bart(512, 6, 8, 58_101),
