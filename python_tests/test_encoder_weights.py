@@ -60,6 +60,16 @@ def test_minilm_in_bfloat16_stays_near(minilm):
     assert (near.astype(np.float64) * exact).sum(axis=1).min() >= 0.999 and not np.array_equal(near, exact)
 
 
+def test_minilm_in_int8_stays_near(minilm):
+    """Cosines of 0.999 and more with its float32 vectors, which a scale for a row alone misses by far."""
+    texts = sentences(400)
+    exact = pyllm.SentenceEncoder(minilm).encode(texts)
+    small = pyllm.SentenceEncoder(minilm, dtype="int8")
+    assert {each.value.dtype for _, each in small.model.named_parameters() if each.packed} == {"INT8"}
+    near = small.encode(texts)
+    assert (near.astype(np.float64) * exact).sum(axis=1).min() >= 0.999 and not np.array_equal(near, exact)
+
+
 def test_what_means_the_same_lies_near(minilm):
     encoder = pyllm.SentenceEncoder(minilm)
     corpus = ["A puppy is running through the grass.", "Stock prices fell sharply on Monday.", "Er trinkt Kaffee."]

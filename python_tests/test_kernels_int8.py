@@ -108,6 +108,9 @@ def test_what_it_refuses():
         weight.fill(0, 16, np.zeros(0, np.uint8))
     with pytest.raises(ValueError, match="not transposed"):
         weight.fill_floats(np.zeros((64, 16), np.float32), transposed=True)
+    for rows, row in ((15, None), (32, None), (17, 0), (16, 8), (16, 16)):
+        with pytest.raises(ValueError, match=r"shape|rows"):  # a whole matrix, or whole groups of 16 rows from `row` on
+            weight.fill_floats(np.zeros((rows, 64), np.float32), row=row)
     with pytest.raises(ValueError, match="Q8_0"):
         _core.Weight("Q8_0", 16, 64).fill_floats(np.zeros((16, 64), np.float32))
 

@@ -199,14 +199,14 @@ void bind_engine(py::module_& m) {
           py::arg("row"), py::arg("rows"), py::arg("bytes"))
       .def(
           "fill_floats",
-          [](Weight& w, const FloatArray& x, bool transposed, int64_t row) {
-            if (x.ndim() != 2 || x.shape(!transposed) != w.k() || x.shape(transposed) > w.n() ||
-                (transposed && x.shape(1) != w.n()))
+          [](Weight& w, const FloatArray& x, bool transposed, std::optional<int64_t> row) {
+            const bool whole = !row || transposed;  // else some rows, from `row` on
+            if (x.ndim() != 2 || x.shape(!transposed) != w.k() || (whole && x.shape(transposed) != w.n()))
               throw std::invalid_argument("weight: the array's shape is not the weight's");
             const float* p = x.data();
-            without_gil([&] { w.fill_floats(p, x.shape(1), transposed, row, x.shape(transposed)); });
+            without_gil([&] { w.fill_floats(p, x.shape(1), transposed, whole ? 0 : *row, x.shape(transposed)); });
           },
-          py::arg("x"), py::arg("transposed") = false, py::arg("row") = 0)
+          py::arg("x"), py::arg("transposed") = false, py::arg("row") = py::none())
       .def(
           "fill_turned",
           [](Weight& w, const Weight& other, int64_t row) { without_gil([&] { w.fill_turned(other, row); }); },
