@@ -33,13 +33,13 @@ f32v rotate(const LinearArgs& a, f32v y, int64_t row, int64_t feature) {
   const float* table = a.rotary + a.row[row].position * 2 * dim;
   alignas(64) float c[16], s[16];
   int64_t d = feature % dim;
-  if (d + 16 <= dim) return fma(swap_pairs(y), load(table + dim + d), mul(y, load(table + d)));
+  if (d + 16 <= dim) return fma(swap<1>(y), load(table + dim + d), mul(y, load(table + d)));
   for (int i = 0; i < 16; ++i) {
     int64_t j = (feature + i) % dim;  // heads whose width is no multiple of 16 share a panel
     c[i] = table[j];
     s[i] = table[dim + j];
   }
-  return fma(swap_pairs(y), load(s), mul(y, load(c)));
+  return fma(swap<1>(y), load(s), mul(y, load(c)));
 }
 
 struct Group {  // one panel, or a gate's and its up's, that go through tiles together

@@ -144,22 +144,28 @@ constexpr int64_t int8_codes(int64_t k) { return (k + 63) / 64 * 64; }
 
 // Hadamard's transform of 64 numbers, in place: y = H x with H of 1 and -1, so H y = 64 x. Rows and features of Int8
 // are both transformed before they become codes: their products stay, up to a factor of 64, but an outlier is spread
-// over its block, and one scale suits all numbers. Ashkboos et al. 2024, arXiv:2404.00456. Six equal stages, of which
-// compilers make vectors.
+// over its block, and one scale suits all numbers. Ashkboos et al. 2024, arXiv:2404.00456. Six stages of sums and
+// differences: numbers 1, 2, 4, 8 apart lie within a vector, 16 and 32 apart in two.
+template <int D> PYLLM_INLINE void mix_within(f32v (&v)[4]) {
+  alignas(64) static constexpr auto kSign = [] {
+    struct { float lane[16]; } s = {};
+    for (int i = 0; i < 16; ++i) s.lane[i] = i & D ? -1.0f : 1.0f;
+    return s;
+  }();
+  unroll<4>([&](auto i) { v[i] = fma(v[i], load(kSign.lane), swap<D>(v[i])); });
+}
+PYLLM_INLINE void mix(f32v (&v)[4]) {
+  mix_within<1>(v), mix_within<2>(v), mix_within<4>(v), mix_within<8>(v);
+  const f32v a = add(v[0], v[1]), b = sub(v[0], v[1]), c = add(v[2], v[3]), d = sub(v[2], v[3]);
+  v[0] = add(a, c), v[1] = add(b, d), v[2] = sub(a, c), v[3] = sub(b, d);
+}
 PYLLM_INLINE void mix(float* x) {
-  alignas(64) float y[64];
-  for (int stage = 0; stage < 6; stage += 2) {
-    for (int i = 0; i < 32; ++i) y[i] = x[2 * i] + x[2 * i + 1], y[i + 32] = x[2 * i] - x[2 * i + 1];
-    for (int i = 0; i < 32; ++i) x[i] = y[2 * i] + y[2 * i + 1], x[i + 32] = y[2 * i] - y[2 * i + 1];
-  }
+  f32v v[4];
+  unroll<4>([&](auto i) { v[i] = load(x + i * 16); });
+  mix(v);
+  unroll<4>([&](auto i) { store(x + i * 16, v[i]); });
 }
 constexpr float kMixed = 1.0f / 64;
-// k numbers in blocks of 64, zeros where they have ended, into int8_codes(k) floats.
-PYLLM_INLINE void mix_row(const float* x, int64_t k, float* y) {
-  memcpy(y, x, (size_t)k * 4);
-  memset(y + k, 0, (size_t)(int8_codes(k) - k) * 4);
-  for (int64_t i = 0; i < k; i += 64) mix(y + i);
-}
 
 // out[j][i] = x[i * stride + j] for i < rows, j < columns, at most 16 each; zero elsewhere.
 PYLLM_INLINE void transpose(const float* x, int64_t stride, int rows, int columns, float (&out)[16][16]) {

@@ -90,22 +90,31 @@ void quantise_row(float* x, int64_t k, bool remainder, Int8Block* out) {
   }
 }
 
-// x of k numbers in int8 with one scale, transformed; mixed: int8_codes(k) floats of scratch.
+// x of k numbers in int8 with one scale, transformed, zeros where they have ended; mixed: int8_codes(k) floats of
+// scratch.
 void quantise_whole(const float* x, int64_t k, float* mixed, int8_t* code) {
-  mix_row(x, k, mixed);
   const int64_t n = int8_codes(k);
   f32v top = set1(0), odd = set1(0);
-  for (int64_t i = 0; i < n; i += 16) {
-    const f32v v = load(mixed + i);
-    top = max(top, abs(v)), odd = add(odd, sub(v, v));  // max loses NaN, x - x does not
+  for (int64_t i = 0; i < n; i += 64) {
+    f32v v[4];
+    unroll<4>([&](auto j) {
+      const int64_t left = k - i - j * 16;
+      v[j] = left >= 16 ? load(x + i + j * 16) : left > 0 ? load_n(x + i + j * 16, (int)left) : set1(0);
+    });
+    mix(v);
+    unroll<4>([&](auto j) {
+      top = max(top, abs(v[j])), odd = add(odd, sub(v[j], v[j]));  // max loses NaN, x - x does not
+      store(mixed + i + j * 16, v[j]);
+    });
   }
   const Scale s(max_of(top), sum(odd) == 0);
-  int32_t total = 0, some;
+  i32v total = set1_i32(0);
   for (int64_t i = 0; i < n; i += 16) {
-    quantise16(s.inverse == 0 ? set1(0) : load(mixed + i), set1(s.inverse), code + i, &some);
-    total += some;
+    const i32v q = round_i32(mul(s.inverse == 0 ? set1(0) : load(mixed + i), set1(s.inverse)));
+    store_s8(code + i, q);
+    total = add_i32(total, q);
   }
-  const Int8Row end = {s.scale, total};
+  const Int8Row end = {s.scale, sum_i32(total)};
   memcpy(code + n, &end, sizeof(end));
 }
 

@@ -65,7 +65,7 @@ namespace {
 void turn(const float* x, const float* table, int64_t dim, float* y) {
   vectors(0, dim, [&](int64_t d, auto at) {
     const f32v v = at.get(x + d);
-    at.put(y + d, fma(swap_pairs(v), at.get(table + dim + d), mul(v, at.get(table + d))));
+    at.put(y + d, fma(swap<1>(v), at.get(table + dim + d), mul(v, at.get(table + d))));
   });
 }
 

@@ -41,10 +41,12 @@ void unpack_row(const uint8_t* panels, Type t, int64_t row, int64_t k, float* ou
       return;
     case Type::Int8:
       for (int64_t i = 0; i < k; i += 64) {
-        const float scale = ((const float*)(panel + int8_codes(k) * 16))[lane];
+        const f32v scale = set1(((const float*)(panel + int8_codes(k) * 16))[lane]);
+        alignas(64) uint8_t code[64];
         alignas(64) float block[64];
-        for (int64_t j = 0; j < 64; ++j)
-          block[j] = scale * (float)((int)panel[((i + j) / 4 * 16 + lane) * 4 + j % 4] - 128);
+        for (int64_t j = 0; j < 64; j += 4) memcpy(code + j, panel + (i + j) * 16 + lane * 4, 4);
+        for (int64_t j = 0; j < 64; j += 16)
+          store(block + j, mul(scale, sub(load_u8_f32(code + j), set1((float)info(Type::Int8).offset))));
         mix(block);
         memcpy(out + i, block, (size_t)(k - i < 64 ? k - i : 64) * 4);
       }

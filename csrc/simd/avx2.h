@@ -60,7 +60,12 @@ PYLLM_INLINE f32v below(int n, f32v a, f32v b) {
   return {_mm256_blendv_ps(b.lo, a.lo, _mm256_castsi256_ps(lanes_below(n, 0))),
           _mm256_blendv_ps(b.hi, a.hi, _mm256_castsi256_ps(lanes_below(n, 8)))};
 }
-PYLLM_INLINE f32v swap_pairs(f32v a) { return {_mm256_permute_ps(a.lo, 0xb1), _mm256_permute_ps(a.hi, 0xb1)}; }
+template <int D> PYLLM_INLINE f32v swap(f32v a) {
+  constexpr int kOrder = D == 1 ? 0xb1 : 0x4e;
+  if constexpr (D <= 2) return {_mm256_permute_ps(a.lo, kOrder), _mm256_permute_ps(a.hi, kOrder)};
+  else if constexpr (D == 4) return {_mm256_permute2f128_ps(a.lo, a.lo, 1), _mm256_permute2f128_ps(a.hi, a.hi, 1)};
+  else return {a.hi, a.lo};
+}
 PYLLM_INLINE float sum(f32v a) {
   __m256 e = _mm256_add_ps(a.lo, a.hi);
   __m128 q = _mm_add_ps(_mm256_castps256_ps128(e), _mm256_extractf128_ps(e, 1));

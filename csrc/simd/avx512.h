@@ -44,7 +44,10 @@ PYLLM_INLINE f32v where_above(f32v a, f32v b, f32v x, f32v y) {
   return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), y, x);
 }
 PYLLM_INLINE f32v below(int n, f32v a, f32v b) { return _mm512_mask_blend_ps(first(n < 0 ? 0 : n), b, a); }
-PYLLM_INLINE f32v swap_pairs(f32v a) { return _mm512_permute_ps(a, 0xb1); }
+template <int D> PYLLM_INLINE f32v swap(f32v a) {
+  if constexpr (D <= 2) return _mm512_permute_ps(a, D == 1 ? 0xb1 : 0x4e);
+  else return _mm512_shuffle_f32x4(a, a, D == 4 ? 0xb1 : 0x4e);
+}
 PYLLM_INLINE __m256 high(f32v a) { return _mm512_extractf32x8_ps(a, 1); }
 PYLLM_INLINE float sum(f32v a) {
   __m256 e = _mm256_add_ps(_mm512_castps512_ps256(a), high(a));

@@ -86,8 +86,13 @@ PYLLM_INLINE f32v where_above(f32v a, f32v b, f32v x, f32v y) {
 PYLLM_INLINE f32v below(int n, f32v a, f32v b) {
   f32v r; PYLLM_QUARTERS r.q[i] = lane(i) < n ? a.q[i] : b.q[i]; return r;
 }
-PYLLM_INLINE f32v swap_pairs(f32v a) {
-  f32v r; PYLLM_QUARTERS r.q[i] = f32x4{a.q[i][1], a.q[i][0], a.q[i][3], a.q[i][2]}; return r;
+// Lane i gives and takes lane i ^ D, for D of 1, 2, 4 or 8.
+template <int D> PYLLM_INLINE f32v swap(f32v a) {
+  f32v r;
+  if constexpr (D == 1) { PYLLM_QUARTERS r.q[i] = f32x4{a.q[i][1], a.q[i][0], a.q[i][3], a.q[i][2]}; }
+  else if constexpr (D == 2) { PYLLM_QUARTERS r.q[i] = f32x4{a.q[i][2], a.q[i][3], a.q[i][0], a.q[i][1]}; }
+  else { PYLLM_QUARTERS r.q[i] = a.q[i ^ (D / 4)]; }
+  return r;
 }
 // Sums and maxima fold halves: 8+8, 4+4, 2+2, 1+1, the same tree on every instruction set.
 PYLLM_INLINE float sum(f32v a) {
