@@ -5,7 +5,7 @@ import reference as ref
 import reference_int8 as twin
 from kernel_checks import ISAS, check, random, same_bits, threads, using
 
-from pyllm import Tensor, _core, ops
+from pyllm import Tensor, _core, nn, ops
 
 SHAPES = [(1, 64, 16), (1, 384, 1000), (2, 7, 3), (3, 65, 17), (5, 100, 33), (12, 64, 32), (16, 200, 31),
           (17, 130, 100), (67, 384, 49), (300, 1536, 40)]  # fmt: skip
@@ -123,3 +123,36 @@ def test_the_largest_sums_do_not_overflow():
         with using(isa):
             assert np.allclose(ops.linear(x, weight_of(w)), exact, rtol=1e-6)
             assert np.allclose(ops.linear(x, weight_of(-w)), -exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", ["INT8", "BF16", "F32"])
+def test_gelu_of_a_product_is_as_near_as_its_operands_are(isa, dtype):
+    """Of rounded operands within 3e-7 |x|, of float32 the operation's own bits; beyond 5 the limits."""
+    x, w, bias = random((29, 64), 5, 12), random((50, 64), 6), random((50,), 7)
+    with using(isa):
+        weight = _core.Weight(dtype, *w.shape)
+        weight.fill_floats(w)
+        plain = ops.linear(x, weight, bias)
+        y = _core.linears(x, [weight], [bias], False, None, None, (), "gelu")[0][0]
+        alone = ops.gelu(plain)
+    assert np.abs(plain).max() > 20 > 3 > np.abs(plain).min()
+    if dtype == "F32":
+        assert same_bits(y, alone)
+    check(y, ref.gelu(plain), 3.1e-7 * np.abs(plain) + ref.TINY)
+
+
+def test_attention_beside_coarse_weights_is_in_bf16():
+    floats = random((32, 32), 8)
+    kinds = {name: _core.Weight(name, 32, 32) for name in ("F32", "F16", "BF16", "INT8", "Q4_1")}
+    found = {name: ops.type_beside(weight) for name, weight in kinds.items()}
+    assert found == {"F32": "F32", "F16": "F32", "BF16": "BF16", "INT8": "BF16", "Q4_1": "BF16"}
+    assert ops.type_beside(floats) == ops.type_beside(Tensor(floats)) == "F32"
+    with ops.autocast("bf16"):
+        assert ops.type_beside(floats) == "BF16"
+    part = nn.MultiHeadAttention(32, 4)
+    part.k.weight.value = kinds["INT8"]
+    q, k, v, starts = random((9, 32), 1), random((9, 32), 2), random((9, 32), 3), np.array([0, 9], np.int32)
+    y = part.over(q, k, v, starts)
+    assert same_bits(y, ops.row_attention(q, k, v, starts, 4, 4, False, 8**-0.5, kind="BF16"))
+    assert not same_bits(y, ops.row_attention(q, k, v, starts, 4, 4, False, 8**-0.5))

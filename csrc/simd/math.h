@@ -79,6 +79,28 @@ PYLLM_INLINE f32v gelu(f32v x) {
   return sub(max(set1(0.0f), x), a);               // x Phi(x) = max(x, 0) - |x| (1 - Phi(|x|))
 }
 
+// The same within 3e-7 |x|, where the small numbers of the tail need no digits of their own, at a third of the price:
+// x/2 (1 + erf(x / sqrt(2))), erf(x / sqrt(2)) = x P(x^2) up to 5 and from there on what it is at 5. P fitted on Chebyshev
+// nodes, in 2/25 x^2 - 1.
+PYLLM_INLINE f32v gelu_brief(f32v x) {
+  const f32v y = min(set1(5.0f), max(set1(-5.0f), x)), t = fma(mul(y, y), set1(0.08f), set1(-1.0f));
+  f32v p = set1(1.179150771e-03f);
+  p = fma(p, t, set1(-3.212049371e-03f));
+  p = fma(p, t, set1(3.555071075e-03f));
+  p = fma(p, t, set1(-5.408992525e-03f));
+  p = fma(p, t, set1(1.270466112e-02f));
+  p = fma(p, t, set1(-2.229310013e-02f));
+  p = fma(p, t, set1(3.286079317e-02f));
+  p = fma(p, t, set1(-4.655175284e-02f));
+  p = fma(p, t, set1(6.287211925e-02f));
+  p = fma(p, t, set1(-8.088286221e-02f));
+  p = fma(p, t, set1(1.030419990e-01f));
+  p = fma(p, t, set1(-1.405926645e-01f));
+  p = fma(p, t, set1(2.827275693e-01f));
+  const f32v half = mul(set1(0.5f), x);
+  return fma(half, mul(y, p), half);
+}
+
 PYLLM_INLINE f32v relu(f32v x) { return max(set1(0.0f), x); }
 
 // Derivatives. Beyond `end` they are within 2^-117 of their limits, and x stops there: a product with it stays finite.
