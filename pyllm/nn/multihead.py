@@ -47,8 +47,9 @@ class MultiHeadAttention(Module):
         if self.watch is not ops.unwatched:
             self._show(q, k, starts, key_starts, causal, bias)
         others = None if causal else key_starts
+        kind = ops.type_beside(self.k.weight.value)
         return ops.row_attention(
-            q, k, v, starts, self.heads, self.heads, causal, self.scale, key_starts=others, bias=bias
+            q, k, v, starts, self.heads, self.heads, causal, self.scale, key_starts=others, bias=bias, kind=kind
         )
 
     def _show(self, q: Any, k: Any, starts: Any, key_starts: Any, causal: bool, bias: Any) -> None:

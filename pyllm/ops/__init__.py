@@ -29,7 +29,7 @@ from pyllm.ops.loss import binary_cross_entropy, cross_entropy, linear_cross_ent
 from pyllm.ops.norm import Norm, add_norm, layer_norm, normalise, rms_norm, softmax
 from pyllm.ops.panels import forget_panels
 from pyllm.ops.pool import last_rows, max_rows, mean_rows
-from pyllm.ops.precision import autocast, halves
+from pyllm.ops.precision import autocast, halves, type_beside
 from pyllm.ops.record import Recorder, Symbol
 from pyllm.ops.recurrent import GATES, Steps, Weights, recurrent
 from pyllm.ops.recurrent_steps import recurrent_steps
@@ -113,5 +113,6 @@ __all__ = [
     "take_rows",
     "tanh",
     "transpose",
+    "type_beside",
     "unwatched",
 ]

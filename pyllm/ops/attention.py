@@ -181,6 +181,7 @@ def row_attention(
     softcap: float = 0.0,
     key_starts: Any = None,
     bias: Any = None,
+    kind: str | None = None,
 ) -> Any:
     """Attention within each of many sequences whose rows lie one after the other, never the scores of all at once.
 
@@ -188,11 +189,11 @@ def row_attention(
     queries of each sequence see all keys of the sequence of that number in k and v, which begin there; not causal.
     bias: (heads, distances), added to the scores: by how far a key stands before or behind its query; the last is
     distance 0 where attention is causal, else the one in the middle; not with window, softcap or key_starts. The
-    backward pass makes the scores again from the logarithms of their sums; of bf16 products it keeps bf16 numbers. Dao
-    et al. 2022, arXiv:2205.14135.
+    backward pass makes the scores again from the logarithms of their sums; of bf16 products it keeps bf16 numbers.
+    kind: "F32" or "BF16", of the products' operands, product_type() unless given. Dao et al. 2022, arXiv:2205.14135.
     """
     arrays = [float32(x, "attention", name) for x, name in ((q, "q"), (k, "k"), (v, "v"))]
-    shapes, rows, kind = [x.shape for x in arrays], int(starts[-1]), product_type()
+    shapes, rows, kind = [x.shape for x in arrays], int(starts[-1]), kind or product_type()
     keys = rows if key_starts is None else int(key_starts[-1])
     inputs: list[Any] = [x.reshape(n, -1) for x, n in zip(arrays, (rows, keys, keys), strict=True)]
     table = None if bias is None else float32(bias, "attention", "bias")

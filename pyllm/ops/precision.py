@@ -19,6 +19,12 @@ def product_type() -> str:
     return _type.get()
 
 
+def type_beside(weight: Any) -> str:
+    """As product_type, but what a packed weight of 16 bits or fewer makes goes on in bf16; float16 has more digits."""
+    packed = isinstance(weight, _core.Weight) and weight.dtype not in ("F32", "F16")
+    return "BF16" if packed else product_type()
+
+
 def stored(x: Array, kind: str) -> Callable[[], Array]:
     """Gives x back to a derivative that multiplies in `kind`: in bf16 it is kept so, for half the memory."""
     if kind != "BF16":
