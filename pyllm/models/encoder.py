@@ -19,7 +19,7 @@ from pyllm.autograd import checkpoint
 from pyllm.models.ragged import Ragged, Starts, check_length, check_range, ragged
 from pyllm.tensor import Array, Tensor
 
-TOGETHER = 512  # rows between two layers, which then stay in the caches
+TOGETHER = 512 * 384  # numbers between two layers, which then stay in the caches
 
 
 class EncoderOutput(NamedTuple):
@@ -134,7 +134,7 @@ class Encoder(nn.Module, ABC):
         check_length(batch, self.context_length)
         check_range(batch, batch.ids, self.config.vocab_size, "input_ids")
         x = self.watch("embedding", self.embedded(batch))
-        if own is None and seen is None and not isinstance(x, Tensor) and len(x) > TOGETHER:
+        if own is None and seen is None and not isinstance(x, Tensor) and x.size > TOGETHER:
             return self._in_groups(x, batch.starts)
         own = nn.Own(batch.starts) if own is None else own
         seen = [] if seen is None else seen
@@ -146,9 +146,9 @@ class Encoder(nn.Module, ABC):
 
     def _in_groups(self, x: Array, starts: Starts) -> Array:
         """The last layer's rows, some sequences through all layers and then the next: the same bits."""
-        first = 0
+        first, most = 0, TOGETHER // x.shape[1]
         while first < len(starts) - 1:
-            end = max(first + 1, int(np.searchsorted(starts, starts[first] + TOGETHER, "right")) - 1)
+            end = max(first + 1, int(np.searchsorted(starts, starts[first] + most, "right")) - 1)
             rows = slice(int(starts[first]), int(starts[end]))
             y, own = x[rows], nn.Own(starts[first : end + 1] - starts[first])
             for layer in self.layers:
