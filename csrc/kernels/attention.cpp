@@ -255,12 +255,14 @@ void absorb(float* into, float m, float l, const float* o, int64_t width) {
   for (int64_t d = 0; d < width; d += 16) store(into + 16 + d, fma(load(into + 16 + d), old, mul(load(o + d), fresh)));
 }
 
-void write_out(const AttentionArgs& a, int64_t row, int64_t head, const float* from) {
+void write_out(const AttentionArgs& a, int64_t row, int64_t head, float m, float l, const float* o) {
   const int dim = a.cache->dim;
   float* out = a.out + row * a.out_stride + head * dim;
-  f32v l = set1(from[1]);
-  for (int d = 0; d < dim; d += 16) store_n(out + d, div(load(from + 16 + d), l), dim - d < 16 ? dim - d : 16);
-  if (a.lse) a.lse[row * a.heads + head] = from[0] + logf(from[1]);
+  for (int d = 0; d < dim; d += 16) store_n(out + d, div(load(o + d), set1(l)), dim - d < 16 ? dim - d : 16);
+  if (a.lse) a.lse[row * a.heads + head] = m + logf(l);
+}
+void write_merged(const AttentionArgs& a, int64_t row, int64_t head, const float* from) {
+  write_out(a, row, head, from[0], from[1], from + 16);
 }
 
 float* partial(const AttentionArgs& a, int64_t row, int64_t head, int64_t chunk) {
@@ -291,10 +293,14 @@ Queries make_tile(const AttentionArgs& a, uint8_t* scratch, int64_t first_row, i
   return t;
 }
 
-void run_chunk(Queries& t, int64_t chunk) {
+// only: there is no other chunk to merge this one with.
+void run_chunk(Queries& t, int64_t chunk, bool only) {
   float stats[2 * kQueries];
   chunk_product(t, chunk, stats);
   const CacheLayout& c = *t.a.cache;
+  for (int i = 0; only && i < t.count; ++i)
+    write_out(t.a, t.row[i], t.query_head[i], stats[2 * i], stats[2 * i + 1], t.out + i * padded(c));
+  if (only) return;
   for (int i = 0; i < t.count; ++i) {
     float* p = partial(t.a, t.row[i], t.query_head[i], t.a.split ? chunk : 0);
     if (t.a.split || chunk == 0) p[0] = -INFINITY, p[1] = 0;
@@ -328,12 +334,13 @@ Place place(const AttentionArgs& a, const Task& task, int64_t chunk) {
 
 void run_task(const AttentionArgs& a, uint8_t* scratch, const Task& task, const Place& next) {
   Queries t = make_tile(a, scratch, task.first, task.vector, task.vectors, task.head);
+  const bool only = !a.split && task.end == 1;
   for (int64_t c = task.begin; c < task.end; ++c) {
     t.next = c + 1 < task.end ? place(a, task, c + 1) : next;
-    run_chunk(t, c);
+    run_chunk(t, c, only);
   }
-  for (int i = 0; !a.split && i < t.count; ++i)
-    write_out(a, t.row[i], t.query_head[i], partial(a, t.row[i], t.query_head[i], 0));
+  for (int i = 0; !a.split && !only && i < t.count; ++i)
+    write_merged(a, t.row[i], t.query_head[i], partial(a, t.row[i], t.query_head[i], 0));
 }
 
 }  // namespace
@@ -382,7 +389,7 @@ void merge(const AttentionArgs& a, int worker, int workers) {
       const float* p = partial(a, row, head, c);
       absorb(into, p[0], p[1], p + 16, padded(*a.cache));
     }
-    write_out(a, row, head, into);
+    write_merged(a, row, head, into);
   }
 }
 
