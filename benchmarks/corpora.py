@@ -1,15 +1,15 @@
 """Public collections as the commands of RESULTS.md take them.
 
-corpora.py brown  english.brown.txt.xz OUT    words 1-800,000, the next 200,000, the rest: Bengio et al. 2003's division
-corpora.py cmudict DICTIONARY OUT             letters TAB phonemes; a twentieth of the words to judge by, another to test
+corpora.py brown  english.brown.txt.xz OUT    800,000 words, the next 200,000, the rest: as Bengio et al. 2003
+corpora.py cmudict DICTIONARY OUT             letters TAB phonemes; a twentieth of the words to judge by, one to test
 corpora.py t0     FOLDER OUT                  prompts and answers as chats; those of 1,000 characters at most
 corpora.py sst    FOLDER OUT                  texts and labels, divided by sentences (benchmarks/sst.py)
 corpora.py mix    FOLDER OUT                  SST-2, CoLA and Multi30k as pairs of texts, each with its task before it
 corpora.py english FOLDER OUT                 the English files as SST-2 writes English
 
-DICTIONARY is CMU's, a word and its phonemes a line, as PyPI's pocketsphinx 5.1.1 has it; FOLDER holds nothing but jsonl files of
-{"prompt", "completion"}, one file a template; for the others SST-2's, CoLA's, Multi30k's and the English files as
-their commands name them. What falls where depends on the texts alone.
+DICTIONARY is CMU's, a word and its phonemes a line, as PyPI's pocketsphinx 5.1.1 has it; t0's FOLDER holds nothing but
+jsonl files of {"prompt", "completion"}, one for a template; those of the others hold SST-2, CoLA, Multi30k and English
+texts under the names below. What falls where depends on the texts alone.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ import sst
 BROWN = 800_000, 1_000_000  # words before validation, before the test
 LONGEST = 1000  # characters of a prompt with its answer
 TESTED = 500  # chats
-NAMES = ("negative", "positive")
+NAMES, ROLES = ("negative", "positive"), ("user", "assistant")
 COLA_TIMES, PAIRS_TIMES = 4, 2  # how often a pass goes over them, so that 60,000 phrases do not drown them
 
 
 def brown(source: Path, out: Path) -> None:
-    """train.txt, valid.txt, test.txt, cut between two sentences; `` and '' become ", which is one token as they were."""
+    """train.txt, valid.txt, test.txt, cut between two sentences; `` and '' become ", one token as they were."""
     parts: dict[str, list[str]] = {"train": [], "valid": [], "test": []}
     words = 0
     with lzma.open(source, "rt", encoding="utf-8") as file:
@@ -61,7 +61,8 @@ def pronunciations(dictionary: Path) -> dict[str, list[str]]:
 def cmudict(source: Path, out: Path) -> None:
     """train.tsv, valid.tsv, test.tsv: no word stands in two of them, whatever its pronunciations."""
     known = pronunciations(source)
-    words = [sorted(known)[i] for i in np.random.default_rng(0).permutation(len(known))]
+    ordered = sorted(known)
+    words = [ordered[i] for i in np.random.default_rng(0).permutation(len(known))]
     each = len(words) // 20
     for name, chosen in (("test", words[:each]), ("valid", words[each : 2 * each]), ("train", words[2 * each :])):
         rows = [f"{' '.join(word)}\t{said}" for word in chosen for said in known[word]]
@@ -77,7 +78,7 @@ def t0(source: Path, out: Path) -> None:
             record = json.loads(line)
             said = record["prompt"].strip(), record["completion"].removesuffix("<|endoftext|>").strip()
             if all(said) and len("".join(said)) <= LONGEST:
-                rows.append([{"role": role, "content": text} for role, text in zip(("user", "assistant"), said)])
+                rows.append([{"role": role, "content": text} for role, text in zip(ROLES, said, strict=True)])
     rows = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
     for name, chosen in (("test", rows[:TESTED]), ("train", rows[TESTED:])):
         write(out / f"{name}.jsonl", ({"messages": each} for each in chosen))

@@ -43,7 +43,8 @@ def test_groups_company_and_threads_change_no_bit(monkeypatch, dtype):
     texts = [random.integers(0, 99, n).astype(np.int32) for n in (5, 40, 1, 33, 64, 7, 12)]
     whole = model(texts)
     alone = [model([text]).last_hidden_state[0] for text in texts]
-    monkeypatch.setattr(pyllm.models.encoder, "TOGETHER", 41 * model.width)  # groups of one and several, one longer than a group
+    most = 41 * model.width  # groups of one and several, one longer than a group
+    monkeypatch.setattr(pyllm.models.encoder, "TOGETHER", most)
     grouped = model(texts)
     with threads(1):
         single = model(texts)
