@@ -148,7 +148,9 @@ constexpr int64_t int8_codes(int64_t k) { return (k + 63) / 64 * 64; }
 // differences: numbers 1, 2, 4, 8 apart lie within a vector, 16 and 32 apart in two.
 template <int D> PYLLM_INLINE void mix_within(f32v (&v)[4]) {
   alignas(64) static constexpr auto kSign = [] {
-    struct { float lane[16]; } s = {};
+    struct {
+      float lane[16];
+    } s = {};
     for (int i = 0; i < 16; ++i) s.lane[i] = i & D ? -1.0f : 1.0f;
     return s;
   }();

@@ -80,8 +80,8 @@ PYLLM_INLINE f32v gelu(f32v x) {
 }
 
 // The same within 3e-7 |x|, where the small numbers of the tail need no digits of their own, at a third of the price:
-// x/2 (1 + erf(x / sqrt(2))), erf(x / sqrt(2)) = x P(x^2) up to 5 and from there on what it is at 5. P fitted on Chebyshev
-// nodes, in 2/25 x^2 - 1.
+// x/2 (1 + erf(x / sqrt(2))), erf(x / sqrt(2)) = x P(x^2) up to 5 and from there on what it is at 5. P fitted on
+// Chebyshev nodes, in 2/25 x^2 - 1.
 PYLLM_INLINE f32v gelu_brief(f32v x) {
   const f32v y = min(set1(5.0f), max(set1(-5.0f), x)), t = fma(mul(y, y), set1(0.08f), set1(-1.0f));
   f32v p = set1(1.179150771e-03f);
