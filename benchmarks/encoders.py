@@ -68,7 +68,9 @@ MINI = "all-minilm-l6-v2"
 ROWS: dict[str, Any] = {
     "minilm-int8": Encode("MiniLM, 6 layers, 32 x 128, int8", MINI, 32, 128, "int8", INT8, 1.6),
     "minilm-bf16": Encode("MiniLM, 6 layers, 32 x 128, bf16", MINI, 32, 128, "bfloat16", ("torch-bf16",), 1.7),
-    "minilm-ragged": Encode("MiniLM, 6 layers, 64 of 8 to 128, int8", MINI, 64, 128, "int8", INT8, 2.2, True),
+    "minilm-ragged": Encode(
+        "MiniLM, 6 layers, 64 of 8 to 128, int8", MINI, 64, 128, "int8", (*INT8, "torch-fp32"), 2.2, True
+    ),
     "minilm-latency": Encode("MiniLM, 6 layers, 1 x 16, int8", MINI, 1, 16, "int8", INT8, 2.0),
     "bert-fp32": Encode(
         "BERT-base, 8 x 128, fp32", "bert-base", 8, 128, "float32", ("ort-fp32", "ct2-float32", "torch-fp32"), 1.2
