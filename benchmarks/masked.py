@@ -3,7 +3,7 @@
 masked.py [ROW ...] [--threads 2] [--pairs 9] [--out FILE.json]
 
 15 % of random tokens are hidden, and asked for; no dropout. Each side computes scores as it does for its users: PyTorch
-of all tokens, pyllm of those that are asked for. A step is: loss, gradients, their norm, AdamW. bf16: PyTorch's autocast.
+of all tokens, pyllm of those that are asked for. A step is: loss, gradients, their norm, AdamW. bf16: autocast.
 """
 
 from __future__ import annotations
