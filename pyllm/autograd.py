@@ -79,7 +79,10 @@ def record(y: Any, inputs: Sequence[Any], derivative: Derivative, again: Callabl
 
     again: makes y anew, where that costs less than keeping it until the gradient comes.
     """
-    if not any(isinstance(x, Tensor) for x in inputs):
+    for x in inputs:
+        if isinstance(x, Tensor):
+            break
+    else:
         return y
     out = Tensor(y)
     if _enabled.get() and _learn(inputs):

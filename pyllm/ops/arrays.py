@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 from pyllm.tensor import Tensor
 
 Array = NDArray[np.float32]
+_FLOAT32 = np.dtype(np.float32)
 
 
 def float32(x: Any, op: str, name: str = "x") -> Array:
     """x as a C-ordered float32 array; no copy where it is one. Raises TypeError for what holds no real numbers."""
+    if type(x) is np.ndarray and x.dtype is _FLOAT32 and x.flags.c_contiguous:  # nearly always: a model asks often
+        return x
     array = np.asarray(x.data if isinstance(x, Tensor) else x)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{op}: {name} holds {array.dtype}, allowed are real numbers")

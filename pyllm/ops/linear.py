@@ -24,6 +24,8 @@ from pyllm.ops.record import Symbol
 from pyllm.ops.watch import Watch, unwatched
 from pyllm.tensor import Tensor
 
+_LEARN = (Tensor, Adapted)
+
 
 def matmul(a: Any, b: Any) -> Array:
     """y = a @ b in float32. a (..., m, k), b (k, n); raises ValueError when the k differ."""
@@ -201,7 +203,7 @@ def norm_linear(
     if isinstance(x, Symbol):
         return x.linear(norm, [(weight, bias, "store" if act == "none" else "activate")], act=act)[0]
     x = watch("normalised", normalise(x, norm))
-    if watch is unwatched and not any(isinstance(each, Tensor | Adapted) for each in (x, weight, bias)):
+    if watch is unwatched and not (isinstance(x, _LEARN) or isinstance(weight, _LEARN) or isinstance(bias, _LEARN)):
         return _products(x, [(weight, bias)], act=act)[0]
     return activate(watch("up", linear(x, weight, bias)), act)
 
