@@ -142,7 +142,8 @@ def test_gelu_of_a_product_is_as_near_as_its_operands_are(isa, dtype):
     check(y, ref.gelu(plain), 3.1e-7 * np.abs(plain) + ref.TINY)
 
 
-def test_attention_beside_coarse_weights_is_in_bf16():
+def test_attention_beside_coarse_weights_is_in_bf16_where_that_is_quick(monkeypatch):
+    monkeypatch.setattr(_core, "quick_pairs", lambda: True)
     floats = random((32, 32), 8)
     kinds = {name: _core.Weight(name, 32, 32) for name in ("F32", "F16", "BF16", "INT8", "Q4_1")}
     found = {name: ops.type_beside(weight) for name, weight in kinds.items()}
@@ -156,3 +157,11 @@ def test_attention_beside_coarse_weights_is_in_bf16():
     y = part.over(q, k, v, starts)
     assert same_bits(y, ops.row_attention(q, k, v, starts, 4, 4, False, 8**-0.5, kind="BF16"))
     assert not same_bits(y, ops.row_attention(q, k, v, starts, 4, 4, False, 8**-0.5))
+    monkeypatch.setattr(_core, "quick_pairs", lambda: False)
+    assert same_bits(part.over(q, k, v, starts), ops.row_attention(q, k, v, starts, 4, 4, False, 8**-0.5))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_pairs_are_quick_on_amd_with_instructions_for_them(isa):
+    with using(isa, proof=False), open("/proc/cpuinfo", encoding="utf-8") as file:
+        assert _core.quick_pairs() == ("AuthenticAMD" in file.read() and isa == "avx512vnni")

@@ -42,6 +42,7 @@ void bind_cpu(py::module_& m) {
         return names;
       },
       "Instruction sets this CPU runs, best last");
+  m.def("quick_pairs", &pyllm::quick_pairs);
   m.def("isa", [] { return std::string(pyllm::kernels().name); });
   m.def("set_isa", &pyllm::choose, py::arg("name"));
   m.def("threads", &pyllm::threads);

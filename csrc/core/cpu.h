@@ -12,6 +12,7 @@ std::vector<std::pair<std::string, bool>> cpu_features();  // named as in /proc/
 const std::vector<const Kernels*>& runnable();             // best last
 const Kernels& kernels();                                  // in force
 int64_t stream_ahead();                                    // bytes that a core should fetch ahead of one stream
+bool quick_pairs();                                        // products of bf16 pairs cost no more than those of floats
 void choose(const std::string& name);                      // std::invalid_argument: unknown, or not run by this CPU
 
 }  // namespace pyllm

@@ -20,9 +20,12 @@ def product_type() -> str:
 
 
 def type_beside(weight: Any) -> str:
-    """As product_type, but what a packed weight of 16 bits or fewer makes goes on in bf16; float16 has more digits."""
-    packed = isinstance(weight, _core.Weight) and weight.dtype not in ("F32", "F16")
-    return "BF16" if packed else product_type()
+    """As product_type, but what a coarse packed weight makes goes on in bf16, where the processor gains by it.
+
+    Coarse is all but float32 and float16, which has more digits than bf16.
+    """
+    coarse = isinstance(weight, _core.Weight) and weight.dtype not in ("F32", "F16")
+    return "BF16" if coarse and _core.quick_pairs() else product_type()
 
 
 def stored(x: Array, kind: str) -> Callable[[], Array]:
