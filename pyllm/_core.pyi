@@ -85,10 +85,7 @@ class Program:
     ) -> None: ...
     def map(self, x: int, up: int = -1, act: str = "none") -> int: ...
     def recurrent(self, gates: int, cell: str, weight: Weight, inner_bias: ArrayLike | None) -> int: ...
-    def quick_pairs() -> bool:
-    """Whether products of pairs of bf16 cost no more than those of floats."""
-
-def rotary(self, frequency: collections.abc.Sequence[float], magnitude: float) -> int: ...
+    def rotary(self, frequency: collections.abc.Sequence[float], magnitude: float) -> int: ...
     def head(self, hidden: ArrayLike) -> NDArray[np.float32]:
         """Logits (rows, vocabulary) of hidden rows, with the bits that run gives."""
     def run(self, batch: list[Any], hidden: bool = False) -> NDArray[np.float32]:
@@ -275,6 +272,9 @@ def attention(
     cache: str,
     /,
 ) -> NDArray[np.float32]: ...
+def quick_pairs() -> bool:
+    """Whether products of pairs of bf16 cost no more than those of floats."""
+
 def recurrent_backward(
     cell: str,
     dh: ArrayLike,
