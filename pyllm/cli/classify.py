@@ -11,7 +11,6 @@ from pyllm.cli import options, output, training
 from pyllm.errors import printable
 
 USUAL = {"batch": 32, "epochs": 4.0, "context": 128, "recipe": "ulmfit"}  # of finetune --task classify
-RATES = {True: 4e-3, False: 1e-4}  # of recurrent models, of others
 _SHOWN = 70  # characters of a text
 
 
@@ -37,14 +36,13 @@ def add_columns(parser: Any) -> None:
 
 def finetune(args: argparse.Namespace) -> int:
     """Learn texts, score those held out beside the baseline; the same command goes on where it was interrupted."""
-    from pyllm.auto import AutoConfig
     from pyllm.data import read_texts
     from pyllm.evaluate.texts import compared
     from pyllm.train import ProgressBar
-    from pyllm.train.texts import TextSettings, finetune_texts, write_facts
+    from pyllm.train.texts import RATES, TextSettings, finetune_texts, is_recurrent, write_facts
 
     rows = read_texts(args.data[0], args.text, args.label)
-    recurrent = type(AutoConfig.from_pretrained(args.model)).__module__.endswith((".rnn", ".ulmfit"))
+    recurrent = is_recurrent(args.model)
     args.lr = RATES[recurrent] if args.lr is None else args.lr
     settings = TextSettings(
         recipe=args.recipe,
