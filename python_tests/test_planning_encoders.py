@@ -103,7 +103,9 @@ def test_folders_are_planned_and_counted(variant, tmp_path, capsys):
     plan = said(capsys, "plan", tmp_path, "--tokens", "1000")
     computed = [each for name, each in theirs.named_parameters() if "_positions" in name and "marian" in variant]
     fixed = sum(each.numel() for each in computed)
-    assert plan["parameters"] == numbers - fixed and plan["training_flop"] > 3 * 1000 * numbers
+    spare = 53 * 32 if variant in ("bart untied", "mbart untied", "marian untied") else 0  # a table that nothing reads
+    ours = numbers - fixed - spare
+    assert plan["parameters"] == ours and plan["training_flop"] > 3 * 1000 * ours
     usual = {"roberta": 38, "roberta relu": 39, "roberta untied": 38}
     assert plan["context"] == (2048 if variant[:2] == "t5" else usual.get(variant, 40))
     running = plan["memory"]["running"]["rows"][0]["amount"]
@@ -111,7 +113,7 @@ def test_folders_are_planned_and_counted(variant, tmp_path, capsys):
     found = said(capsys, "params", tmp_path)
     assert 0 <= found["total"] - (numbers - fixed) <= 61
     assert (found["cache_bytes_per_1000_tokens"] is None) == (variant in tiny_encoders.VARIANTS)
-    assert frame.main(["plan", str(tmp_path)]) == 0 and f"{numbers - fixed:,} parameters" in capsys.readouterr().out
+    assert frame.main(["plan", str(tmp_path)]) == 0 and f"{ours:,} parameters" in capsys.readouterr().out
 
 
 def test_a_context_beyond_the_positions_is_refused(tmp_path, capsys):

@@ -206,7 +206,8 @@ def _of_t5(values: dict[str, Any]) -> Preset:
 
 
 def _of_bart(values: dict[str, Any]) -> Preset:
-    kind = values["model_type"]
+    kind, shared = values["model_type"], values.get("share_encoder_decoder_embeddings", True)
+    targets = values["vocab_size"] if shared else values["decoder_vocab_size"]
     numbers = {
         "hidden": values["d_model"],
         "layers": values["encoder_layers"],
@@ -216,7 +217,7 @@ def _of_bart(values: dict[str, Any]) -> Preset:
         "vocabulary": values["vocab_size"],
         "positions": 0 if kind == "marian" else values["max_position_embeddings"] + 2,
         "norms": {"bart": 1, "mbart": 2, "marian": 0}[kind],
-        "targets": 0 if values.get("share_encoder_decoder_embeddings", True) else values["decoder_vocab_size"],
+        "targets": 0 if shared and values["tie_word_embeddings"] else targets,
         "tied": values["tie_word_embeddings"],
     }
     return Preset(kind, "bart", numbers)
