@@ -9,6 +9,7 @@ import torch
 import transformers
 from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.utils import estimator_checks
 from test_cli_training import run, said
 from test_pretraining import ENCODER, Stop, told
 from tiny_training import end_of
@@ -234,6 +235,8 @@ def test_the_estimator_of_an_encoder_in_searches(place, tmp_path):
     usual = estimator(place / "bert", learning_rate=None, min_steps=5).fit(texts, y).predict_proba(texts)
     said = estimator(place / "bert", learning_rate=1e-4, min_steps=5).fit(texts, y).predict_proba(texts)
     assert np.array_equal(usual, said)
+    for check in ("get_params_invariance", "set_params", "estimator_cloneable", "estimator_repr"):
+        getattr(estimator_checks, f"check_{check}")("TextClassifier", estimator(place / "bert"))
     with pytest.raises(ValueError, match=r"y .* for 96 texts"):
         estimator(place / "bert").fit(texts, y[:3])
     with pytest.raises(pyllm.errors.ModelFileError):

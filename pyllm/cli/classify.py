@@ -80,17 +80,22 @@ def opened(run: str, args: argparse.Namespace) -> tuple[Any, Any]:
     return model, AutoTokenizer.from_pretrained(run)
 
 
+def texts_of(args: argparse.Namespace) -> list[str]:
+    """The texts of `pyllm predict`: those of files that are there, else the words themselves. Raises DataError."""
+    from pyllm.data import read_texts
+
+    found = (read_texts(each, args.text).texts if os.path.exists(each) else [each] for each in args.data)
+    return [text for texts in found for text in texts]
+
+
 def predict(args: argparse.Namespace) -> int:
     """Print or write the likeliest class of each text, and its probability."""
     from pyllm.cli.predict import written
-    from pyllm.data import read_texts
     from pyllm.evaluate.texts import classes_of, probabilities
     from pyllm.formats.writing import Staging, check_target
 
     model, tokenizer = opened(args.run, args)
-    texts: list[str] = []
-    for each in args.data:
-        texts += read_texts(each, args.text).texts if os.path.exists(each) else [each]
+    texts = texts_of(args)
     found = probabilities(model, tokenizer, texts)
     classes = classes_of(model)
     rows = [(classes[row.argmax()], round(float(row.max()), 6)) for row in found]
