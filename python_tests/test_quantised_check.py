@@ -199,3 +199,7 @@ def test_what_is_refused(place, tmp_path, capsys):
     pyllm.AutoTokenizer.from_pretrained(place / "llama").save_pretrained(tmp_path / "odd")
     with pytest.raises(ValueError, match="Q8_0 needs rows of a multiple of 32 inputs, found 36"):
         quantised.check(tmp_path / "odd", "q8_0")
+    sizes = {"hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 96}
+    new_model(new_config("vit", **sizes, image_size=32), 0).eval().save_pretrained(tmp_path / "odd")
+    with pytest.raises(pyllm.ModelFileError, match="'model_type': vit; a family that continues texts"):
+        quantised.check(tmp_path / "odd", "q8_0")
