@@ -3,6 +3,7 @@
     from pyllm.sklearn import TextClassifier
     TextClassifier(epochs=4).fit(texts, y).predict_proba(texts)
     cross_val_score(TextClassifier("runs/general", recipe="ulmfit"), texts, y)
+    GridSearchCV(TextClassifier("bert-base-uncased"), {"learning_rate": [2e-5, 1e-4]}).fit(texts, y)
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ import os
 import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pyllm import text
-from pyllm.auto import AutoModelForCausalLM, AutoTokenizer, new_config, new_model
+from pyllm.auto import AutoModelForSequenceClassification, AutoTokenizer, new_config, new_model
 from pyllm.data.labelled import Texts
 from pyllm.evaluate.texts import probabilities
 from pyllm.train import TrainingArguments
-from pyllm.train.texts import TextSettings, learn_texts
+from pyllm.train.split import Learned
+from pyllm.train.texts import RATES, TextSettings, is_recurrent, learn_pretrained, learn_texts, save_texts
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -31,14 +34,15 @@ except ImportError:
 
 
 class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Classifies texts (an iterable of str) by a language model with a head.
+    """Classifies texts (an iterable of str) by a language model or an encoder with a head.
 
-    pretrained: a folder, file or name of a language model; None: a new one, family "lstm" (or "gru", "rnn",
+    pretrained: a folder, file or name of a language model or of an encoder (BERT, RoBERTa, DistilBERT, ALBERT), which
+    takes recipe and lm_epochs alone of the next; None: a new one, family "lstm" (or "gru", "rnn",
     "awd-lstm") of embedding_size, hidden_size and num_hidden_layers, with `vocab` byte pairs learned from the texts.
     recipe, lm_epochs, drop_mult, pooling: see pyllm.train.texts.TextSettings; a new model has no lm_epochs and is
-    "plain" unless said. epochs of at least min_steps steps of batch_size texts, AdamW at learning_rate with
-    weight_decay. random_state: of weights, order and dropout: the same one gives the same bytes. output_dir: where
-    checkpoints stay, so that a fit that was interrupted goes on; None: nowhere. threads: None as they are.
+    "plain" unless said. epochs of at least min_steps steps of batch_size texts, AdamW at learning_rate (None: 4e-3 of
+    recurrent models, 1e-4 of others) with weight_decay. random_state: of weights, order and dropout: the same one gives
+    the same bytes. output_dir: where checkpoints stay, so that a fit that was interrupted goes on; None: nowhere.
 
     After fit: classes_, model_, tokenizer_. Raises ValueError for X that are no texts, and for one class only.
     """
@@ -59,7 +63,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         epochs: float = 4.0,
         min_steps: int = 200,
         batch_size: int = 32,
-        learning_rate: float = 4e-3,
+        learning_rate: float | None = None,
         weight_decay: float = 0.1,
         random_state: int = 0,
         output_dir: str | None = None,
@@ -90,19 +94,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.classes_, numbers = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"TextClassifier: one class only: {self.classes_.tolist()}; two classes or more")
-        new = self.pretrained is None
-        settings = TextSettings(
-            recipe=self.recipe or ("plain" if new else "ulmfit"),
-            lm_epochs=self.lm_epochs if self.lm_epochs is not None else 0.0 if new else 1.0,
-            lm_lr=self.learning_rate,
-            drop_mult=self.drop_mult,
-            valid=0.0,
-            pooling=self.pooling,
-        )
-        model, tokenizer = self._new(texts) if new else _opened(self.pretrained)
         rows = Texts(texts, [f"{number}" for number in numbers])
         with tempfile.TemporaryDirectory() if self.output_dir is None else nullcontext(self.output_dir) as folder:
-            found = learn_texts(model, tokenizer, rows, self._arguments(folder, len(texts)), settings)
+            found, tokenizer = self._learned(rows, os.fspath(folder))
         if not found.result.complete:
             raise KeyboardInterrupt
         self.model_, self.tokenizer_ = found.model, tokenizer
@@ -118,24 +112,64 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         said = self.predict_proba(X).argmax(axis=1)
         return np.asarray(self.classes_)[said]
 
+    def _learned(self, rows: Texts, folder: str) -> tuple[Learned, Any]:
+        """What came of learning, and the tokenizer."""
+        new = self.pretrained is None
+        name = "" if self.pretrained is None else os.fspath(self.pretrained)
+        rate = RATES[new or is_recurrent(name)] if self.learning_rate is None else self.learning_rate
+        settings = TextSettings(
+            recipe=self.recipe or ("plain" if new else "ulmfit"),
+            lm_epochs=self.lm_epochs if self.lm_epochs is not None else 0.0 if new else 1.0,
+            lm_lr=rate,
+            drop_mult=self.drop_mult,
+            valid=0.0,
+            pooling=self.pooling,
+        )
+        arguments = self._arguments(folder, len(rows.texts), rate)
+        if new:
+            model, tokenizer = self._new(rows.texts)
+            return learn_texts(model, tokenizer, rows, arguments, settings), tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        return learn_pretrained(name, tokenizer, rows, arguments, settings), tokenizer
+
     def _new(self, texts: list[str]) -> tuple[Any, Any]:
         tokenizer = text.train(texts, "bpe", vocab=self.vocab)
         sizes = {name: getattr(self, name) for name in ("embedding_size", "hidden_size", "num_hidden_layers")}
         config = new_config(self.family, **sizes, vocab_size=tokenizer.vocab_size)
         return new_model(config, self.random_state), tokenizer
 
-    def _arguments(self, folder: str, texts: int) -> TrainingArguments:
+    def _arguments(self, folder: str, texts: int, rate: float) -> TrainingArguments:
         batch = min(self.batch_size, texts)
         return TrainingArguments(
-            output_dir=os.fspath(folder),
+            output_dir=folder,
             per_device_train_batch_size=batch,
             num_train_epochs=max(self.epochs, self.min_steps * batch / texts),
-            learning_rate=self.learning_rate,
+            learning_rate=rate,
             weight_decay=self.weight_decay,
             save_steps=0,
             save_total_limit=1,
             seed=self.random_state,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles take: model and tokenizer as the files of their folder, which nothing runs."""
+        state = dict(super().__getstate__())
+        if "model_" in state:
+            with tempfile.TemporaryDirectory() as folder:
+                save_texts(state.pop("model_"), state.pop("tokenizer_"), folder)
+                state["files_"] = {each.name: each.read_bytes() for each in Path(folder).iterdir()}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        own = dict(state)
+        files = own.pop("files_", {})
+        super().__setstate__(own)
+        if files:
+            with tempfile.TemporaryDirectory() as folder:
+                for name, content in files.items():
+                    Path(folder, os.path.basename(name)).write_bytes(content)
+                self.model_ = AutoModelForSequenceClassification.from_pretrained(folder)
+                self.tokenizer_ = AutoTokenizer.from_pretrained(folder)
 
     def __sklearn_tags__(self) -> Any:
         """X is one-dimensional, of texts."""
@@ -143,10 +177,6 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.string, tags.input_tags.two_d_array, tags.input_tags.one_d_array = True, False, True
         tags.no_validation = True
         return tags
-
-
-def _opened(name: Any) -> tuple[Any, Any]:
-    return AutoModelForCausalLM.from_pretrained(name, dtype="float32"), AutoTokenizer.from_pretrained(name)
 
 
 def _texts(X: Any) -> list[str]:

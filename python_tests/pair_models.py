@@ -28,6 +28,11 @@ VARIANTS = {
     "t5 v1.1": ("T5", T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
     "t5 deeper": ("T5", T5 | {"num_decoder_layers": 3}),
     "t5 gated silu": ("T5", T5 | {"feed_forward_proj": "gated-silu", "d_kv": 16}),
+    "bart untied": ("Bart", BART | {"tie_word_embeddings": False}),
+    "mbart untied": ("MBart", BART | {"tie_word_embeddings": False, "scale_embedding": True}),
+    "marian untied": ("Marian", MARIAN | {"tie_word_embeddings": False}),
+    "marian apart untied": ("Marian", MARIAN | {"tie_word_embeddings": False, "decoder_vocab_size": 61,
+                                                "share_encoder_decoder_embeddings": False}),
     "marian odd": ("Marian", MARIAN | {"d_model": 36, "activation_function": "gelu", "scale_embedding": False}),
 }
 CLASSES = {

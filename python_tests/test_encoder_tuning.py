@@ -1,11 +1,15 @@
 """Encoders fine-tuned by the command: classes of texts, tags of words, from files to scores; resumed, refused."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.utils import estimator_checks
 from test_cli_training import run, said
 from test_pretraining import ENCODER, Stop, told
 from tiny_training import end_of
@@ -21,6 +25,7 @@ from pyllm.data.tagged import Tagged, read_tagged, tag_numbers, word_ids
 from pyllm.errors import DataError
 from pyllm.evaluate.tagging import spans
 from pyllm.evaluate.texts import probabilities
+from pyllm.sklearn import TextClassifier
 from pyllm.train.tagging import finetune_tags
 from pyllm.train.texts import TextSettings, finetune_texts
 
@@ -172,6 +177,70 @@ def test_words_of_texts_are_hidden_by_position(place):
     given_back = np.where(whole.targets >= 0, whole.targets, whole.ids)
     assert lexicon.mask not in given_back and (whole.ids == lexicon.mask).any()
     assert sum(map(len, data.pieces)) == sum(len(text) - 2 for text in texts)
+
+
+OTHERS = {
+    "roberta": ENCODER | {"max_position_embeddings": 42, "pad_token_id": 0},
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "max_position_embeddings": 40},
+    "albert": ENCODER | {"embedding_size": 16, "max_position_embeddings": 40},
+}
+
+
+def estimator(folder, **more):
+    usual = {"lm_epochs": 0, "min_steps": 100, "epochs": 1, "batch_size": 8, "learning_rate": 3e-3, "recipe": "plain"}
+    return TextClassifier(str(folder), **(usual | more))
+
+
+def labelled():
+    """(texts, their classes): an object array, as pandas gives it, and words."""
+    found = [(" ".join(words), next(ANIMALS[w] for w in words if w in ANIMALS)) for words in rows()]
+    return np.array([text for text, _ in found], object), np.array([label for _, label in found])
+
+
+@pytest.mark.parametrize("family", ["bert", *OTHERS])
+def test_the_estimator_takes_encoders(place, tmp_path, family):
+    folder = place / family
+    if family != "bert":
+        tokenizer = pyllm.AutoTokenizer.from_pretrained(place / "bert")
+        fields = {"vocab_size": tokenizer.vocab_size, **OTHERS[family]}
+        AutoModelForMaskedLM.from_config(new_config(family, **fields), 1).eval().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    texts, y = labelled()
+    model = clone(estimator(folder)).fit(texts, y)
+    proba = model.predict_proba(texts)
+    assert model.classes_.tolist() == ["a", "b"] and model.score(texts, y) > 0.95
+    assert model.predict(texts[:4]).tolist() == y[:4].tolist() and proba.shape == (96, 2)
+    again = pickle.loads(pickle.dumps(model))
+    assert np.array_equal(again.predict_proba(texts), proba) and again.get_params() == model.get_params()
+    model.model_.save_pretrained(tmp_path / "out")
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
+    assert theirs.config.model_type == family
+    for i, ids in enumerate(surrounded(model.tokenizer_, texts[:3], 40)):
+        with torch.no_grad():
+            exact = theirs(torch.tensor(ids[None].astype(np.int64))).logits.softmax(dim=1)[0].numpy()
+        assert np.abs(proba[i] - exact).max() < 1e-5
+
+
+def test_the_estimator_of_an_encoder_in_searches(place, tmp_path):
+    texts, y = labelled()
+    assert cross_val_score(estimator(place / "bert"), texts, y == "a", cv=2).mean() > 0.9
+    search = GridSearchCV(estimator(place / "bert"), {"learning_rate": [1e-7, 3e-3]}, cv=2).fit(texts, y)
+    assert search.best_params_ == {"learning_rate": 3e-3} and search.score(texts, y) > 0.9
+    stages = estimator(place / "bert", recipe="ulmfit", lm_epochs=1, min_steps=5, output_dir=str(tmp_path))
+    one, kept = stages.fit(texts, y).predict_proba(texts), sorted(path.name for path in tmp_path.iterdir())
+    assert kept == ["lm", "stage-1", "stage-2", "stage-3", "stage-4"]
+    stages.set_params(output_dir=None, random_state=0)
+    assert np.array_equal(clone(stages).fit(texts, y).predict_proba(texts), one)
+    assert not np.array_equal(clone(stages).set_params(random_state=1).fit(texts, y).predict_proba(texts), one)
+    usual = estimator(place / "bert", learning_rate=None, min_steps=5).fit(texts, y).predict_proba(texts)
+    said = estimator(place / "bert", learning_rate=1e-4, min_steps=5).fit(texts, y).predict_proba(texts)
+    assert np.array_equal(usual, said)
+    for check in ("get_params_invariance", "set_params", "estimator_cloneable", "estimator_repr"):
+        getattr(estimator_checks, f"check_{check}")("TextClassifier", estimator(place / "bert"))
+    with pytest.raises(ValueError, match=r"y .* for 96 texts"):
+        estimator(place / "bert").fit(texts, y[:3])
+    with pytest.raises(pyllm.errors.ModelFileError):
+        estimator(tmp_path / "nothing").fit(texts, y)
 
 
 def test_what_is_refused(place, tmp_path, capsys):

@@ -74,6 +74,11 @@ PUBLISHED = {
     "transformer-big": 214_249_472,  # "213 million"
     "bert-base": 109_482_240,
     "bert-large": 335_141_888,
+    "all-minilm-l6-v2": 22_713_216,
+    "all-minilm-l12-v2": 33_360_000,
+    "roberta-base": 124_645_632,
+    "distilbert-base": 66_362_880,
+    "albert-base": 11_683_584,
     "t5-small": 60_506_624,
     "t5-base": 222_903_552,
     "flan-t5-small": 76_961_152,

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import pickle
 import subprocess
 import sys
 import warnings
@@ -256,6 +257,9 @@ def test_the_estimator_learns_in_scikit_learns_ways(language_model):
     proba = model.predict_proba(texts[:5])
     assert proba.shape == (5, 2) and np.allclose(proba.sum(axis=1), 1)
     assert same_bits(clone(model).fit(texts, y).predict_proba(texts[:5]), proba)
+    again = pickle.loads(pickle.dumps(model))
+    assert same_bits(again.predict_proba(texts[:5]), proba) and again.get_params() == model.get_params()
+    assert pickle.loads(pickle.dumps(estimator(vocab=300))).get_params()["vocab"] == 300
     pipe = make_pipeline(FunctionTransformer(lambda rows: [each.upper() for each in rows]), estimator(min_steps=20))
     assert cross_val_score(pipe, texts, y, cv=2).mean() > 0.6
     tuned = (

@@ -11,7 +11,7 @@ from typing import Any
 from pyllm import _core
 from pyllm.auto.adapters import base_of, load_adapter
 from pyllm.auto.classifiers import AutoModelForSequenceClassification
-from pyllm.auto.new import ENCODERS, PAIRS, new_config, new_model
+from pyllm.auto.new import ENCODERS, IMAGES, PAIRS, new_config, new_model
 from pyllm.auto.weights import load_weights
 from pyllm.errors import ModelFileError
 from pyllm.formats import download, open_model, read_config
@@ -88,6 +88,9 @@ def is_encoder(path: str | os.PathLike[str]) -> bool:
 
 def refuse_pairs(path: str | os.PathLike[str], values: dict[str, Any]) -> None:
     """Raise ModelFileError for an encoder, or one with a decoder, where a model is wanted that continues texts."""
+    if values["model_type"] in IMAGES:
+        allowed = "a family that continues texts; AutoModelForImageClassification takes those that read images"
+        raise ModelFileError(os.fspath(path), "config 'model_type'", None, values["model_type"], allowed)
     if values["model_type"] in ENCODERS:
         allowed = "a family that continues texts; AutoModel, AutoModelForMaskedLM and pipeline take encoders"
         raise ModelFileError(os.fspath(path), "config 'model_type'", None, values["model_type"], allowed)

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pyllm import _core
 from pyllm.auto import AutoTokenizer, config_of, known_arguments, opened
 from pyllm.auto.new import ENCODERS, IMAGES
-from pyllm.auto.saving import family_of, tensors_of
-from pyllm.auto.state import Held
+from pyllm.auto.saving import family_of
+from pyllm.auto.state import Held, arrays_of
 from pyllm.auto.weights import FOLDER, load_weights, placed, rearranged
 from pyllm.errors import ModelFileError, printable
 from pyllm.formats import TensorInfo
@@ -205,10 +205,7 @@ def _trunk(model: Encoder) -> list[Parameter]:
 
 def state_of(model: Encoder) -> dict[str, NDArray[np.float32]]:
     """Name -> float32 array, copied; tied ones are there under both names, one array."""
-    found = {}
-    for each in tensors_of(model, family_of(model)[1], FOLDER, lambda name, shape: "F32", "state_dict"):
-        pieces = [np.ascontiguousarray(piece).reshape(-1).view(np.uint8) for piece in each.pieces()]
-        found[each.name] = np.concatenate(pieces).view(np.float32).reshape(each.shape)
+    found = arrays_of(model)
     for name, other in _tied_names(model):
         found[name] = found[other]
     return found

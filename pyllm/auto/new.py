@@ -123,11 +123,6 @@ def special_ids(family: str, tokenizer: Any) -> dict[str, Any]:
     return found
 
 
-def built(config: Any) -> Any:
-    """A model of a family's Config, its weights not there yet."""
-    return import_module(type(config).__module__).Model(config)
-
-
 def new_model(config: Any, seed: int = 0) -> Any:
     """A model of a family's Config with random weights, ready to learn."""
-    return built(config).initialise(seed)
+    return import_module(type(config).__module__).Model(config).initialise(seed)

@@ -32,6 +32,15 @@ class Held:
         return np.ascontiguousarray(whole[first : first + rows]).reshape(-1).view(np.uint8)
 
 
+def arrays_of(model: Any) -> dict[str, NDArray[np.float32]]:
+    """Each tensor of the model's folder by its name there: float32, copied."""
+    found = {}
+    for each in tensors_of(model, family_of(model)[1], FOLDER, lambda name, shape: "F32", "state_dict"):
+        pieces = [np.ascontiguousarray(piece).reshape(-1).view(np.uint8) for piece in each.pieces()]
+        found[each.name] = np.concatenate(pieces).view(np.float32).reshape(each.shape)
+    return found
+
+
 def state_of(model: Any) -> dict[str, NDArray[np.float32]]:
     """Name -> float32 array, copied: the names that transformers writes, and has in its model's state_dict() but for
     GPT-NeoX's head (see IN_MEMORY).
@@ -39,10 +48,7 @@ def state_of(model: Any) -> dict[str, NDArray[np.float32]]:
     A head that is the embedding is there under both names, one array. Raises ValueError for an adapter in use.
     """
     _, family = family_of(model)
-    found = {}
-    for each in tensors_of(model, family, FOLDER, lambda name, shape: "F32", "state_dict"):
-        pieces = [np.ascontiguousarray(piece).reshape(-1).view(np.uint8) for piece in each.pieces()]
-        found[each.name] = np.concatenate(pieces).view(np.float32).reshape(each.shape)
+    found = arrays_of(model)
     if model.config.tie_word_embeddings:
         table = next(place.name for _, place, each in places(model, family, FOLDER) if each is model.head.weight)
         found[_name(family)] = found[table]

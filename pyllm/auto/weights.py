@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -178,13 +179,13 @@ def placed(
     found = places(model, family, column, config.get("head_dim", 0))
     old, new = _renaming(found[0][1].name, tensors, getattr(model, "prefix", ""))
     found = [(path, place._replace(name=_renamed(place.name, old, new)), each) for path, place, each in found]
-    others = {real: name for name, real in copies(family, {each[1].name for each in found}) if name in tensors}
+    others = {real: name for name, real in stand_ins(family, {each[1].name for each in found}) if name in tensors}
     alone = {real: name for real, name in others.items() if real not in tensors}  # a file may have either
     found = [(path, place._replace(name=alone.get(place.name, place.name)), each) for path, place, each in found]
     found = [each for each in found if each[1].name in tensors or not isinstance(each[2], Buffer)]
     expected = {place.name: place.stored_shape(parameter.shape) for _, place, parameter in found}
     ignored = [name for name in tensors if any(re.fullmatch(each, name) for each in family.IGNORED)]
-    ignored += [name for name, _ in copies(family, expected)]
+    ignored += [name for name, _ in stand_ins(family, expected)]
     if config.get("tie_word_embeddings"):
         ignored += [name for name in _HEADS if name not in expected]
     dim = 0 if config.get("rope_interleaved") else config.get("head_dim", 0)
@@ -193,11 +194,19 @@ def placed(
     return rows, expected, ignored
 
 
-def copies(family: Any, expected: Collection[str]) -> list[tuple[str, str]]:
-    """(another name, the expected tensor that files may have under it too), as these files begin names."""
+def stand_ins(family: Any, expected: Collection[str]) -> list[tuple[str, str]]:
+    """(another name, the expected tensor that files may have under it instead), as these files begin names."""
     found = getattr(family, "COPIES", ())
     plain = [tuple(name.removeprefix("model.") for name in pair) for pair in found]
-    return [(name, real) for name, real in (*found, *plain) if real in expected and name not in expected]
+    pairs = dict.fromkeys((*found, *plain))
+    return [(name, real) for name, real in pairs if real in expected and name not in expected]
+
+
+def copies(family: Any, expected: Collection[str]) -> list[tuple[str, str]]:
+    """Those of them that always equal the tensor: one that may stand for several is of none, where they are there."""
+    found = stand_ins(family, expected)
+    times = Counter(name for name, _ in found)
+    return [(name, real) for name, real in found if times[name] == 1]
 
 
 def _renaming(first: str, tensors: Any, prefix: str) -> tuple[str, str]:

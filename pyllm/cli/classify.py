@@ -11,7 +11,6 @@ from pyllm.cli import options, output, training
 from pyllm.errors import printable
 
 USUAL = {"batch": 32, "epochs": 4.0, "context": 128, "recipe": "ulmfit"}  # of finetune --task classify
-RATES = {True: 4e-3, False: 1e-4}  # of recurrent models, of others
 _SHOWN = 70  # characters of a text
 
 
@@ -37,14 +36,13 @@ def add_columns(parser: Any) -> None:
 
 def finetune(args: argparse.Namespace) -> int:
     """Learn texts, score those held out beside the baseline; the same command goes on where it was interrupted."""
-    from pyllm.auto import AutoConfig
     from pyllm.data import read_texts
     from pyllm.evaluate.texts import compared
     from pyllm.train import ProgressBar
-    from pyllm.train.texts import TextSettings, finetune_texts, write_facts
+    from pyllm.train.texts import RATES, TextSettings, finetune_texts, is_recurrent, write_facts
 
     rows = read_texts(args.data[0], args.text, args.label)
-    recurrent = type(AutoConfig.from_pretrained(args.model)).__module__.endswith((".rnn", ".ulmfit"))
+    recurrent = is_recurrent(args.model)
     args.lr = RATES[recurrent] if args.lr is None else args.lr
     settings = TextSettings(
         recipe=args.recipe,
@@ -82,17 +80,22 @@ def opened(run: str, args: argparse.Namespace) -> tuple[Any, Any]:
     return model, AutoTokenizer.from_pretrained(run)
 
 
+def texts_of(args: argparse.Namespace) -> list[str]:
+    """The texts of `pyllm predict`: those of files that are there, else the words themselves. Raises DataError."""
+    from pyllm.data import read_texts
+
+    found = (read_texts(each, args.text).texts if os.path.exists(each) else [each] for each in args.data)
+    return [text for texts in found for text in texts]
+
+
 def predict(args: argparse.Namespace) -> int:
     """Print or write the likeliest class of each text, and its probability."""
     from pyllm.cli.predict import written
-    from pyllm.data import read_texts
     from pyllm.evaluate.texts import classes_of, probabilities
     from pyllm.formats.writing import Staging, check_target
 
     model, tokenizer = opened(args.run, args)
-    texts: list[str] = []
-    for each in args.data:
-        texts += read_texts(each, args.text).texts if os.path.exists(each) else [each]
+    texts = texts_of(args)
     found = probabilities(model, tokenizer, texts)
     classes = classes_of(model)
     rows = [(classes[row.argmax()], round(float(row.max()), 6)) for row in found]

@@ -124,7 +124,7 @@ def show(args: argparse.Namespace, name: str, count: Count, stored: list[str]) -
 def group_facts(group: Group) -> dict[str, Any]:
     """One group for --json."""
     parts = [part._asdict() | {"shape": list(part.shape), "size": part.size} for part in group.parts]
-    return {"name": group.name, "repeat": group.repeat, "parts": parts, "total": group.size}
+    return {"name": group.name, "repeat": group.repeat, "runs": group.runs, "parts": parts, "total": group.size}
 
 
 def product(part: Part, repeat: int = 1) -> str:
@@ -149,9 +149,10 @@ def table(count: Count, stored: list[str]) -> list[str]:
         if stored:
             lines.append(f"{group.name}: {product(group.parts[0], group.repeat)}, {stored[index]}")
         elif group.repeat == 1:
-            lines.append(f"{group.name}: {written_sum(group.parts)}")
+            often = f", run {group.runs} times" if group.runs > 1 else ""
+            lines.append(f"{group.name}{often}: {written_sum(group.parts)}")
         else:
-            lines.append(f"{group.name}, each:")
+            lines.append(f"{group.name}, each{f' run {group.runs} times' if group.runs > 1 else ''}:")
             same_name = groupby(group.parts, key=lambda part: part.name)
             lines += [f"  {name}: {written_sum(tuple(parts))}" for name, parts in same_name]
             each = group.size // group.repeat

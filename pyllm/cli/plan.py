@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import re
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from pyllm.cli import options, output, params, plan_text
@@ -17,7 +18,7 @@ from pyllm.errors import printable
 from pyllm.models import fitting, planning
 from pyllm.models.counting import FORMATS
 from pyllm.models.planning import Plan, Sum
-from pyllm.models.presets import ALIASES, PRESETS, Preset, from_config
+from pyllm.models.presets import ALIASES, PRESETS, from_config
 
 SHARE = 0.5  # of the measured peak, where the user gives no better figure
 CONTEXT = 2048  # unless the model knows fewer positions
@@ -113,8 +114,10 @@ def configured(family: str, text: str) -> Known:
 
 def of_config(values: dict[str, Any], weights: int | None = None) -> Known:
     """The sizes of a checked configuration."""
-    preset: Preset = from_config(values)
-    return Known(planning.sizes(preset), values.get("n_positions") or values["max_position_embeddings"], weights)
+    positions = values.get("n_positions") or values.get("max_position_embeddings")  # T5 has no end
+    if values["model_type"] == "roberta":
+        positions -= values["pad_token_id"] + 1  # the table's first rows belong to no place
+    return Known(planning.sizes(from_config(values)), positions, weights)
 
 
 def stored(path: str) -> Known:
@@ -122,7 +125,11 @@ def stored(path: str) -> Known:
     from pyllm import formats
 
     with formats.open_model(path) as model:
-        return of_config(formats.read_config(model), sum(tensor.nbytes for tensor in model.tensors.values()))
+        values = formats.read_config(model)
+        family = import_module(f"pyllm.models.{values['model_type']}")
+        if hasattr(family, "settled"):
+            values = family.settled(values, model.tensors)
+        return of_config(values, sum(tensor.nbytes for tensor in model.tensors.values()))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from pyllm.cli import options, output, running, training
+from pyllm.cli.classify import texts_of
 from pyllm.errors import printable
 
 USUAL = {"lr": 1e-4, "batch": 16, "epochs": 4.0, "context": 128, "recipe": "plain"}  # of finetune --task tag
@@ -48,15 +49,11 @@ def opened(run: str, args: argparse.Namespace) -> tuple[Any, Any]:
 
 def predict(args: argparse.Namespace) -> int:
     """Print each word and its tag, an empty line between texts; words are what spaces part."""
-    from pyllm.data import read_texts
     from pyllm.evaluate.tagging import tag
     from pyllm.formats.writing import Staging, check_target
 
     model, tokenizer = opened(args.run, args)
-    texts: list[str] = []
-    for each in args.data:
-        texts += read_texts(each, args.text).texts if os.path.exists(each) else [each]
-    words = [text.split() for text in texts]
+    words = [text.split() for text in texts_of(args)]
     found = tag(model, tokenizer, words)
     if args.json:
         rows = [{"words": row, "tags": tags} for row, tags in zip(words, found, strict=True)]

@@ -129,8 +129,8 @@ class SentenceEncoder:
         hidden = np.concatenate([np.asarray(each) for each in self.model(rows).last_hidden_state])
         if output_value == "token_embeddings":
             return [hidden[first:end] for first, end in pairwise(starts)]
-        pooled = [_pooled(hidden, starts, mode) for mode in self.config.modes]
-        return list(np.concatenate(pooled, axis=1))
+        vectors = [pooled(hidden, starts, mode) for mode in self.config.modes]
+        return list(np.concatenate(vectors, axis=1))
 
     def similarity(self, one: Any, other: Any) -> Vectors:
         """Cosines (n, m) of vectors (n, width) and (m, width); the same name as sentence-transformers'."""
@@ -149,8 +149,8 @@ def _list(texts: Any) -> list[str]:
     return [texts] if isinstance(texts, str) else list(texts)
 
 
-def _pooled(rows: Vectors, starts: NDArray[np.int32], mode: str) -> Vectors:
-    """(sequences, width)."""
+def pooled(rows: Vectors, starts: NDArray[np.int32], mode: str) -> Vectors:
+    """A vector of each sequence (sequences, width) from rows (rows, width); mode: of POOLINGS."""
     if mode == "cls":
         return rows[starts[:-1]]
     if mode == "max":

@@ -130,17 +130,14 @@ def _bart(raw: Raw, fields: tuple[Field, ...], kind: str) -> dict[str, Any]:
     return config | _tasks(raw) | {"model_type": kind}
 
 
-def check_bart(raw: Raw, kind: str = "bart") -> dict[str, Any]:
-    """Of BART, and of mBART."""
-    config = _bart(raw, BART, kind)
-    if not config["tie_word_embeddings"]:
-        raw.refuse("tie_word_embeddings", False, "true: sources, targets and the head have one table")
-    return config
+def check_bart(raw: Raw) -> dict[str, Any]:
+    """Of BART."""
+    return _bart(raw, BART, "bart")
 
 
 def check_mbart(raw: Raw) -> dict[str, Any]:
     """Of mBART."""
-    return check_bart(raw, "mbart")
+    return _bart(raw, BART, "mbart")
 
 
 def check_marian(raw: Raw) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """BART: a Transformer that learned to restore damaged texts. Lewis et al. 2019, arXiv:1910.13461.
 
-Learned positions, a norm behind the embedding, layers as in 2017 with GELU, one table for both sides and the head, to
-which a constant bias of the logits is added.
+Learned positions, a norm behind the embedding, layers as in 2017 with GELU, one table for both sides and the head, or
+three where the configuration does not tie them; a constant bias is added to the logits.
 """
 
 from __future__ import annotations
@@ -14,12 +14,14 @@ from pyllm.models.attention_pair import AttentionPair
 
 _SUBLAYERS = {"attention": "self_attn", "cross": "encoder_attn"}
 _OURS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"}
+_TABLES = ("source", "encoder"), ("target", "decoder")
 OFFSET = 2  # rows of a table of positions before the first place's
 
 
 def _names() -> dict[str, tuple[str, str]]:
     """Parameter path -> name in folders; GGUF has no architecture for it."""
-    names = dict.fromkeys(("source_embedding", "target_embedding"), "model.shared") | {"head": "lm_head"}
+    names = {"shared": "model.shared", "head": "lm_head"}
+    names |= {f"{name}_embedding": f"model.{side}.embed_tokens" for name, side in _TABLES}
     names["final_logits_bias"] = "final_logits_bias"
     for side, parts in (("encoder", ["attention"]), ("decoder", ["attention", "cross"])):
         theirs = f"model.{side}"
@@ -37,10 +39,12 @@ def _names() -> dict[str, tuple[str, str]]:
 NAMES = _names()
 ROTATED = ()
 IGNORED = (r"(model\.)?(encoder|decoder)\.version",)
-# (another name, the tensor that files may have under it too).
-COPIES = tuple(
-    (name, "model.shared.weight")
-    for name in ("model.encoder.embed_tokens.weight", "model.decoder.embed_tokens.weight", "lm_head.weight")
+# (another name, the tensor that files may have under it too). Where tables are apart the shared one is of none, unless
+# they are not there: before transformers 5 both sides have it.
+COPIES = (
+    *((f"model.{side}.embed_tokens.weight", "model.shared.weight") for _, side in _TABLES),
+    ("lm_head.weight", "model.shared.weight"),
+    *(("model.shared.weight", f"model.{side}.embed_tokens.weight") for _, side in _TABLES),
 )
 
 
@@ -89,9 +93,28 @@ class BART(AttentionPair):
         self.final_logits_bias = nn.Buffer(1, self.head.weight.shape[0])
 
     def embed(self, c: Any) -> None:
-        """The tables and the head: all the same."""
-        self.source_embedding = nn.Embedding(c.vocab_size, c.d_model, scale=c.d_model**0.5 if c.scale_embedding else 1)
-        self.target_embedding = self.head = self.source_embedding
+        """The tables and the head: all the same where they are tied, else three."""
+        if c.tie_word_embeddings:
+            self.source_embedding = self.table(c.vocab_size)
+            self.target_embedding = self.head = self.source_embedding
+        else:
+            self.apart(c.vocab_size)
+
+    def table(self, words: int) -> nn.Embedding:
+        """Rows for so many words."""
+        c = self.config
+        return nn.Embedding(words, c.d_model, scale=c.d_model**0.5 if c.scale_embedding else 1)
+
+    def apart(self, targets: int) -> None:
+        """A table for each side, of so many target tokens; the head, which is the targets' where it is tied."""
+        c = self.config
+        self.source_embedding, self.target_embedding = self.table(c.vocab_size), self.table(targets)
+        self.head = self.target_embedding if c.tie_word_embeddings else nn.Linear(c.d_model, targets)
+
+    def name_of(self, name: str) -> str:
+        """A tensor's name in folders, where one table of both sides is the shared one."""
+        one = self.source_embedding is self.target_embedding
+        return name.replace("model.encoder.embed_tokens", "model.shared") if one else name
 
     def stack(self, side: str, layer: Any, count: int, heads: int, inner: int) -> nn.Stack:
         """One of the two: its layers, and what stands around them."""

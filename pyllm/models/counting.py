@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from math import prod
@@ -25,11 +26,15 @@ class Part(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Parts that belong together, `repeat` times: an embedding, the layers, the output."""
+    """Parts that belong together, `repeat` times: an embedding, the layers, the output.
+
+    runs: how often each of them is run for a token; more than once where layers share their weights.
+    """
 
     name: str
     parts: tuple[Part, ...]
     repeat: int = 1
+    runs: int = 1
 
     @property
     def size(self) -> int:
@@ -70,6 +75,11 @@ def _dense(name: str, out: int, into: int, times: int = 1) -> tuple[Part, Part]:
 def _norm(name: str, hidden: int, times: int = 1) -> tuple[Part, Part]:
     """Layer normalisation: a scale and a shift."""
     return Part(name, (hidden,), times), Part(name, (hidden,), times, "biases")
+
+
+def _output(vocabulary: int, hidden: int, tied: bool) -> list[Group]:
+    """The output matrix, unless it is the embedding."""
+    return [] if tied else [Group("output", (Part("output", (vocabulary, hidden)),))]
 
 
 def mlp(sizes: list[int]) -> Count:
@@ -123,9 +133,7 @@ def llama(
         Group("layers", tuple(layer), layers),
         Group("final norm", (Part("norm", (hidden,)),)),
     ]
-    if not tied:
-        found.append(Group("output", (Part("output", (vocabulary, hidden)),)))
-    return Count(found, Cache(layers, groups, size))
+    return Count(found + _output(vocabulary, hidden, tied), Cache(layers, groups, size))
 
 
 def _gpt_layer(hidden: int, inner: int, bias: bool = True) -> tuple[Part, ...]:
@@ -149,9 +157,7 @@ def gpt2(
     layer = _gpt_layer(hidden, inner or 4 * hidden)
     embedding = (Part("tokens", (vocabulary, hidden)), Part("positions", (positions, hidden)))
     found = [Group("embedding", embedding), Group("layers", layer, layers), Group("final norm", _norm("norm", hidden))]
-    if not tied:
-        found.append(Group("output", (Part("output", (vocabulary, hidden)),)))
-    return Count(found, Cache(layers, heads, hidden // heads))
+    return Count(found + _output(vocabulary, hidden, tied), Cache(layers, heads, hidden // heads))
 
 
 def neox(
@@ -163,9 +169,7 @@ def neox(
         Group("layers", _gpt_layer(hidden, inner or 4 * hidden, bias), layers),
         Group("final norm", _norm("norm", hidden)),
     ]
-    if not tied:
-        found.append(Group("output", (Part("output", (vocabulary, hidden)),)))
-    return Count(found, Cache(layers, heads, hidden // heads))
+    return Count(found + _output(vocabulary, hidden, tied), Cache(layers, heads, hidden // heads))
 
 
 def _encoder_layer(hidden: int, inner: int = 0) -> tuple[Part, ...]:
@@ -179,16 +183,26 @@ def _encoder_layer(hidden: int, inner: int = 0) -> tuple[Part, ...]:
     )
 
 
-def bert(hidden: int, layers: int, vocabulary: int, positions: int) -> Count:
-    """BERT with its pooler, without the heads of pre-training."""
-    embedding = (
-        Part("tokens", (vocabulary, hidden)),
-        Part("positions", (positions, hidden)),
-        Part("segments", (2, hidden)),
-        *_norm("norm", hidden),
-    )
-    found = [Group("embedding", embedding), Group("layers", _encoder_layer(hidden), layers)]
-    return Count([*found, Group("pooler", _dense("dense", hidden, hidden))], None)
+def _cross(hidden: int) -> tuple[Part, ...]:
+    """What a layer of a decoder has besides: attention over the source, with biases and a norm."""
+    return (*_dense("cross attention query, key, value, output", hidden, hidden, 4), *_norm("cross norm", hidden))
+
+
+def bert(
+    hidden: int, layers: int, vocabulary: int, positions: int, inner: int = 0, segments: int = 2, pooler: bool = True,
+    narrow: int = 0, runs: tuple[int, ...] = (),
+) -> Count:  # fmt: skip
+    """BERT and its relatives, without the heads of pre-training; 0 segments: no such table.
+
+    narrow: width of the tables, which a matrix makes wide, and runs: how often each layer is run (ALBERT).
+    """
+    wide = narrow or hidden
+    rows = {"tokens": vocabulary, "positions": positions} | ({"segments": segments} if segments else {})
+    found = [Group("embedding", (*(Part(name, (n, wide)) for name, n in rows.items()), *_norm("norm", wide)))]
+    found += [Group("embedding made wide", _dense("dense", hidden, narrow))] if narrow else []
+    times = Counter(runs or (1,) * layers)
+    found += [Group("layers", _encoder_layer(hidden, inner), repeat, each) for each, repeat in times.items()]
+    return Count([*found, Group("pooler", _dense("dense", hidden, hidden))] if pooler else found, None)
 
 
 def t5(
@@ -231,9 +245,7 @@ def t5(
         Group("decoder layers", layer("attention", "cross attention"), decoder or layers),
         Group("decoder ends", ends),
     ]
-    if not tied:
-        found.append(Group("output", (Part("output", (vocabulary, hidden)),)))
-    return Count(found, Cache(decoder or layers, heads, wide // heads))
+    return Count(found + _output(vocabulary, hidden, tied), Cache(decoder or layers, heads, wide // heads))
 
 
 def bart(
@@ -253,20 +265,17 @@ def bart(
     inner: 4 hidden unless given; decoder, decoder_inner: of the decoder, unless as the encoder's. norms: around the
     layers of a side. positions: 0 where they are computed. targets: tokens of a table of their own; 0: shared.
     """
-    cross = (*_dense("cross attention query, key, value, output", hidden, hidden, 4), *_norm("cross norm", hidden))
     found = [Group("shared embedding", (Part("embedding", (vocabulary, hidden)),))]
     if targets:
         found = [Group("source embedding", (Part("source embedding", (vocabulary, hidden)),))]
         found.append(Group("embedding", (Part("embedding", (targets, hidden)),)))
-    sides = ("encoder", (), layers, inner), ("decoder", cross, decoder or layers, decoder_inner or inner)
+    sides = ("encoder", (), layers, inner), ("decoder", _cross(hidden), decoder or layers, decoder_inner or inner)
     for side, more, count, wide in sides:
         table = (Part("positions", (positions, hidden)),) if positions else ()
         ends = (*table, *(_norm("norm", hidden, norms) if norms else ()))
         found += [Group(f"{side} positions and norm" if table else f"{side} norm", ends)] if ends else []
         found.append(Group(f"{side} layers", (*_encoder_layer(hidden, wide), *more), count))
-    if not tied:
-        found.append(Group("output", (Part("output", (targets or vocabulary, hidden)),)))
-    return Count(found, Cache(decoder or layers, 1, hidden))
+    return Count(found + _output(targets or vocabulary, hidden, tied), Cache(decoder or layers, 1, hidden))
 
 
 def recurrent(
@@ -316,13 +325,7 @@ def transformer(
 
     shared: one table for both sides; tied: the output matrix is the targets' table.
     """
-    layer = (
-        *_dense("attention query, key, value, output", hidden, hidden, 4),
-        *_dense("feed-forward up", inner, hidden),
-        *_dense("feed-forward down", hidden, inner),
-        *_norm("norms", hidden, 2),
-    )
-    cross = (*_dense("cross attention query, key, value, output", hidden, hidden, 4), *_norm("cross norm", hidden))
+    layer, cross = _encoder_layer(hidden, inner), _cross(hidden)
     found = _tables(vocabulary, hidden, shared)
     found += [Group("encoder layers", layer, encoder), Group("encoder norm", _norm("norm", hidden))]
     found += [Group("decoder layers", (*layer, *cross), decoder), Group("decoder norm", _norm("norm", hidden))]

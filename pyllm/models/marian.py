@@ -14,12 +14,7 @@ import numpy as np
 from pyllm import nn
 from pyllm.models import bart
 
-NAMES = {
-    **bart.NAMES,
-    "shared": ("model.shared", ""),
-    "source_embedding": ("model.encoder.embed_tokens", ""),
-    "target_embedding": ("model.decoder.embed_tokens", ""),
-}
+NAMES = bart.NAMES
 ROTATED = ()
 IGNORED = (*bart.IGNORED, r"(model\.)?(encoder|decoder)\.embed_positions\.weight")
 COPIES = (*bart.COPIES, ("lm_head.weight", "model.decoder.embed_tokens.weight"))
@@ -39,16 +34,12 @@ class Marian(bart.BART):
     """Source and target tokens to logits of the next target token."""
 
     def embed(self, c: Any) -> None:
-        """The tables and the head, in memory and in files under other names where they are apart."""
-        scale = c.d_model**0.5 if c.scale_embedding else 1.0
-        if c.share_encoder_decoder_embeddings:
-            self.shared = nn.Embedding(c.vocab_size, c.d_model, scale=scale)
-            self.source_embedding = self.target_embedding = self.shared
+        """The tables and the head."""
+        if c.share_encoder_decoder_embeddings and c.tie_word_embeddings:
+            self.shared = self.table(c.vocab_size)
+            self.source_embedding = self.target_embedding = self.head = self.shared
         else:
-            self.source_embedding = nn.Embedding(c.vocab_size, c.d_model, scale=scale)
-            self.target_embedding = nn.Embedding(c.decoder_vocab_size, c.d_model, scale=scale)
-        table = self.target_embedding
-        self.head = table if c.tie_word_embeddings else nn.Linear(c.d_model, table.weight.shape[0])
+            self.apart(c.vocab_size if c.share_encoder_decoder_embeddings else c.decoder_vocab_size)
 
     def around(self) -> dict[str, Any]:
         """A stack's positions; it has no norms but its layers'."""

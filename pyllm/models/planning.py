@@ -15,13 +15,11 @@ for another pass forward through the layers. Optimizers other than AdamW need le
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pyllm.models.counting import FORMATS, Count, Group, Part, bytes_in, count_preset, mlp
 from pyllm.models.presets import Preset
-from pyllm.nn import Embedding
 
 BYTES_PER_TOKEN = 4.5  # of text; 50 TB are 1.1e13 tokens
 TOKENS_PER_PARAMETER = 20  # where no amount of data is given: Hoffmann et al. 2022, arXiv:2203.15556
@@ -62,8 +60,8 @@ class Sizes(NamedTuple):
 
     @property
     def multiplied(self) -> int:
-        """N: the numbers that take part in the work for every token."""
-        return self.parameters - self.looked_up
+        """N: the numbers that take part in the work for every token, as often as they do."""
+        return sum(group.runs * group.size for group in self.counted.groups) - self.looked_up
 
     @property
     def vocabulary(self) -> int:
@@ -89,7 +87,7 @@ class Sizes(NamedTuple):
     @property
     def width(self) -> int:
         """Per position: what one layer reads."""
-        return self.counted.groups[0].parts[0].shape[1]
+        return self.layers[0].parts[0].shape[-1]
 
     def inputs_and_outputs(self) -> int:
         """Per position: what all matrices but the output matrix read and give, added up."""
@@ -97,44 +95,20 @@ class Sizes(NamedTuple):
 
     def of_one_layer(self) -> int:
         """The same with the largest layer alone, and what is in no layer."""
-        largest = max(self._matrices([group._replace(repeat=1)]) for group in self.layers)
+        largest = max(self._matrices([group._replace(repeat=1, runs=1)]) for group in self.layers)
         return self.inputs_and_outputs() - self._matrices(self.layers) + largest
 
     def adapters(self, rank: int) -> int:
         """Numbers that LoRA of a rank adds to all matrices but embedding and output: rank x (inputs + outputs)."""
-        return rank * self.inputs_and_outputs()
+        return rank * self._matrices(group._replace(runs=1) for group in self.counted.groups)
 
     def _matrices(self, groups: Iterable[Group]) -> int:
         return sum(
-            group.repeat * part.times * sum(part.shape)
+            group.runs * group.repeat * part.times * sum(part.shape)
             for group in groups
             for part in group.parts
             if len(part.shape) == 2 and part.kind == "weights" and not (self._table(part) or self._output(part))
         )
-
-
-def sizes_of(model: Any, vocabulary: int) -> Sizes:
-    """The sizes of a model that stands there, its weights not yet: tables, layers (shared ones each time they run),
-    what is in no layer, and an output matrix of its own. Enough for memory; attention's work is not in it.
-    """
-    runs = Counter(id(each) for layer in getattr(model, "layers", ()) for _, each in layer.named_parameters())
-    tables = {id(part.weight) for _, part in model.named_modules() if isinstance(part, Embedding)}
-    groups: dict[tuple[str, int], list[Part]] = {("embedding", 1): [], ("rest", 1): []}
-    output = []
-    for path, parameter in model.own_parameters().items():
-        place, inside, _ = f".{path}".partition(".layers.")
-        kind = "weights" if len(parameter.shape) > 1 else "biases"
-        if id(parameter) in tables:
-            name = "tokens" if parameter.shape[0] == vocabulary else "positions"
-            groups["embedding", 1].append(Part(name, parameter.shape))
-        elif len(parameter.shape) == 2 and parameter.shape[0] == vocabulary:
-            output.append(Part("output", parameter.shape))
-        else:
-            group = (f"{place[1:]} layers".strip(), max(1, runs[id(parameter)])) if inside else ("rest", 1)
-            groups.setdefault(group, []).append(Part(path, parameter.shape, kind=kind))
-    groups["embedding", 1].sort(key=lambda part: part.name != "tokens")
-    found = [Group(name, tuple(parts), repeat) for (name, repeat), parts in groups.items() if parts]
-    return Sizes(Count(found + ([Group("output", tuple(output))] if output else []), None))
 
 
 class Plan(NamedTuple):
@@ -238,7 +212,7 @@ def work(plan: Plan) -> Sum:
     else:
         rows = [Row("weights", f"6 x N = 6 x {n:,}", 6 * n)]
     if plan.checkpointing:
-        again = sum(group.size for group in plan.sizes.layers)
+        again = sum(group.runs * group.size for group in plan.sizes.layers)
         rows.append(Row("layers again", f"2 x {again:,}", 2 * again))
     each_seen = 16 if plan.checkpointing else 12
     for each in plan.sizes.attention:
@@ -282,7 +256,7 @@ def _training(plan: Plan) -> Sum:
     places, written = plan.batch * plan.context, f"{plan.batch:,} x {plan.context:,}"
     each, what = size.inputs_and_outputs(), "inputs and outputs"
     if plan.checkpointing:
-        layers = sum(group.repeat for group in size.layers)
+        layers = sum(group.runs * group.repeat for group in size.layers)
         how = f"{written} x {layers} layers x {size.width:,} x 4 bytes"
         rows.append(Row("layer inputs", how, 4 * places * layers * size.width))
         each, what = size.of_one_layer(), "inputs and outputs of one layer"

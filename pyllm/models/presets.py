@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 from pyllm.errors import ModelFileError, printable
@@ -49,6 +50,12 @@ def _transformer(hidden: int, inner: int, heads: int) -> Preset:
     """A size of the Transformer of 2017, English to German."""
     numbers = {"hidden": hidden, "encoder": 6, "decoder": 6, "inner": inner, "heads": heads, "vocabulary": 37_000}
     return Preset("Transformer", "transformer", numbers | {"shared": True, "tied": True})
+
+
+def _bert(hidden: int, layers: int, family: str = "BERT", **more: Any) -> Preset:
+    """A size of BERT or a relative; 30,522 tokens and 512 positions unless said otherwise."""
+    numbers = {"hidden": hidden, "layers": layers, "vocabulary": 30_522, "positions": 512}
+    return Preset(family, "bert", numbers | more)
 
 
 def _t5(hidden: int, layers: int, inner: int, heads: int, **more: Any) -> Preset:
@@ -115,8 +122,13 @@ PRESETS: dict[str, Preset] = {
     "gemma-3-27b": _gemma("Gemma 3", 5376, 62, 21_504, 32, 16, vocabulary=262_208, size=128, head_norms=True),
     "transformer-base": _transformer(512, 2048, 8),
     "transformer-big": _transformer(1024, 4096, 16),
-    "bert-base": Preset("BERT", "bert", {"hidden": 768, "layers": 12, "vocabulary": 30_522, "positions": 512}),
-    "bert-large": Preset("BERT", "bert", {"hidden": 1024, "layers": 24, "vocabulary": 30_522, "positions": 512}),
+    "bert-base": _bert(768, 12),
+    "bert-large": _bert(1024, 24),
+    "all-minilm-l6-v2": _bert(384, 6),
+    "all-minilm-l12-v2": _bert(384, 12),
+    "roberta-base": _bert(768, 12, "RoBERTa", vocabulary=50_265, positions=514, segments=1),
+    "distilbert-base": _bert(768, 6, "DistilBERT", segments=0, pooler=False),
+    "albert-base": _bert(768, 12, "ALBERT", vocabulary=30_000, narrow=128, runs=(12,)),
     "t5-small": _t5(512, 6, 2048, 8),
     "t5-base": _t5(768, 12, 3072, 12),
     "flan-t5-small": _t5(512, 8, 1024, 6, size=64, gated=True, tied=False),
@@ -194,7 +206,8 @@ def _of_t5(values: dict[str, Any]) -> Preset:
 
 
 def _of_bart(values: dict[str, Any]) -> Preset:
-    kind = values["model_type"]
+    kind, shared = values["model_type"], values.get("share_encoder_decoder_embeddings", True)
+    targets = values["vocab_size"] if shared else values["decoder_vocab_size"]
     numbers = {
         "hidden": values["d_model"],
         "layers": values["encoder_layers"],
@@ -204,7 +217,7 @@ def _of_bart(values: dict[str, Any]) -> Preset:
         "vocabulary": values["vocab_size"],
         "positions": 0 if kind == "marian" else values["max_position_embeddings"] + 2,
         "norms": {"bart": 1, "mbart": 2, "marian": 0}[kind],
-        "targets": 0 if values.get("share_encoder_decoder_embeddings", True) else values["decoder_vocab_size"],
+        "targets": 0 if shared and values["tie_word_embeddings"] else targets,
         "tied": values["tie_word_embeddings"],
     }
     return Preset(kind, "bart", numbers)
@@ -218,7 +231,26 @@ PAIRS = {
     "mbart": _of_bart,
     "marian": _of_bart,
 }
-COUNTED = (*_DECODERS, *PAIRS)  # families whose configurations from_config takes
+
+
+def _of_bert(values: dict[str, Any]) -> Preset:
+    kind = values["model_type"]
+    numbers = {"vocabulary": values["vocab_size"], "positions": values["max_position_embeddings"]}
+    if kind == "distilbert":
+        numbers |= {"hidden": values["dim"], "layers": values["n_layers"], "inner": values["hidden_dim"]}
+        return Preset(kind, "bert", numbers | {"segments": 0, "pooler": False})
+    layers = values["num_hidden_layers"]
+    numbers |= {"hidden": values["hidden_size"], "layers": layers, "inner": values["intermediate_size"]}
+    numbers |= {"segments": values["type_vocab_size"]}
+    if kind == "albert":
+        inner, groups = values["inner_group_num"], values["num_hidden_groups"]
+        times = Counter(int(i / (layers / groups)) for i in range(layers))
+        runs = tuple(times[i] for i in range(groups) for _ in range(inner))
+        numbers |= {"layers": layers * inner, "narrow": values["embedding_size"], "runs": runs}
+    return Preset(kind, "bert", numbers)
+
+
+ENCODERS = ("bert", "roberta", "distilbert", "albert")
 
 
 def from_config(values: dict[str, Any]) -> Preset:
@@ -226,8 +258,11 @@ def from_config(values: dict[str, Any]) -> Preset:
     kind = values["model_type"]
     if kind in PAIRS:
         return PAIRS[kind](values)
+    if kind in ENCODERS:
+        return _of_bert(values)
     if kind not in _DECODERS:
-        raise ModelFileError("config", "model_type", None, printable(kind), f"counted are: {', '.join(_DECODERS)}")
+        allowed = f"counted are: {', '.join((*_DECODERS, *PAIRS, *ENCODERS))}"
+        raise ModelFileError("config", "model_type", None, printable(kind), allowed)
     tied = values["tie_word_embeddings"]
     if kind in _RECURRENT:
         numbers = {

@@ -10,14 +10,14 @@ from typing import Any
 
 from pyllm import _core
 from pyllm.auto import AutoModelForCausalLM, AutoTokenizer, new_config
-from pyllm.auto.new import built, special_ids
+from pyllm.auto.new import special_ids
 from pyllm.data import Conversations, fingerprint, manifest
 from pyllm.data.tasks import NEXT
 from pyllm.formats.memory import available
 from pyllm.formats.writing import Staging, make_folder
 from pyllm.models.fitting import refuse_unless_fits
-from pyllm.models.planning import Plan, sizes, sizes_of
-from pyllm.models.presets import COUNTED, from_config
+from pyllm.models.planning import Plan, sizes
+from pyllm.models.presets import from_config
 from pyllm.nn import LoraConfig
 from pyllm.train.answers import Prompt, answer, compared, prompts_of
 from pyllm.train.arguments import TrainingArguments
@@ -122,9 +122,7 @@ def refuse_unless_trains(
     values = asdict(config) | {"model_type": type(config).__module__.rpartition(".")[2]}
     dtype = "bf16" if a.bf16 else "fp32"
     rank, weights = frozen or (0, None)
-    counted = values["model_type"] in COUNTED
-    found = sizes(from_config(values)) if counted else sizes_of(built(config), config.vocab_size)
-    plan = Plan(name, found, a.per_device_train_batch_size, length, dtype, rank, weights=weights)
+    plan = Plan(name, sizes(from_config(values)), a.per_device_train_batch_size, length, dtype, rank, weights=weights)
     refuse_unless_fits(plan._replace(checkpointing=a.gradient_checkpointing), available())
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pyllm import _core
-from pyllm.auto import AutoModelForCausalLM, AutoTokenizer
+from pyllm.auto import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from pyllm.auto.classifiers import head_of, save_classifier
 from pyllm.data import Labelled, Pieces, fingerprint
 from pyllm.data.labelled import Texts, encoded, numbered
@@ -27,6 +27,7 @@ from pyllm.train.learner import RECIPES, Learner, Recipe
 from pyllm.train.split import Learned, Split, Tell, split, tell_texts
 from pyllm.train.trainer import Result
 
+RATES = {True: 4e-3, False: 1e-4}  # learning rates where none is said: of recurrent models, of others
 MEASURED = 1000  # texts by which the head's scale begins
 LANGUAGE = "lm"  # folder of the language model's stage below a run's
 
@@ -72,22 +73,43 @@ def finetune_texts(
 
     Raises DataError for labels of one class alone and the like, TrainingError, ValueError.
     """
-    settings = settings or TextSettings()
     tokenizer = AutoTokenizer.from_pretrained(name)
+    learned = learn_pretrained(name, tokenizer, rows, arguments, settings or TextSettings(), callbacks, tell)
+    if learned.result.complete:
+        save_texts(learned.model, tokenizer, arguments.output_dir)
+    return learned
+
+
+def save_texts(model: Any, tokenizer: Any, folder: str) -> None:
+    """Write a classifier of texts and its tokenizer; AutoModelForSequenceClassification opens it."""
+    if isinstance(model, TextClassifier):
+        save_classifier(model, folder)
+    else:
+        model.save_pretrained(folder, dtype="float32")
+    tokenizer.save_pretrained(folder)
+
+
+def learn_pretrained(
+    name: str,
+    tokenizer: Any,
+    rows: Texts,
+    arguments: TrainingArguments,
+    settings: TextSettings,
+    callbacks: Sequence[Callback] = (),
+    tell: Tell = lambda stage, text: None,
+) -> Learned:
+    """As finetune_texts, with the tokenizer at hand; nothing but the stages' checkpoints is written."""
     if head_of(download.resolve(name)):
-        learned = learn_encoder_texts(name, tokenizer, rows, arguments, settings, callbacks, tell)
-        if learned.result.complete:
-            learned.model.save_pretrained(arguments.output_dir, dtype="float32")
-            tokenizer.save_pretrained(arguments.output_dir)
-        return learned
+        return learn_encoder_texts(name, tokenizer, rows, arguments, settings, callbacks, tell)
     model = AutoModelForCausalLM.from_pretrained(name, dtype="float32")
     if model.adapters:
         raise ValueError(f"finetune: {name} is an adapter; merge it first: pyllm convert {name} FOLDER")
-    learned = learn_texts(model, tokenizer, rows, arguments, settings, callbacks, tell, {"from": name})
-    if learned.result.complete:
-        save_classifier(learned.model, arguments.output_dir)
-        tokenizer.save_pretrained(arguments.output_dir)
-    return learned
+    return learn_texts(model, tokenizer, rows, arguments, settings, callbacks, tell, {"from": name})
+
+
+def is_recurrent(name: str) -> bool:
+    """Whether a pretrained model, by name, file or folder, is an RNN, LSTM or GRU. Raises ModelFileError."""
+    return type(AutoConfig.from_pretrained(name)).__module__.endswith((".rnn", ".ulmfit"))
 
 
 def learn_texts(
