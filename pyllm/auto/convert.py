@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from pyllm import text
-from pyllm.auto.adapters import base_of
+from pyllm.auto.adapter_config import base_of
 from pyllm.auto.saving import save_folder, save_gguf
 from pyllm.auto.weights import open_weights
 from pyllm.errors import ModelFileError
