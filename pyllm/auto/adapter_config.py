@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, NoReturn
 
 from pyllm.errors import ModelFileError, printable
 from pyllm.formats import download
-from pyllm.formats.folder import CONFIG_LIMIT
 from pyllm.formats.encoders import PROBLEMS, labels
 from pyllm.formats.fields import Field, Raw, check_field
+from pyllm.formats.folder import CONFIG_LIMIT
 from pyllm.formats.json_file import load_json
 from pyllm.formats.safetensors import SafeTensors
 from pyllm.nn.adapter import TASKS, LoraConfig

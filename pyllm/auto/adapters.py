@@ -101,7 +101,7 @@ def _described(c: LoraConfig, base: str | None, ranks: dict[str, int], modules: 
 def _shortest(adapted: Collection[str], every: Collection[str]) -> list[str]:
     """The adapted modules by the last parts of their paths, as few as tell them from the others: PEFT adapts all whose
     paths end so."""
-    found = {}
+    found: dict[str, None] = {}
     for module in adapted:
         parts = module.split(".")
         ends = (".".join(parts[i:]) for i in range(len(parts) - 1, -1, -1))

@@ -65,8 +65,9 @@ class AutoModel:
         seed: int = 0,
         **others: Any,
     ) -> Any:
-        """Load a folder, ready to run; of a PEFT folder the model that it names, with its adapter and head. dtype: "auto" keeps
-        weights as stored, the names of weights.DTYPES convert.
+        """Load a folder, ready to run; of a PEFT folder the model that it names, with its adapter and head.
+
+        dtype: "auto" keeps weights as stored, the names of weights.DTYPES convert.
 
         A head, and a pooler, that the folder does not hold get random values of the seed: their names are logged, and
         stay in model.missing_keys; model.unexpected_keys are those of which nothing is made. num_labels or id2label: of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import accumulate
@@ -19,7 +20,7 @@ HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"
 
 
 class Attached(NamedTuple):
-    """An adapter of a model: its configuration, what belongs to each Linear, by path, and what learns whole, by path."""
+    """An adapter of a model: its configuration, what belongs to each Linear, and what learns whole, by path."""
 
     config: LoraConfig
     parts: Mapping[str, Adapter]
@@ -190,6 +191,7 @@ class Adaptable(nn.Module):
         numbers that several modules share."""
         mine = {path: each for path, each in self.named_parameters() if not isinstance(each, nn.Buffer)}
         modules = {path: module_of(self, path) for path in mine}
+        times = Counter(map(id, mine.values()))
         found: dict[str, nn.Parameter] = {}
         for name in names:
             here = {path: mine[path] for path, module in modules.items() if name and _ends(module, name)}
@@ -197,9 +199,8 @@ class Adaptable(nn.Module):
                 known = dict.fromkeys(part for each in modules.values() for part in each.split("."))
                 listed = ", ".join(each for each in known if not each.isdigit())
                 raise ValueError(f"modules_to_save: {name!r} is not known; known are {listed}")
-            shared = next((path for path, each in here.items() if list(map(id, mine.values())).count(id(each)) > 1), "")
-            if shared:
-                raise ValueError(f"modules_to_save: {name!r} shares its numbers with another module, which would change")
+            if any(times[id(each)] > 1 for each in here.values()):
+                raise ValueError(f"modules_to_save: {name!r} has its numbers from another module; allowed are own ones")
             found |= here
         return found
 
