@@ -200,7 +200,7 @@ class Adaptable(nn.Module):
                 listed = ", ".join(each for each in known if not each.isdigit())
                 raise ValueError(f"modules_to_save: {name!r} is not known; known are {listed}")
             if any(times[id(each)] > 1 for each in here.values()):
-                raise ValueError(f"modules_to_save: {name!r} has its numbers from another module; allowed are own ones")
+                raise ValueError(f"modules_to_save: {name!r} has its numbers from another module; allowed are modules with numbers of their own")
             found |= here
         return found
 

@@ -16,7 +16,7 @@ from pyllm.train.arguments import TrainingArguments
 def refuse_adapted(name: str, model: Any) -> None:
     """Raise ValueError for a model that has come with an adapter: neither of them could be said to learn."""
     if model.adapters:
-        raise ValueError(f"finetune: {name} is an adapter; merge it first: pyllm convert {name} FOLDER")
+        raise ValueError(f"finetune: {name} is an adapter; merge it first: pyllm convert {name} -o FOLDER")
 
 
 def adapt(model: Any, lora: LoraConfig, seed: int) -> dict[str, Any]:
