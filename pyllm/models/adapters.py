@@ -192,7 +192,7 @@ class Adaptable(nn.Module):
         mine = {path: each for path, each in self.named_parameters() if not isinstance(each, nn.Buffer)}
         modules = {path: module_of(self, path) for path in mine}
         times = Counter(map(id, mine.values()))
-        found: dict[str, nn.Parameter] = {}
+        saved: dict[str, nn.Parameter] = {}
         for name in names:
             here = {path: mine[path] for path, module in modules.items() if name and _ends(module, name)}
             if not here and name not in HEADS["SEQ_CLS"]:
@@ -200,9 +200,10 @@ class Adaptable(nn.Module):
                 listed = ", ".join(each for each in known if not each.isdigit())
                 raise ValueError(f"modules_to_save: {name!r} is not known; known are {listed}")
             if any(times[id(each)] > 1 for each in here.values()):
-                raise ValueError(f"modules_to_save: {name!r} has its numbers from another module; allowed are modules with numbers of their own")
-            found |= here
-        return found
+                found = f"{name!r} has its numbers from another module"
+                raise ValueError(f"modules_to_save: {found}; allowed are modules with numbers of their own")
+            saved |= here
+        return saved
 
     def _settled(self, config: LoraConfig) -> LoraConfig:
         """The configuration with this model's task, and all modules that learn whole: those that it names, PEFT's for
