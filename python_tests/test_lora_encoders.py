@@ -268,17 +268,19 @@ def test_modules_that_are_named_learn_whole(tmp_path):
     assert error(ours(**inputs).logits, scores(called(model, tmp_path / "adapter", **tensors(inputs)))) < 1e-4
 
 
-def test_what_no_file_had_learns_whole_and_is_saved(tmp_path):
+@pytest.mark.parametrize("task", ["SequenceClassification", "Model"])
+def test_what_no_file_had_learns_whole_and_is_saved(task, tmp_path, caplog):
     theirs("bert", "MaskedLM").save_pretrained(tmp_path / "base")  # it has neither pooler nor classifier
-    ours = opened("SequenceClassification", tmp_path / "base", num_labels=3, seed=7)
-    assert ours.missing_keys
+    ours = opened(task, tmp_path / "base", seed=7)
+    assert ours.missing_keys and "random" in caplog.text
     ours.add_adapter(LoraConfig(r=2, target_modules=["q"]))
     inputs = batch("bert")
-    after = ours.eval()(**inputs).logits
-    ours.save_pretrained(tmp_path / "adapter")
-    again = opened("SequenceClassification", tmp_path / "adapter")  # with another seed's numbers below the adapter's
-    np.testing.assert_array_equal(again(**inputs).logits, after)
-    assert not again.missing_keys
+    ours.eval().save_pretrained(tmp_path / "adapter")
+    caplog.clear()
+    again = opened(task, tmp_path / "adapter")  # with another seed's numbers below the adapter's
+    field = "pooler_output" if task == "Model" else "logits"
+    np.testing.assert_array_equal(getattr(again(**inputs), field), getattr(ours(**inputs), field))
+    assert not again.missing_keys and not caplog.text
 
 
 def test_classes_come_with_the_adapter(tmp_path):

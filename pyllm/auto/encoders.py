@@ -26,7 +26,7 @@ from pyllm.errors import ModelFileError, printable
 from pyllm.formats import TensorInfo, download
 from pyllm.formats.weights import differences
 from pyllm.models.encoder import Encoder
-from pyllm.models.naming import module_of
+from pyllm.models.naming import module_of, same_module
 from pyllm.nn.module import Parameter, check_state
 from pyllm.tensor import Tensor
 
@@ -228,7 +228,7 @@ def _tell_missing(model: Encoder) -> None:
     if model.active_adapter is not None:
         saved = {module_of(model, path) for path in model.adapters[model.active_adapter].whole}
         model.missing_keys = tuple(
-            name for name in model.missing_keys if not any(each.endswith(name.rpartition(".")[0]) for each in saved)
+            key for key in model.missing_keys if not any(same_module(each, key.rpartition(".")[0]) for each in saved)
         )
     if model.missing_keys:
         names = ", ".join(printable(name) for name in model.missing_keys)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from pyllm import _core, nn
-from pyllm.models.naming import module_of
+from pyllm.models.naming import module_of, same_module
 from pyllm.nn.adapter import Adapter, LoraConfig
 
 MERGED = {"float32": "F32", "bfloat16": "BF16"}
@@ -212,8 +212,10 @@ class Adaptable(nn.Module):
             found = f"task_type {config.task_type!r} for {type(self).__name__}"
             raise ValueError(f"add_adapter: {found}, allowed is {self.task_type!r}, the model's own")
         names = [*(config.modules_to_save or ()), *HEADS.get(self.task_type or "", ())]
-        for each in dict.fromkeys(key.rpartition(".")[0] for key in self.missing_keys):
-            names += [] if any(_ends(each, name) for name in names) else [each]
+        missing = [key.rpartition(".")[0] for key in self.missing_keys]
+        modules = dict.fromkeys(module_of(self, path) for path, _ in self.named_parameters())
+        random = [each for each in modules if any(same_module(each, other) for other in missing)]
+        names += [each for each in random if not any(_ends(each, name) for name in names)]
         return replace(config, task_type=self.task_type, modules_to_save=tuple(dict.fromkeys(names)) or None)
 
 

@@ -25,3 +25,8 @@ def module_of(model: Module, path: str) -> str:
     """Hugging Face's path of the module that has the parameter at a path."""
     name = re.split("[#%@]", name_in_files(model, path))[0].lstrip("^+")
     return name.removesuffix(".weight").removesuffix(".bias")
+
+
+def same_module(one: str, other: str) -> bool:
+    """Whether two paths are of one module, of which either may lack the family's prefix."""
+    return f".{one}".endswith(f".{other}") or f".{other}".endswith(f".{one}")

@@ -53,7 +53,6 @@ def learn_encoder_texts(
     facts = {"from": name, "config": written(model.config), "tokenizer": fingerprint(tokenizer)}
     if lora is not None:
         facts |= adapt(model, lora, arguments.seed)
-        refuse_unless_adapts(name, model, arguments, model.context_length)
     nothing = Split([], targets[:0])
     if settings.lm_epochs:
         seen = [text for i, text in enumerate(rows.texts) if i not in held]
@@ -63,6 +62,9 @@ def learn_encoder_texts(
     sides = [Split([rows.texts[i] for i in sorted(side)], targets[sorted(side)]) for side in (train, held)]
     data, valid = (_samples(tokenizer, side, model.context_length, arguments.seed) for side in sides)
     assert data is not None
+    if lora is not None:
+        longest = sorted(map(len, data.texts))[-arguments.per_device_train_batch_size :]
+        refuse_unless_adapts(name, model, arguments, -(-sum(longest) // len(longest)))
     facts["settings"] = {"lm_epochs": settings.lm_epochs, "lm_lr": settings.lm_lr}
     learner = Learner(model, data, arguments, valid, callbacks, facts | {"data": data.identity})
     learned = "" if lora is None else f", of which {model.num_parameters(only_trainable=True):,} learn"
