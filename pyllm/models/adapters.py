@@ -53,7 +53,8 @@ class Adaptable(nn.Module):
         """Freeze the model as it is stored, and let a new adapter learn; gives the model.
 
         Nothing changes at first: B is zero, A is uniform within +-1 / sqrt(inputs), from seed and path alone.
-        Raises ValueError for a name that is taken, and for targets that the model has not (with those it has).
+        Raises ValueError for a name that is taken, another task than the model's, and for targets and modules that the
+        model has not (with those it has).
         """
         config = self._settled(config)
         whole = {}
