@@ -126,7 +126,8 @@ def test_modules_that_learn_whole_are_hugging_faces_tensors(family, names, tmp_p
     rng = np.random.default_rng(6)
     for name, parameter in model.learned().items():
         if ".lora_" not in name:
-            parameter.learn(parameter.array() + rng.standard_normal(parameter.shape).astype(np.float32) * np.float32(0.3))
+            change = rng.standard_normal(parameter.shape).astype(np.float32) * np.float32(0.3)
+            parameter.learn(parameter.array() + change)
     adapted = model.eval()(IDS).logits
     assert distance(adapted, base) > 0.05
     model.save_pretrained(tmp_path / "adapter")

@@ -324,12 +324,16 @@ def test_what_a_model_has_not_is_refused_by_name(tmp_path):
 def test_folders_that_do_not_fit_are_refused(tmp_path):
     _, ours = base(tmp_path, "bert", "SequenceClassification")
     learned(ours).save_pretrained(tmp_path / "adapter")
+    low = f"{PREFIX}bert.pooler.dense.lora_A.weight"
     file, config = (tmp_path / "adapter" / name for name in ("adapter_model.safetensors", "adapter_config.json"))
     sound, fields = load_file(file), json.loads(config.read_text())
     head = f"{PREFIX}classifier.weight"
     wrong = (
         ({head: None}, {}, r"'modules_to_save': adapter_model.safetensors has no base_model.model.classifier.weight"),
-        ({head: np.zeros((3, 31), np.float32)}, {}, r"tensor 'base_model.model.classifier.weight': shape \(3, 31\)"),
+        ({head: np.zeros((3, 31), np.float32)}, {}, r"'classifier.weight' is \[3, 31\], expected \[3, 32\]"),
+        ({head: np.zeros((0,), np.float32)}, {}, r"'classifier.weight' is \[0\], expected \[3, 32\]"),
+        ({head: np.zeros((3, 32), np.int64)}, {}, "'classifier.weight' is stored as I64, which pyllm does not compute"),
+        ({low: np.zeros((4, 32), np.int64)}, {}, "pooler.dense.lora_A.weight': I64; numbers that are computed with"),
         ({}, {"modules_to_save": None}, "base_model.model.classifier.bias: the model has no such matrix"),
         ({}, {"modules_to_save": ["classifier", "lm_head"]}, "'modules_to_save': 'lm_head' is not known"),
         ({}, {"modules_to_save": "classifier"}, "'modules_to_save': \"classifier\"; names of modules"),

@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,8 @@ from pyllm.errors import ModelFileError, printable
 from pyllm.formats.encode import decode
 from pyllm.formats.safetensors import SafeTensors
 from pyllm.formats.safetensors_writer import write_safetensors
+from pyllm.formats.types import READABLE
+from pyllm.formats.weights import check_weights
 from pyllm.formats.writing import NewTensor, Staging, make_folder
 from pyllm.models.adapters import HEADS, Attached
 from pyllm.nn import Parameter
@@ -181,28 +184,23 @@ def _loaded_whole(model: Any, file: SafeTensors, folder: str, c: LoraConfig) -> 
         raise ModelFileError(config, "'modules_to_save'", None, printable(found), printable(allowed, 400)) from error
     family = import_module(type(model).__module__)
     names = {place.name for path, place, _ in places(model, family, FOLDER) if path in wanted}
-    held = {}
-    for name in sorted(names):
-        info = file.tensors.get(PREFIX + name)
-        if info is None:
-            raise ModelFileError(config, "'modules_to_save'", None, f"{WEIGHTS} has no {PREFIX}{name}", "all of them")
-        k = info.shape[-1] if info.shape else 1
-        rows = decode(info.dtype, file.read(info), int(np.prod(info.shape, dtype=np.int64)) // max(k, 1), k)
-        held[name] = rows.reshape(info.shape)
-    source, dim = Held(held), getattr(model.config, "head_dim", 0)
+    infos = {name: file.tensors[PREFIX + name] for name in names if PREFIX + name in file.tensors}
+    missing = min(names - set(infos), default=None)
+    if missing is not None:
+        raise ModelFileError(config, "'modules_to_save'", None, f"{WEIGHTS} has no {PREFIX}{missing}", "all of them")
+    dim = getattr(model.config, "head_dim", 0)
     facts = {"head_dim": dim, "rotary_dim": getattr(model.config, "rotary_dim", dim)}
-    found_there, expected, _ = placed(model, family, source.tensors, facts, FOLDER)
+    rows, expected, _ = placed(model, family, infos, facts, FOLDER)
+    check_weights(file.path, {name: expected[name] for name in names}, infos, ())
+    arrays = {name: decode(each.dtype, file.read(each), 1, prod(each.shape)) for name, each in infos.items()}
+    source = Held({name: array.reshape(infos[name].shape) for name, array in arrays.items()})
     parameters, paths = {}, {id(each): path for path, each in wanted.items()}
-    for parameter, place, rotated in found_there:
-        if id(parameter) not in paths:
-            continue
-        if held[place.name].shape != expected[place.name]:
-            found, allowed = f"shape {held[place.name].shape}", f"{expected[place.name]}"
-            raise ModelFileError(file.path, f"tensor '{PREFIX}{place.name}'", None, found, allowed)
-        raw = rearranged(source.tensors[place.name], source, place, (1, *parameter.shape)[-2], rotated)
-        each = Parameter(*parameter.shape, packed=parameter.packed)
-        each.learn(raw.view(np.float32).reshape(parameter.shape) + np.float32(place.offset))
-        parameters[paths[id(parameter)]] = each
+    for parameter, place, rotated in rows:
+        if id(parameter) in paths:
+            raw = rearranged(source.tensors[place.name], source, place, (1, *parameter.shape)[-2], rotated)
+            each = Parameter(*parameter.shape, packed=parameter.packed)
+            each.learn(raw.view(np.float32).reshape(parameter.shape) + np.float32(place.offset))
+            parameters[paths[id(parameter)]] = each
     return Whole(parameters, names)
 
 
@@ -274,4 +272,6 @@ def _tensor(file: SafeTensors, key: str, path: str) -> Array:
         raise ModelFileError(path, f"tensor '{printable(key)}'", None, "is missing", "both lora_A and lora_B")
     if len(info.shape) != 2 or 0 in info.shape:
         raise ModelFileError(path, f"tensor '{printable(key)}'", None, f"shape {info.shape}", "two dimensions")
+    if info.dtype not in READABLE:
+        raise ModelFileError(path, f"tensor '{printable(key)}'", None, info.dtype, "numbers that are computed with")
     return decode(info.dtype, file.read(info), *info.shape)
