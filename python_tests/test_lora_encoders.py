@@ -5,9 +5,10 @@ import json
 import numpy as np
 import pytest
 import tiny_encoders
+import torch
 import transformers
 from lora_cases import distance
-from lora_torch import PREFIX, called, gradients, matrices, write
+from lora_torch import PREFIX, called, gradients, matrices, stored, write
 from safetensors.numpy import load_file, save_file
 from tiny_encoders import batch, error, tensors, theirs
 
@@ -281,6 +282,41 @@ def test_what_no_file_had_learns_whole_and_is_saved(task, tmp_path, caplog):
     field = "pooler_output" if task == "Model" else "logits"
     np.testing.assert_array_equal(getattr(again(**inputs), field), getattr(ours(**inputs), field))
     assert not again.missing_keys and not caplog.text
+
+
+def test_images_are_told_apart_by_an_adapter(tmp_path):
+    """PEFT has no word for this task: its examples name the head."""
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40}
+    config = transformers.ViTConfig(**sizes, image_size=8, patch_size=4, num_channels=1, num_labels=3)
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path / "base")
+    names = {0: "cat", 1: "dog"}
+    options = {"id2label": names, "ignore_mismatched_sizes": True}
+    ours = encoders.AutoModelForImageClassification.from_pretrained(tmp_path / "base", **options)
+    learned(ours, target_modules=["query", "value"], modules_to_save=["classifier"])
+    ours.save_pretrained(tmp_path / "adapter")
+    pixels = np.random.default_rng(0).standard_normal((5, 1, 8, 8)).astype(np.float32)
+    after = ours(pixels).logits
+    again = encoders.AutoModelForImageClassification.from_pretrained(tmp_path / "adapter")
+    np.testing.assert_array_equal(again(pixels).logits, after)
+    assert again.config.id2label == names and again.task_type is None
+    before = again.train()(pixels, labels=[0, 1, 0, 1, 0]).loss
+    before.backward()
+    optimizer = AdamW(again.parameters(), lr=1e-2)
+    optimizer.step()
+    assert again(pixels, labels=[0, 1, 0, 1, 0]).loss.item() < before.item()
+    ours.merge_and_unload().save_pretrained(tmp_path / "merged")
+    old, new = (load_file(tmp_path / name / "model.safetensors") for name in ("base", "merged"))
+    whole, low = stored(tmp_path / "adapter")
+    layer = "vit.encoder.layer.{}.attention.attention.{}"
+    assert set(low) == {layer.format(i, each) for i in (0, 1) for each in ("query", "value")}
+    for name, (a, b, scale) in low.items():  # by the names in files: transformers has had others in memory since
+        change = (scale * b @ a).numpy()
+        np.testing.assert_allclose(new[f"{name}.weight"], old[f"{name}.weight"] + change, rtol=1e-4, atol=1e-6)
+    np.testing.assert_array_equal(new["classifier.weight"], whole["classifier.weight"].numpy())
+    plain = transformers.ViTForImageClassification.from_pretrained(tmp_path / "merged").eval()
+    with torch.no_grad():
+        assert error(after, plain(torch.tensor(pixels)).logits.numpy()) < 1e-4
 
 
 def test_classes_come_with_the_adapter(tmp_path):

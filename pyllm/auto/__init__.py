@@ -70,13 +70,13 @@ def _stretched(values: dict[str, Any], context_length: int) -> dict[str, Any]:
 
 
 def is_of_pairs(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds an encoder-decoder. Raises ModelFileError where there is no model."""
+    """Whether a folder holds an encoder-decoder, or an adapter of one. Raises ModelFileError where there is no model."""
     with opened(path) as source:
         return read_config(source)["model_type"] in PAIRS
 
 
 def is_encoder(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds an encoder. Raises ModelFileError where there is no model."""
+    """Whether a folder holds an encoder, or an adapter of one. Raises ModelFileError where there is no model."""
     with opened(path) as source:
         return read_config(source)["model_type"] in ENCODERS
 

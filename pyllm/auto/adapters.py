@@ -32,10 +32,11 @@ from pyllm.formats.safetensors_writer import write_safetensors
 from pyllm.formats.types import READABLE
 from pyllm.formats.weights import check_weights
 from pyllm.formats.writing import NewTensor, Staging, make_folder
-from pyllm.models.adapters import HEADS, Attached
+from pyllm.models.adapters import Attached
 from pyllm.nn import Parameter
 from pyllm.nn.adapter import Adapter, LoraConfig
 
+CLASSES = {"head.score.weight", "head.tags.weight"}  # matrices whose rows are classes with names
 Array = NDArray[np.float32]
 
 
@@ -73,7 +74,7 @@ def save_adapter(model: Any, path: str | os.PathLike[str], name: str | None = No
             write_safetensors(file, [*entries, *_whole(model, attached)])
         with staging.create(CONFIG) as file:
             file.write((json.dumps(config, indent=2) + "\n").encode())
-        if attached.config.task_type in HEADS:
+        if CLASSES & set(attached.whole):
             with staging.create(LABELS) as file:
                 file.write(labels_text(model.config))
 

@@ -32,6 +32,7 @@ from pyllm.tensor import Tensor
 
 log = logging.getLogger("pyllm.auto")
 _SCORES = {"ForSequenceClassification": "head.score", "ForTokenClassification": "head.tags"}  # whose rows are classes
+_SCORES |= {"ForImageClassification": "head.score"}
 _OLD = (re.compile(r"\.gamma$"), ".weight"), (re.compile(r"\.beta$"), ".bias")  # as the first BERT's files say
 
 
