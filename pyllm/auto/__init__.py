@@ -70,7 +70,7 @@ def _stretched(values: dict[str, Any], context_length: int) -> dict[str, Any]:
 
 
 def is_of_pairs(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds an encoder-decoder, or an adapter of one. Raises ModelFileError where there is no model."""
+    """Whether a folder holds an encoder-decoder, or an adapter of one. Raises ModelFileError where it has none."""
     with opened(path) as source:
         return read_config(source)["model_type"] in PAIRS
 
