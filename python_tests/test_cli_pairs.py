@@ -121,7 +121,7 @@ def test_what_cannot_be_is_said_in_one_line(place, trained, capsys):
           *short], 1, "config: d_model not known; seq2seq has attention, "),
         (["pretrain", "--model", "transformer", "--config", "d_model=65536,dim_feedforward=262144", "--data",
           "@train.tsv", "--tokenizer", "@tok", *short], 1, "GB are available"),
-        (["finetune", "@transformer", "--data", "@train.tsv", "--lora", "4", "--out", "@x"], 2, "learns whole"),
+        (["finetune", "@transformer", "--data", "@a", "--lora-alpha", "4", "--out", "@x"], 2, "go with --lora R"),
         (["finetune", "@transformer", "--data", "@a", "@b", "@c", "--out", "@x"], 2, "--data: 3 files"),
         (["translate", "@transformer", "a", "--n-best", "9"], 2, "--n-best 9: at most --beam 4"),
         (["translate", "@transformer", "a", "--plot-attention", "@x.gif"], 1, "files ending .png"),

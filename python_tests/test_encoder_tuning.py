@@ -246,7 +246,7 @@ def test_the_estimator_of_an_encoder_in_searches(place, tmp_path):
 def test_what_is_refused(place, tmp_path, capsys):
     flags = ["--data", "@texts.csv", "--out", "@x"]
     for words, code, error in (
-        (["finetune", "@bert", "--task", "classify", "--lora", "4", *flags], 2, "--lora goes with --task chat"),
+        (["finetune", "@bert", "--task", "classify", "--lora-alpha", "4", *flags], 2, "go with --lora R"),
         (["finetune", "@bert", *flags], 1, "continues texts"),
         (["finetune", "@texts.csv", "--task", "tag", *flags], 1, ""),
         (["finetune", "@bert", "--task", "tag", "--data", "@texts.csv", "--out", "@x"], 1, "a word and its tag"),

@@ -116,6 +116,35 @@ def test_several_adapters_take_turns(tmp_path):
     np.testing.assert_array_equal(other(IDS).logits, second)
 
 
+@pytest.mark.parametrize(("family", "names"), [("llama", ["q_proj", "model.norm"]), ("gemma2", ["input_layernorm"]),
+                                               ("gpt2", ["c_attn"]), ("gpt_neox", ["query_key_value"])])  # fmt: skip
+def test_modules_that_learn_whole_are_hugging_faces_tensors(family, names, tmp_path):
+    """Turned into halves, transposed, mixed head by head, less one: the adapter's file as the merged model's."""
+    model = tiny(tmp_path, family)
+    base = model(IDS).logits
+    add_adapter(model, LoraConfig(r=2, modules_to_save=names))
+    rng = np.random.default_rng(6)
+    for name, parameter in model.learned().items():
+        if ".lora_" not in name:
+            change = rng.standard_normal(parameter.shape).astype(np.float32) * np.float32(0.3)
+            parameter.learn(parameter.array() + change)
+    adapted = model.eval()(IDS).logits
+    assert distance(adapted, base) > 0.05
+    model.save_pretrained(tmp_path / "adapter")
+    tensors = load_file(tmp_path / "adapter" / "adapter_model.safetensors")
+    whole = {name.removeprefix("base_model.model."): array for name, array in tensors.items() if ".lora_" not in name}
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "adapter")
+    assert distance(again(IDS).logits, adapted) <= (1e-5 if family == "gemma2" else 0)  # less one, and one again
+    again.set_adapter(None)
+    np.testing.assert_array_equal(again(IDS).logits, base)
+    model.merge_and_unload().save_pretrained(tmp_path / "merged", dtype="float32")
+    merged = load_file(tmp_path / "merged" / "model.safetensors")
+    assert whole and all(any(part.endswith(n) for n in names) for part in (name.rpartition(".")[0] for name in whole))
+    for name, array in whole.items():
+        np.testing.assert_array_equal(array, merged[name])
+    assert distance(AutoModelForCausalLM.from_pretrained(tmp_path / "merged")(IDS).logits, adapted) < 1e-4
+
+
 def test_an_adapter_becomes_a_gguf_file(tmp_path):
     model = learned(tiny(tmp_path))
     model.save_pretrained(tmp_path / "adapter")

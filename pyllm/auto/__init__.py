@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import Any
 
 from pyllm import _core
-from pyllm.auto.adapters import base_of, load_adapter
+from pyllm.auto.adapter_config import base_of
+from pyllm.auto.adapters import load_adapter
 from pyllm.auto.classifiers import AutoModelForSequenceClassification
 from pyllm.auto.new import ENCODERS, IMAGES, PAIRS, new_config, new_model
 from pyllm.auto.weights import load_weights
@@ -69,20 +70,14 @@ def _stretched(values: dict[str, Any], context_length: int) -> dict[str, Any]:
 
 
 def is_of_pairs(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds an encoder-decoder. Raises ModelFileError where there is no model."""
-    place = download.resolve(path)
-    if base_of(place) is not None:
-        return False
-    with opened(place) as source:
+    """Whether a folder holds an encoder-decoder, or an adapter of one. Raises ModelFileError where it has none."""
+    with opened(path) as source:
         return read_config(source)["model_type"] in PAIRS
 
 
 def is_encoder(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds an encoder. Raises ModelFileError where there is no model."""
-    place = download.resolve(path)
-    if base_of(place) is not None:
-        return False
-    with opened(place) as source:
+    """Whether a folder holds an encoder, or an adapter of one. Raises ModelFileError where there is no model."""
+    with opened(path) as source:
         return read_config(source)["model_type"] in ENCODERS
 
 

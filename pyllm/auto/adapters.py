@@ -3,54 +3,41 @@
 A tensor is called `base_model.model.PATH.lora_A.weight` (r, inputs) or `lora_B` (outputs, r), PATH being Hugging Face's
 of the matrix. Rows of B are in Hugging Face's order: queries and keys in halves where they are rotated. Where Hugging
 Face keeps several of our matrices as one, the A of all stand one below the other, each with its own columns of B; the
-rank of that matrix stands in rank_pattern, its alpha in alpha_pattern.
+rank of that matrix stands in rank_pattern, its alpha in alpha_pattern. What learns whole (modules_to_save) is there as
+Hugging Face's own tensor, behind `base_model.model.`. Beside PEFT's two files labels.json names the classes of a head.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
-from typing import Any, NamedTuple, NoReturn
+from math import prod
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.auto.weights import FOLDER, Place, Turned, is_rotated, places
+from pyllm.auto.adapter_config import CONFIG, LABELS, PREFIX, WEIGHTS, labels_text, read_adapter
+from pyllm.auto.saving import tensors_of
+from pyllm.auto.state import Held
+from pyllm.auto.weights import FOLDER, Place, Turned, is_rotated, placed, places, rearranged
 from pyllm.errors import ModelFileError, printable
-from pyllm.formats import download
 from pyllm.formats.encode import decode
-from pyllm.formats.folder import CONFIG_LIMIT
-from pyllm.formats.json_file import load_json
 from pyllm.formats.safetensors import SafeTensors
 from pyllm.formats.safetensors_writer import write_safetensors
+from pyllm.formats.types import READABLE
+from pyllm.formats.weights import check_weights
 from pyllm.formats.writing import NewTensor, Staging, make_folder
 from pyllm.models.adapters import Attached
+from pyllm.nn import Parameter
 from pyllm.nn.adapter import Adapter, LoraConfig
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
+CLASSES = {"head.score.weight", "head.tags.weight"}  # matrices whose rows are classes with names
 Array = NDArray[np.float32]
-# What PEFT can do and is refused here, because the answers would be others: field -> values that mean it is not used.
-_UNUSED: dict[str, tuple[Any, ...]] = {
-    "use_dora": (False, None),
-    "bias": ("none", None),
-    "lora_bias": (False, None),
-    "modules_to_save": (None, []),
-    "trainable_token_indices": (None, []),
-    "layer_replication": (None, []),
-    "target_parameters": (None, []),
-    "use_bdlora": (None, False),
-    "use_qalora": (None, False),
-    "kasa_config": (None,),
-    "velora_config": (None,),
-    "monteclora_config": (None,),
-    "arrow_config": (None,),
-    "alora_invocation_tokens": (None, []),
-}
-_CHANGED = ("pissa", "olora", "corda", "loftq", "lora_ga")  # ways to begin that change the model's weights too
 
 
 class Row(NamedTuple):
@@ -71,40 +58,81 @@ def save_adapter(model: Any, path: str | os.PathLike[str], name: str | None = No
     if name not in model.adapters:
         raise ValueError(f"save_adapter: {name!r} is not known; known are {', '.join(model.adapters) or 'none'}")
     attached: Attached = model.adapters[name]
-    c = attached.config
     tensors: dict[str, Array] = {}
     ranks: dict[str, int] = {}
-    for module, rows in _modules(model).items():
+    modules = _modules(model)
+    for module, rows in modules.items():
         present = [row for row in rows if row.path in attached.parts]
         if present:
             a, b = _joined(present, rows, attached.parts)
             tensors |= {f"{PREFIX}{module}.lora_A.weight": a, f"{PREFIX}{module}.lora_B.weight": b}
             ranks[module] = len(a)
+    config = _described(attached.config, base or _base_name(model), ranks, modules)
+    entries = [NewTensor(key, array.shape, "F32", partial(_once, array)) for key, array in tensors.items()]
+    with _using(model, name), Staging(make_folder(path), sum(each.nbytes for each in entries)) as staging:
+        with staging.create(WEIGHTS) as file:
+            write_safetensors(file, [*entries, *_whole(model, attached)])
+        with staging.create(CONFIG) as file:
+            file.write((json.dumps(config, indent=2) + "\n").encode())
+        if CLASSES & set(attached.whole):
+            with staging.create(LABELS) as file:
+                file.write(labels_text(model.config))
+
+
+def _described(c: LoraConfig, base: str | None, ranks: dict[str, int], modules: dict[str, list[Row]]) -> dict[str, Any]:
+    """adapter_config.json."""
     others = {module: rank for module, rank in ranks.items() if rank != c.r}
-    config = {
+    return {
         "peft_type": "LORA",
         "task_type": c.task_type,
-        "base_model_name_or_path": base or _base_name(model),
+        "base_model_name_or_path": base,
         "r": c.r,
         "lora_alpha": c.lora_alpha,
         "lora_dropout": c.lora_dropout,
-        "target_modules": list(dict.fromkeys(module.rpartition(".")[2] for module in ranks)),
+        "target_modules": _shortest(ranks, modules),
         "rank_pattern": others,
         "alpha_pattern": {module: _alpha(c, rank) for module, rank in others.items()},
         "bias": c.bias,
         "use_rslora": c.use_rslora,
         "use_dora": False,
-        "fan_in_fan_out": any(rows[0].place.transposed for rows in _modules(model).values()),
+        "fan_in_fan_out": any(rows[0].place.transposed for rows in modules.values()),
         "init_lora_weights": True,
         "inference_mode": True,
-        "modules_to_save": None,
+        "modules_to_save": None if c.modules_to_save is None else list(c.modules_to_save),
     }
-    entries = [NewTensor(key, array.shape, "F32", partial(_once, array)) for key, array in tensors.items()]
-    with Staging(make_folder(path), sum(each.nbytes for each in entries)) as staging:
-        with staging.create(WEIGHTS) as file:
-            write_safetensors(file, entries)
-        with staging.create(CONFIG) as file:
-            file.write((json.dumps(config, indent=2) + "\n").encode())
+
+
+def _shortest(adapted: Collection[str], every: Collection[str]) -> list[str]:
+    """The adapted modules by the last parts of their paths, as few as tell them from the others: PEFT adapts all whose
+    paths end so."""
+    found: dict[str, None] = {}
+    for module in adapted:
+        parts = module.split(".")
+        ends = (".".join(parts[i:]) for i in range(len(parts) - 1, -1, -1))
+        alone = (end for end in ends if all(each in adapted for each in every if f".{each}".endswith(f".{end}")))
+        found[next(alone, module)] = None
+    return list(found)
+
+
+@contextmanager
+def _using(model: Any, name: str) -> Iterator[None]:
+    """Within it this adapter is in use."""
+    before = model.active_adapter
+    if name != before:
+        model.set_adapter(name)
+    try:
+        yield
+    finally:
+        if name != before:
+            model.set_adapter(before)
+
+
+def _whole(model: Any, attached: Attached) -> list[NewTensor]:
+    """What learns whole, the adapter being in use, by PEFT's names."""
+    family = import_module(type(model).__module__)
+    mine = {place.name for path, place, _ in places(model, family, FOLDER) if path in attached.whole}
+    entries = tensors_of(model, family, FOLDER, lambda name, shape: "F32", WEIGHTS)
+    return [each._replace(name=PREFIX + each.name) for each in entries if each.name in mine]
 
 
 def _once(array: Array) -> Iterator[Array]:
@@ -118,7 +146,7 @@ def load_adapter(model: Any, path: str | os.PathLike[str], name: str = "default"
     something else than W + scale B A.
     """
     folder = os.fspath(path)
-    config = _config(folder)
+    config = read_adapter(folder)
     file_name = os.path.join(folder, WEIGHTS)
     parts: dict[str, Adapter] = {}
     with SafeTensors(file_name) as file:
@@ -132,30 +160,49 @@ def load_adapter(model: Any, path: str | os.PathLike[str], name: str = "default"
             _check_shapes(file_name, keys, a, b, rows)
             scale = config.scaling(module, len(a))
             parts |= {row.path: part for row, part in _split(rows, a, b, scale, config.lora)}
+        whole = _loaded_whole(model, file, folder, config.lora)
+        left -= {PREFIX + each for each in whole.names}
     if left or not parts:
         found = f"{printable(min(left))}: the model has no such matrix" if left else "no adapters"
         raise ModelFileError(file_name, "", None, found, f"{PREFIX}PATH.lora_A.weight and lora_B of its own linears")
-    model.attach(name, Attached(config.lora, parts))
+    model.attach(name, Attached(config.lora, parts, whole.parameters))
 
 
-def base_of(path: str | os.PathLike[str]) -> str | None:
-    """Where the model lies that a PEFT folder changes; None where the path is no such folder. Raises ModelFileError."""
-    folder = os.fspath(path)
-    if not os.path.exists(os.path.join(folder, CONFIG)) or os.path.exists(os.path.join(folder, "config.json")):
-        return None
-    name = _config(folder).lora.base_model_name_or_path
-    file, field = os.path.join(folder, CONFIG), "'base_model_name_or_path'"
-    allowed = "the name, file or folder of the model that it was trained on"
-    if not name:
-        raise ModelFileError(file, field, None, "names no model", allowed)
-    beside = os.path.join(folder, name)
+class Whole(NamedTuple):
+    """What a PEFT folder holds of modules that have learned whole: by our paths, and Hugging Face's names."""
+
+    parameters: dict[str, Parameter]
+    names: set[str]
+
+
+def _loaded_whole(model: Any, file: SafeTensors, folder: str, c: LoraConfig) -> Whole:
+    """The modules of modules_to_save. Raises ModelFileError."""
+    config = os.path.join(folder, CONFIG)
     try:
-        base = beside if not os.path.exists(name) and os.path.exists(beside) else download.resolve(name)
-    except ModelFileError as error:
-        raise ModelFileError(file, field, None, f"{printable(name)}: {error.found}", allowed) from error
-    if os.path.exists(os.path.join(base, CONFIG)) and not os.path.exists(os.path.join(base, "config.json")):
-        raise ModelFileError(file, field, None, f"{printable(name)} is an adapter itself", allowed)
-    return base
+        wanted = model.saved(c.modules_to_save or ())
+    except ValueError as error:
+        found, _, allowed = str(error).removeprefix("modules_to_save: ").partition("; ")
+        raise ModelFileError(config, "'modules_to_save'", None, printable(found), printable(allowed, 400)) from error
+    family = import_module(type(model).__module__)
+    names = {place.name for path, place, _ in places(model, family, FOLDER) if path in wanted}
+    infos = {name: file.tensors[PREFIX + name] for name in names if PREFIX + name in file.tensors}
+    missing = min(names - set(infos), default=None)
+    if missing is not None:
+        raise ModelFileError(config, "'modules_to_save'", None, f"{WEIGHTS} has no {PREFIX}{missing}", "all of them")
+    dim = getattr(model.config, "head_dim", 0)
+    facts = {"head_dim": dim, "rotary_dim": getattr(model.config, "rotary_dim", dim)}
+    rows, expected, _ = placed(model, family, infos, facts, FOLDER)
+    check_weights(file.path, {name: expected[name] for name in names}, infos, ())
+    arrays = {name: decode(each.dtype, file.read(each), 1, prod(each.shape)) for name, each in infos.items()}
+    source = Held({name: array.reshape(infos[name].shape) for name, array in arrays.items()})
+    parameters, paths = {}, {id(each): path for path, each in wanted.items()}
+    for parameter, place, rotated in rows:
+        if id(parameter) in paths:
+            raw = rearranged(source.tensors[place.name], source, place, (1, *parameter.shape)[-2], rotated)
+            each = Parameter(*parameter.shape, packed=parameter.packed)
+            each.learn(raw.view(np.float32).reshape(parameter.shape) + np.float32(place.offset))
+            parameters[paths[id(parameter)]] = each
+    return Whole(parameters, names)
 
 
 def _base_name(model: Any) -> str | None:
@@ -226,56 +273,6 @@ def _tensor(file: SafeTensors, key: str, path: str) -> Array:
         raise ModelFileError(path, f"tensor '{printable(key)}'", None, "is missing", "both lora_A and lora_B")
     if len(info.shape) != 2 or 0 in info.shape:
         raise ModelFileError(path, f"tensor '{printable(key)}'", None, f"shape {info.shape}", "two dimensions")
+    if info.dtype not in READABLE:
+        raise ModelFileError(path, f"tensor '{printable(key)}'", None, info.dtype, "numbers that are computed with")
     return decode(info.dtype, file.read(info), *info.shape)
-
-
-class _Config(NamedTuple):
-    """adapter_config.json, checked."""
-
-    lora: LoraConfig
-    alphas: dict[str, float]
-
-    def scaling(self, module: str, rank: int) -> float:
-        """What B A of a module is multiplied with."""
-        alpha = next((a for key, a in self.alphas.items() if f".{module}".endswith(f".{key}")), self.lora.lora_alpha)
-        return float(alpha / (rank**0.5 if self.lora.use_rslora else rank))
-
-
-def _config(folder: str) -> _Config:
-    file = os.path.join(folder, CONFIG)
-    values = load_json(file, CONFIG_LIMIT)
-
-    def refuse(field: str, allowed: str) -> NoReturn:
-        raise ModelFileError(file, f"'{field}'", None, printable(json.dumps(values.get(field)), 80), allowed)
-
-    if not isinstance(values, dict):
-        raise ModelFileError(file, "", None, f"a {type(values).__name__}", "a JSON object")
-    if values.get("peft_type") != "LORA":
-        refuse("peft_type", '"LORA"')
-    for field, unused in _UNUSED.items():
-        if values.get(field) not in unused:
-            refuse(field, "what leaves W + scale B A alone: " + " or ".join(json.dumps(each) for each in unused))
-    start = values.get("init_lora_weights", True)
-    if isinstance(start, str) and start.lower().startswith(_CHANGED):
-        refuse("init_lora_weights", "a way to begin that leaves the model's weights alone")
-    alphas = values.get("alpha_pattern") or {}
-    if not isinstance(alphas, dict) or not all(_positive(each) for each in alphas.values()):
-        refuse("alpha_pattern", "names of matrices with numbers above 0")
-    for field in ("r", "lora_alpha"):
-        if not _positive(values.get(field, 8)):
-            refuse(field, "a number above 0")
-    base, rank = values.get("base_model_name_or_path"), values.get("r", 8)
-    if not isinstance(base, str | None) or not isinstance(rank, int):
-        refuse("r" if isinstance(base, str | None) else "base_model_name_or_path", "a whole number; text")
-    dropout, scaled = values.get("lora_dropout", 0.0), values.get("use_rslora") is True
-    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        refuse("lora_dropout", "from 0 to below 1")
-    targets = values.get("target_modules")
-    targets = targets if isinstance(targets, str) or targets is None else tuple(map(str, targets))
-    lora = LoraConfig(rank, values.get("lora_alpha", 8), dropout, targets, use_rslora=scaled,
-                      base_model_name_or_path=base)  # fmt: skip
-    return _Config(lora, alphas)
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from pyllm.auto.adapter_config import base_of, read_adapter
 from pyllm.errors import ModelFileError, printable
 from pyllm.formats import download
 from pyllm.formats.json_file import load_json
@@ -17,6 +18,7 @@ from pyllm.formats.safetensors import SafeTensors
 from pyllm.formats.safetensors_writer import write_safetensors
 from pyllm.formats.writing import Staging, make_folder, tensor_of
 from pyllm.models.classifier import ClassifierConfig, TextClassifier
+from pyllm.models.encoder import TASKS
 
 FORMAT, VERSION = "pyllm text classifier", 1
 CONFIG, WEIGHTS = "classifier.json", "head.safetensors"
@@ -30,10 +32,16 @@ def is_classifier(path: str | os.PathLike[str]) -> bool:
 
 
 def head_of(path: str | os.PathLike[str]) -> str:
-    """How transformers' name of the encoder in a folder ends, "" where there is none: "Model", "ForMaskedLM", ..."""
+    """How transformers' name of the encoder in a folder ends, "" where there is none: "Model", "ForMaskedLM", ...; of
+    an adapter what its task asks for, else what the encoder that it changes has."""
     from pyllm.auto.new import ENCODERS
 
-    name = os.path.join(os.fspath(path), "config.json")
+    folder = os.fspath(path)
+    base = base_of(folder)
+    if base is not None:
+        asked = {kind: head for head, kind in TASKS.items()}.get(read_adapter(folder).lora.task_type or "")
+        return (asked or head_of(base)) if head_of(base) else ""
+    name = os.path.join(folder, "config.json")
     values = load_json(name, _LONGEST) if os.path.isfile(name) else None
     if not isinstance(values, dict) or values.get("model_type") not in ENCODERS:
         return ""

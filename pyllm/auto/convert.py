@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from pyllm import text
-from pyllm.auto.adapters import base_of
+from pyllm.auto.adapter_config import base_of
 from pyllm.auto.saving import save_folder, save_gguf
 from pyllm.auto.weights import open_weights
 from pyllm.errors import ModelFileError
@@ -64,9 +64,18 @@ def _convert_merged(
     place: str, path: str, kind: str, overwrite: bool, max_shard_size: int | str, report: Report
 ) -> None:
     """An adapter: the model that it changes, merged with it; in memory."""
-    from pyllm.auto import AutoModelForCausalLM, AutoTokenizer
+    from pyllm.auto import AutoModelForCausalLM, AutoTokenizer, is_of_pairs
+    from pyllm.auto.classifiers import head_of
+    from pyllm.auto.encoders import AUTO
+    from pyllm.auto.pairs import AutoModelForSeq2SeqLM
 
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(place), AutoTokenizer.from_pretrained(place)
+    head = head_of(place)
+    pairs = not head and is_of_pairs(place)
+    if path.endswith(".gguf") and (head or pairs):
+        kind = "an encoder's adapter" if head else "an encoder-decoder's adapter"
+        raise ModelFileError(place, "", None, kind, "a folder as target: there is no GGUF of it here")
+    opener: Any = AUTO[head] if head else AutoModelForSeq2SeqLM if pairs else AutoModelForCausalLM
+    model, tokenizer = opener.from_pretrained(place), AutoTokenizer.from_pretrained(place)
     model.merge_and_unload()
     if path.endswith(".gguf"):
         save_gguf(model, path, text.gguf_fields(tokenizer, model.config.vocab_size), kind, overwrite, report)

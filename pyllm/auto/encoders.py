@@ -16,18 +16,23 @@ from numpy.typing import NDArray
 
 from pyllm import _core
 from pyllm.auto import AutoTokenizer, config_of, known_arguments, opened
+from pyllm.auto.adapter_config import base_of, head_options
+from pyllm.auto.adapters import load_adapter
 from pyllm.auto.new import ENCODERS, IMAGES
 from pyllm.auto.saving import family_of
 from pyllm.auto.state import Held, arrays_of
 from pyllm.auto.weights import FOLDER, load_weights, placed, rearranged
 from pyllm.errors import ModelFileError, printable
-from pyllm.formats import TensorInfo
+from pyllm.formats import TensorInfo, download
 from pyllm.formats.weights import differences
 from pyllm.models.encoder import Encoder
+from pyllm.models.naming import module_of, same_module
 from pyllm.nn.module import Parameter, check_state
 from pyllm.tensor import Tensor
 
 log = logging.getLogger("pyllm.auto")
+_SCORES = {"ForSequenceClassification": "head.score", "ForTokenClassification": "head.tags"}  # whose rows are classes
+_SCORES |= {"ForImageClassification": "head.score"}
 _OLD = (re.compile(r"\.gamma$"), ".weight"), (re.compile(r"\.beta$"), ".bias")  # as the first BERT's files say
 
 
@@ -43,7 +48,7 @@ class AutoModel:
 
         num_labels: of a classifier. Raises ValueError for families without this head.
         """
-        config = _labelled(config, num_labels, None, None)
+        config = _labelled(config, num_labels)
         return _built(import_module(type(config).__module__), config, cls.task).initialise(seed)
 
     @classmethod
@@ -61,7 +66,9 @@ class AutoModel:
         seed: int = 0,
         **others: Any,
     ) -> Any:
-        """Load a folder, ready to run. dtype: "auto" keeps weights as stored, the names of weights.DTYPES convert.
+        """Load a folder, ready to run; of a PEFT folder the model that it names, with its adapter and head.
+
+        dtype: "auto" keeps weights as stored, the names of weights.DTYPES convert.
 
         A head, and a pooler, that the folder does not hold get random values of the seed: their names are logged, and
         stay in model.missing_keys; model.unexpected_keys are those of which nothing is made. num_labels or id2label: of
@@ -71,20 +78,35 @@ class AutoModel:
         known_arguments(others)
         if threads is not None:
             _core.set_threads(threads)
+        place = download.resolve(path)
+        base = base_of(place)
         with opened(path) as source:
             config, values = config_of(source)
             if values["model_type"] not in cls.families:
                 allowed = f"one of {', '.join(cls.families)}; AutoModelForCausalLM takes those that continue texts"
                 raise ModelFileError(os.fspath(path), "config 'model_type'", None, values["model_type"], allowed)
-            config = _labelled(config, num_labels, id2label, problem_type)
             family = import_module(f"pyllm.models.{values['model_type']}")
+            if base is not None:
+                config = _labelled(config, **cls._adapted(place, family))
+            config = _labelled(config, num_labels, id2label, problem_type)
             model = _built(family, config, cls.task)
             model.open_tokenizer = partial(AutoTokenizer.from_pretrained, path)
             dtype = dtype if torch_dtype is None else torch_dtype
-            _load(model, family, source, values, dtype, seed, ignore_mismatched_sizes)
-        model.name_or_path = os.fspath(path)
+            _load(model, family, source, values, dtype, seed, ignore_mismatched_sizes or base is not None)
+        model.name_or_path = os.fspath(path if base is None else base)
+        if base is not None:
+            load_adapter(model, place)
+            model.eval()
+        _tell_missing(model)
         _core.keep_freed()  # what lies between layers: fresh pages would take a tenth of the time
         return model
+
+
+    @classmethod
+    def _adapted(cls, folder: str, family: Any) -> dict[str, Any]:
+        """The classes of an adapter's head."""
+        part = _SCORES.get(cls.task)
+        return {} if part is None else head_options(folder, f"{family.NAMES[part][FOLDER]}.weight")
 
 
 class AutoModelForMaskedLM(AutoModel):
@@ -143,15 +165,21 @@ def _built(family: Any, config: Any, task: str) -> Any:
     return family.Model(config, task)
 
 
-def _labelled(config: Any, count: int | None, names: Mapping[int, str] | None, problem: str | None) -> Any:
+def _labelled(
+    config: Any,
+    num_labels: int | None = None,
+    id2label: Mapping[int, str] | None = None,
+    problem_type: str | None = None,
+) -> Any:
     """The configuration with other classes, or for another problem. Raises ValueError."""
+    count, names = num_labels, id2label
     if names is None and count is not None and count != config.num_labels:
         names = {i: f"LABEL_{i}" for i in range(count)}
     if names is not None:
         if not names or sorted(names) != list(range(len(names))) or (count or len(names)) != len(names):
             raise ValueError(f"labels: num_labels {count}, id2label {dict(names)}, allowed are names of 0, 1, ...")
         config = replace(config, id2label=dict(names), label2id={name: i for i, name in names.items()})
-    return config if problem is None else replace(config, problem_type=problem)
+    return config if problem_type is None else replace(config, problem_type=problem_type)
 
 
 class Renamed:
@@ -177,7 +205,7 @@ class Renamed:
 def _load(
     model: Encoder, family: Any, source: Any, values: dict[str, Any], dtype: Any, seed: int, mismatched: bool
 ) -> None:
-    """All weights; what head and pooler lack is random, and said."""
+    """All weights; what head and pooler lack is random."""
     renamed = Renamed(source, model)
     optional = [each for path, each in model.named_parameters() if path.startswith(("head.", "pooler."))]
     free = {each for each in optional if all(each is not other for other in _trunk(model))}
@@ -194,8 +222,19 @@ def _load(
     if model.missing_keys:
         model.initialise(seed, [path for path, each in model.own_parameters().items() if each.value is None])
         model.eval()
+
+
+def _tell_missing(model: Encoder) -> None:
+    """Say what is random: nothing of that which an adapter has in its place."""
+    if model.active_adapter is not None:
+        saved = {module_of(model, path) for path in model.adapters[model.active_adapter].whole}
+        model.missing_keys = tuple(
+            key for key in model.missing_keys if not any(same_module(each, key.rpartition(".")[0]) for each in saved)
+        )
+    if model.missing_keys:
         names = ", ".join(printable(name) for name in model.missing_keys)
-        log.warning("%s: not in the files, and random until they have learned: %s", printable(source.path), names)
+        where = printable(str(model.name_or_path))
+        log.warning("%s: not in the files, and random until they have learned: %s", where, names)
 
 
 def _trunk(model: Encoder) -> list[Parameter]:

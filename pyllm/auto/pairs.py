@@ -10,9 +10,12 @@ from typing import Any
 
 from pyllm import _core
 from pyllm.auto import AutoTokenizer, config_of, known_arguments, opened
+from pyllm.auto.adapter_config import base_of
+from pyllm.auto.adapters import load_adapter
 from pyllm.auto.new import PAIRS, new_model
 from pyllm.auto.weights import load_weights
 from pyllm.errors import ModelFileError, printable
+from pyllm.formats import download
 from pyllm.models.encoder_decoder import EncoderDecoder
 
 
@@ -34,8 +37,9 @@ class AutoModelForSeq2SeqLM:
         threads: int | None = None,
         **others: Any,
     ) -> EncoderDecoder:
-        """Load a folder, ready to run. dtype: "auto" keeps weights as stored, others convert: "float32", "bfloat16",
-        "int8", and what else pyllm.auto.weights.load_weights takes.
+        """Load a folder, ready to run; of a PEFT folder the model that it names, with its adapter. dtype: "auto" keeps
+        weights as stored, others convert: "float32", "bfloat16", "int8", and what else
+        pyllm.auto.weights.load_weights takes.
 
         Raises ModelFileError for bad files and for families that have no encoder, ValueError for unknown types,
         TypeError for unknown arguments.
@@ -56,6 +60,11 @@ class AutoModelForSeq2SeqLM:
             model.open_tokenizer = partial(AutoTokenizer.from_pretrained, path)
             model.generation_config = getattr(source, "generation_config", None) or None
             load_weights(model, family, source, values, dtype if torch_dtype is None else torch_dtype)
-        model.name_or_path = os.fspath(path)
+        place = download.resolve(path)
+        base = base_of(place)
+        model.name_or_path = os.fspath(path if base is None else base)
+        if base is not None:
+            load_adapter(model, place)
+            model.eval()
         _core.keep_freed()  # as in encoders.py
         return model

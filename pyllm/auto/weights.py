@@ -18,6 +18,7 @@ from pyllm.formats import TensorInfo, check_weights
 from pyllm.formats.encode import decode, encode
 from pyllm.formats.memory import check_fits
 from pyllm.formats.types import TYPES
+from pyllm.models.naming import name_in_files
 from pyllm.nn.module import Buffer, Module, Parameter
 
 SLICE = 1 << 20  # bytes that a thread reads at a time: they are still in its cache when they are packed
@@ -241,20 +242,14 @@ def places(model: Module, family: Any, column: int, head_dim: int = 0) -> list[t
     head_dim: for families whose files mix the parts of each head.
     """
     found: dict[int, tuple[str, Place, Parameter]] = {}
-    named = getattr(model, "name_of", str)
-    names = getattr(model, "NAMES", family.NAMES)  # of a family whose variants differ in them
     for path, parameter in model.named_parameters():
-        template = re.sub(r"\.\d+\.", ".{}.", path)
-        base, _, kind = template.rpartition(".")
-        name = names[template][column] if template in names else f"{names[base][column]}@{kind}"
-        layers = re.findall(r"\.(\d+)(?=\.)", path)
-        place = _parse(named(name.format(*layers)), parameter, head_dim)
+        place = _parse(name_in_files(model, path, family, column), parameter, head_dim)
         found.setdefault(id(parameter), (path, place, parameter))
     return list(found.values())
 
 
 def _parse(name: str, parameter: Parameter, head_dim: int) -> Place:
-    """`^name#part/parts@kind`, as NAMES of a family says: ^ transposed, + less one, %part/parts of each head."""
+    """`^name#part/parts@kind`, as models.naming gives it: ^ transposed, + less one, %part/parts of each head."""
     name, _, kind = name.partition("@")
     within = head_dim if "%" in name else 0
     name, _, part = name.replace("%", "#").partition("#")

@@ -10,7 +10,8 @@ from typing import Any
 from pyllm.cli import options, output, training
 from pyllm.errors import printable
 
-USUAL = {"batch": 32, "epochs": 4.0, "context": 128, "recipe": "ulmfit"}  # of finetune --task classify
+USUAL = {"batch": 32, "epochs": 4.0, "context": 128}  # of finetune --task classify
+RECIPE = "ulmfit"  # but for an adapter
 _SHOWN = 70  # characters of a text
 
 
@@ -18,9 +19,9 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
     """What `finetune --task classify` asks for besides."""
     group = parser.add_argument_group("--task classify", "texts with labels: csv, tsv or jsonl")
     add = group.add_argument
-    recipes = "layer after layer, or (ulmfit; of --task tag plain)"
+    recipes = "layer after layer, or (ulmfit; of --task tag and --lora plain)"
     add("--recipe", choices=("ulmfit", "plain", "one_cycle"), help=recipes)
-    add("--lm-epochs", type=options.real(0.0), default=1.0, metavar="X", help="of the texts' language before (1)")
+    add("--lm-epochs", type=options.real(0.0), metavar="X", help="of the texts' language before (1; with --lora 0)")
     add("--lm-lr", type=options.real(0.0), metavar="X", help="its highest learning rate (--lr)")
     add("--drop-mult", type=options.real(0.0), default=1.0, metavar="X", help="times an AWD-LSTM's dropouts (1)")
     add("--pooling", choices=("concat", "last", "max", "mean"), help="of a text (concat; decoders: last)")
@@ -34,19 +35,26 @@ def add_columns(parser: Any) -> None:
     parser.add_argument("--label", metavar="NAME", help="column or field of the label (label, class, target, ...)")
 
 
-def finetune(args: argparse.Namespace) -> int:
+def finetune(args: argparse.Namespace, lora: Any = None) -> int:
     """Learn texts, score those held out beside the baseline; the same command goes on where it was interrupted."""
+    from pyllm.auto.classifiers import head_of
     from pyllm.data import read_texts
     from pyllm.evaluate.texts import compared
+    from pyllm.formats import download
     from pyllm.train import ProgressBar
     from pyllm.train.texts import RATES, TextSettings, finetune_texts, is_recurrent, write_facts
 
+    if lora is not None and not head_of(download.resolve(args.model)):
+        raise options.UsageError("--lora with --task classify takes encoders")
+    if lora is not None and args.lm_epochs:
+        raise options.UsageError("--lm-epochs changes the encoder, which --lora leaves as it is stored")
     rows = read_texts(args.data[0], args.text, args.label)
     recurrent = is_recurrent(args.model)
     args.lr = RATES[recurrent] if args.lr is None else args.lr
+    usual = (RECIPE, 1.0) if lora is None else ("plain", 0.0)
     settings = TextSettings(
-        recipe=args.recipe,
-        lm_epochs=args.lm_epochs,
+        recipe=args.recipe or usual[0],
+        lm_epochs=usual[1] if args.lm_epochs is None else args.lm_epochs,
         lm_lr=args.lr if args.lm_lr is None else args.lm_lr,
         lm_context=args.context,
         drop_mult=args.drop_mult,
@@ -61,7 +69,7 @@ def finetune(args: argparse.Namespace) -> int:
             print(f"{stage:<8}  {text}", flush=True)
 
     arguments = training.arguments(args)
-    learned = finetune_texts(args.model, rows, arguments, settings, [ProgressBar()], tell)
+    learned = finetune_texts(args.model, rows, arguments, settings, [ProgressBar()], tell, lora)
     if not learned.result.complete:
         return training.tell(args, learned.result)
     scores, lines = compared(learned, args.out)

@@ -3,7 +3,8 @@ An encoder-decoder learns on from pairs, as `pyllm pretrain` reads them: `finetu
 
 Records are {"messages": [{"role", "content"}, ...]}, {"prompt", "completion"} or {"text"}; answers alone are learned.
 With `--task classify` it learns which class a text is of, with `--task tag` an encoder learns a tag for each word, of
-CoNLL's columns or jsonl {"tokens", "tags"}; both end with their scores on what was held out.
+CoNLL's columns or jsonl {"tokens", "tags"}; both end with their scores on what was held out. With `--lora R` the model
+stays as it is stored, an adapter learns, and the run's folder is PEFT's: `pyllm convert RUN FOLDER` merges them.
 """
 
 from __future__ import annotations
@@ -41,23 +42,19 @@ def run(args: argparse.Namespace) -> int:
     from pyllm.train.language import finetune
     from pyllm.train.pairs import tune_pairs
 
-    usual = {"classify": classify.USUAL, "tag": tag.USUAL}.get(args.task, _USUAL)
-    for name, value in usual.items():
+    of_tasks: dict[str, dict[str, Any]] = {"chat": _USUAL, "classify": classify.USUAL, "tag": tag.USUAL}
+    for name, value in of_tasks[args.task].items():
         if getattr(args, name) is None:
             setattr(args, name, value)
     bars = [ProgressBar()]
     if args.task != "chat":
-        if adapter(args) is not None:
-            raise options.UsageError("--lora goes with --task chat")
         if len(args.data) > 1 or args.valid:
             raise options.UsageError("--data: one file of labelled texts; --valid and two files are for pairs")
-        return classify.finetune(args) if args.task == "classify" else tag.finetune(args)
+        return (classify if args.task == "classify" else tag).finetune(args, adapter(args))
     if is_of_pairs(args.model):
-        if args.lora is not None:
-            raise options.UsageError("--lora changes language models; an encoder-decoder learns whole")
         training.check_pairs(args)
-        settings, command = training.arguments(args), training.command()
-        return training.tell(args, tune_pairs(args.model, args.data, settings, args.context, args.valid, bars, command))
+        rest = args.context, args.valid, bars, training.command(), adapter(args)
+        return training.tell(args, tune_pairs(args.model, args.data, training.arguments(args), *rest))
     if len(args.data) > 1 or args.valid:
         raise options.UsageError("--data: one file of conversations; --valid and two files are for encoder-decoders")
     settings = training.arguments(args)

@@ -14,7 +14,7 @@ from pyllm.errors import printable
 USUAL = {"lr": 1e-4, "batch": 16, "epochs": 4.0, "context": 128, "recipe": "plain"}  # of finetune --task tag
 
 
-def finetune(args: argparse.Namespace) -> int:
+def finetune(args: argparse.Namespace, lora: Any = None) -> int:
     """Learn tags of words, score sentences held out; the same command goes on where it was interrupted."""
     from pyllm.auto import AutoTokenizer
     from pyllm.data.tagged import read_tagged
@@ -25,7 +25,7 @@ def finetune(args: argparse.Namespace) -> int:
     sentences = read_tagged(args.data[0])
     arguments = training.arguments(args)
     learned = finetune_tags(
-        args.model, sentences, arguments, args.context, args.recipe, args.valid_share, [ProgressBar()]
+        args.model, sentences, arguments, args.context, args.recipe, args.valid_share, [ProgressBar()], lora
     )
     if not learned.result.complete:
         return training.tell(args, learned.result)

@@ -129,7 +129,7 @@ def check_vit(raw: Raw) -> dict[str, Any]:
         raw.refuse("hidden_size", f"{config['hidden_size']:,}", allowed)
     if config["image_size"] % config["patch_size"]:
         raw.refuse("image_size", f"{config['image_size']:,}", f"a multiple of patch_size, {config['patch_size']:,}")
-    return config | _labels(raw) | {"model_type": "vit"}
+    return config | labels(raw) | {"model_type": "vit"}
 
 
 def _checked(
@@ -145,10 +145,10 @@ def _checked(
     pad = config["pad_token_id"]
     if pad is not None and (isinstance(pad, list) or not 0 <= pad < config["vocab_size"]):
         raw.refuse("pad_token_id", printable(repr(pad), 100), f"0 to {config['vocab_size'] - 1:,}, the vocabulary")
-    return config | _labels(raw) | {"model_type": kind}
+    return config | labels(raw) | {"model_type": kind}
 
 
-def _labels(raw: Raw) -> dict[str, Any]:
+def labels(raw: Raw) -> dict[str, Any]:
     """id2label as {number: name} and label2id; LABEL_0, LABEL_1, ... where only num_labels is given, 2 by default."""
     given = raw.values.get("id2label")
     if given is None:

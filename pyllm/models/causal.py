@@ -269,19 +269,6 @@ class CausalLM(Adaptable, ABC):
 
         return embed(self, texts, *args, **kwargs)
 
-    def save_pretrained(self, save_directory: Any, **options: Any) -> None:
-        """Write a Hugging Face folder; dtype= and max_shard_size= as pyllm.auto.saving.save_folder says.
-
-        With an adapter in use: its PEFT folder; merge_and_unload() first for the whole model.
-        """
-        from pyllm.auto.adapters import save_adapter
-        from pyllm.auto.saving import save_folder  # upwards, for the same reason
-
-        if self.active_adapter is not None:
-            save_adapter(self, save_directory, **options)
-        else:
-            save_folder(self, save_directory, **options)
-
     def state_dict(self) -> dict[str, NDArray[np.float32]]:
         """Name -> float32 array, copied, by the names of transformers' model of this family; pyllm.auto.state.
 

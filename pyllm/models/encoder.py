@@ -16,9 +16,13 @@ from numpy.typing import NDArray
 
 from pyllm import nn, ops
 from pyllm.autograd import checkpoint
+from pyllm.models.adapters import Adaptable
 from pyllm.models.ragged import Ragged, Starts, check_length, check_range, ragged
 from pyllm.tensor import Array, Tensor
 
+# Parts of heads that give their answers.
+OUTPUTS = ("decoder", "predictions.decoder", "score", "tags", "next", "following.next")
+TASKS = {"Model": "FEATURE_EXTRACTION", "ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
 TOGETHER = 512 * 384  # numbers between two layers, which then stay in the caches
 
 
@@ -80,7 +84,7 @@ class Shown:
         return part.over(q, k, v, self.starts)
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(Adaptable, ABC):
     """A family defines `embedded` and has `layers`; the rest is here. head: None, or what stands on the rows.
 
     Dropout acts within ops.noise on embeddings, on what sublayers give and in heads; attention weights are not dropped,
@@ -94,8 +98,8 @@ class Encoder(nn.Module, ABC):
     open_tokenizer: Callable[[], Any] | None = None
     name_or_path: str | None = None
     is_gradient_checkpointing = False
-    missing_keys: tuple[str, ...] = ()  # names of what its file did not have, and is random
-    unexpected_keys: tuple[str, ...] = ()  # and of what its file had and nobody asked for
+    unexpected_keys: tuple[str, ...] = ()  # names of what its file had and nobody asked for
+    outputs: ClassVar[tuple[str, ...]] = tuple(f"head.{each}" for each in OUTPUTS)
     heads: ClassVar[dict[str, Any]] = {}  # how transformers' name ends -> what makes the head of (config, words)
     prefix = ""  # of all but the head's names in the files of models with a head
     tied: ClassVar[dict[str, str]] = {}  # name in files -> the name of what it always equals
@@ -119,6 +123,11 @@ class Encoder(nn.Module, ABC):
         """How transformers' name of this model ends."""
         return "Model" if self.head is None else str(self.head.task)
 
+    @property
+    def task_type(self) -> str | None:
+        """PEFT's word for it; None of heads for which it has none."""
+        return TASKS.get(self.task)
+
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer of the folder that the model came from. Raises ValueError without one."""
@@ -134,7 +143,7 @@ class Encoder(nn.Module, ABC):
         check_length(batch, self.context_length)
         check_range(batch, batch.ids, self.config.vocab_size, "input_ids")
         x = self.watch("embedding", self.embedded(batch))
-        if own is None and seen is None and not isinstance(x, Tensor) and x.size > TOGETHER:
+        if own is None and seen is None and not isinstance(x, Tensor) and x.size > TOGETHER and not self._adapts():
             return self._in_groups(x, batch.starts)
         own = nn.Own(batch.starts) if own is None else own
         seen = [] if seen is None else seen
@@ -143,6 +152,10 @@ class Encoder(nn.Module, ABC):
             x = checkpoint(layer, x, own) if self.is_gradient_checkpointing else layer(x, own)
         seen.append(x)
         return x
+
+    def _adapts(self) -> bool:
+        """Whether an adapter learns, whose layers give tensors though the embedding gives none."""
+        return self.active_adapter is not None and bool(self.parameters())
 
     def _in_groups(self, x: Array, starts: Starts) -> Array:
         """The last layer's rows, some sequences through all layers and then the next: the same bits."""
@@ -208,10 +221,9 @@ class Encoder(nn.Module, ABC):
 
     def training_flops(self) -> float:
         """As every module's, but tables of embeddings are only looked up, unless they are the head's too."""
-        own = {id(each): each for _, each in self.named_parameters()}
         head = {id(each) for path, each in self.named_parameters() if path.startswith("head.")}
         tables = [part.weight for _, part in self.named_modules() if isinstance(part, nn.Embedding)]
-        return 6.0 * (sum(p.size for p in own.values()) - sum(t.size for t in tables if id(t) not in head))
+        return super().training_flops() - self.table_flops(each for each in tables if id(each) not in head)
 
     def gradient_checkpointing_enable(self) -> None:
         """Learning keeps the inputs of layers alone, and runs each again on the way back: the same bits."""
@@ -234,17 +246,14 @@ class Encoder(nn.Module, ABC):
         apart = () if self.config.tie_word_embeddings else self.tied.items()
         return next((own for own, other in apart if other == name and not name.startswith(self.prefix)), name)
 
-    def save_pretrained(self, save_directory: Any, **options: Any) -> None:
-        """Write a folder: config.json and safetensors; dtype= and max_shard_size= as pyllm.auto.saving.save_folder."""
-        from pyllm.auto.saving import save_folder  # an import upwards: Hugging Face has this name on the model
-
-        save_folder(self, save_directory, **options)
-
     def state_dict(self) -> dict[str, NDArray[np.float32]]:
-        """Name -> float32 array, copied, by the names of transformers' model of this family and head."""
+        """Name -> float32 array, copied, by the names of transformers' model of this family and head.
+
+        With adapters: of the one in use, by path.
+        """
         from pyllm.auto.encoders import state_of
 
-        return state_of(self)
+        return super().state_dict() if self.adapters else state_of(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Any:
         """Take all numbers of a state_dict(), of transformers' model or this; gives the model, ready to learn.
@@ -253,7 +262,10 @@ class Encoder(nn.Module, ABC):
         """
         from pyllm.auto.encoders import load_state
 
-        load_state(self, state)
+        if self.adapters:
+            super().load_state_dict(state)
+        else:
+            load_state(self, state)
         return self.train()
 
     def __repr__(self) -> str:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pyllm import nn, ops
 from pyllm.autograd import no_grad
 from pyllm.errors import ContextError
+from pyllm.models.adapters import Adaptable
 from pyllm.models.pair_call import PairOutput, called
 
 Starts = NDArray[np.int32]
@@ -55,7 +56,7 @@ class Decoding(ABC):
         self.move(index)
 
 
-class EncoderDecoder(nn.Module, ABC):
+class EncoderDecoder(Adaptable, ABC):
     """A family defines `encode`, `decode`, `begin` and `follow`, and has a `head`; the rest is here.
 
     A batch of pairs is sequences end to end, source and target in turn (pyllm.data.Pairs).
@@ -63,7 +64,6 @@ class EncoderDecoder(nn.Module, ABC):
 
     config: Any
     head: Any  # a Linear; an Embedding that serves as head has no bias
-    adapters: Mapping[str, Any] = {}  # there are none
     generation_config: dict[str, Any] | None = None
     open_tokenizer: Callable[[], Any] | None = None
     name_or_path: str | None = None
@@ -87,6 +87,11 @@ class EncoderDecoder(nn.Module, ABC):
     @abstractmethod
     def follow(self, state: Decoding, ids: NDArray[np.int32]) -> Any:
         """One token more for each beam, (beams,); gives what the head takes (beams, width)."""
+
+    @property
+    def task_type(self) -> str | None:
+        """PEFT's word for it."""
+        return "SEQ_2_SEQ_LM"
 
     @property
     def context_length(self) -> int:
@@ -148,8 +153,8 @@ class EncoderDecoder(nn.Module, ABC):
         """As every module's, but a row is of a source or of a target and passes one side; tables are only looked up."""
         kinds = nn.Embedding, nn.Positions, nn.RelativeBias
         tables = {id(part.weight): part.weight for _, part in self.named_modules() if isinstance(part, kinds)}
-        looked_up = sum(each.size for each in tables.values() if each is not self.head.weight)
-        return 3.0 * (self.num_parameters() - looked_up)
+        looked_up = self.table_flops(each for each in tables.values() if each is not self.head.weight)
+        return 0.5 * (super().training_flops() - looked_up)
 
     def forward(self, source_ids: Any, target_ids: Any) -> Any:
         """Logits (target, vocabulary) of one target, or (targets of all, ...) of lists of both, end to end."""
@@ -255,17 +260,14 @@ class EncoderDecoder(nn.Module, ABC):
 
         return generate(self, input_ids, *args, **kwargs)
 
-    def save_pretrained(self, save_directory: Any, **options: Any) -> None:
-        """Write a folder: config.json and safetensors; dtype= and max_shard_size= as pyllm.auto.saving.save_folder."""
-        from pyllm.auto.saving import save_folder
-
-        save_folder(self, save_directory, **options)
-
     def state_dict(self) -> dict[str, NDArray[np.float32]]:
-        """Name -> float32 array, copied, by the names in the family's folders; pyllm.auto.state."""
+        """Name -> float32 array, copied, by the names in the family's folders; pyllm.auto.state.
+
+        With adapters: of the one in use, by path.
+        """
         from pyllm.auto.state import state_of
 
-        return state_of(self)
+        return super().state_dict() if self.adapters else state_of(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> Any:
         """Take all numbers of a state_dict(); gives the model, ready to learn.
@@ -274,7 +276,10 @@ class EncoderDecoder(nn.Module, ABC):
         """
         from pyllm.auto.state import load_state
 
-        load_state(self, state)
+        if self.adapters:
+            super().load_state_dict(state)
+        else:
+            load_state(self, state)
         return self.train()
 
     def __repr__(self) -> str:

@@ -118,7 +118,7 @@ class Plan(NamedTuple):
     share of the parameters that are trained. weights: bytes of the weights as a file stores them, for running
     and LoRA. checkpointing: layers are run again on the way back, and keep what they read alone. cache: type of keys
     and values, one of CACHES. rows: of a prompt that run at a time, 0 where what that takes beside weights and cache
-    does not matter.
+    does not matter. whole: numbers that learn beside adapters, a classifier's head.
     """
 
     name: str
@@ -133,6 +133,7 @@ class Plan(NamedTuple):
     checkpointing: bool = False
     cache: str = "BF16"
     rows: int = 0
+    whole: int = 0
 
 
 class Row(NamedTuple):
@@ -245,6 +246,9 @@ def _training(plan: Plan) -> Sum:
             else Row("weights", f"{n:,} as stored, frozen", plan.weights),
             Row("adapters", f"{a:,} x (4 weight + 4 gradient + 8 moments) bytes", 16 * a),
         ]
+        if plan.whole:
+            how = f"{plan.whole:,} x (4 weight + 4 gradient + 8 moments) bytes"
+            rows.append(Row("modules learned whole", how, 16 * plan.whole))
     else:
         trained = n if plan.trainable == 1 else round(n * plan.trainable)
         rows = [Row("weights", f"{n:,} x 4 bytes", 4 * n)]

@@ -56,6 +56,8 @@ class Config:
 class Seq2Seq(EncoderDecoder):
     """Source and target tokens to logits of the next target token."""
 
+    outputs = ("head", "attention.score")  # a vector as a matrix
+
     def __init__(self, c: Config) -> None:
         self.config = c
         self.source_embedding = nn.Embedding(c.vocab_size, c.embedding_size)

@@ -12,7 +12,8 @@ import numpy as np
 from pyllm import ops
 from pyllm.nn.module import Parameter
 
-KINDS = {"task_type": "CAUSAL_LM", "bias": "none"}  # the only values that are known here
+TASKS = ("CAUSAL_LM", "SEQ_CLS", "TOKEN_CLS", "SEQ_2_SEQ_LM", "FEATURE_EXTRACTION")
+KINDS = {"task_type": (None, *TASKS), "bias": ("none",)}  # the values that are known here
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,9 @@ class LoraConfig:
     """y = W x + (lora_alpha / r) B A drop(x): PEFT's names and meanings.
 
     target_modules: names of the matrices, as q, k, v, o, gate, up, down or as Hugging Face calls them; None or
-    "all-linear": all but the embedding and the head. use_rslora: lora_alpha / sqrt(r). Raises ValueError.
+    "all-linear": all but the embedding and the head. task_type: None for the model's own. modules_to_save: modules that
+    learn whole beside the matrices, of which Hugging Face's names end so; a classifier's head does in any case.
+    use_rslora: lora_alpha / sqrt(r). Raises ValueError.
     """
 
     r: int = 8
@@ -28,17 +31,19 @@ class LoraConfig:
     lora_dropout: float = 0.0
     target_modules: Sequence[str] | str | None = None
     bias: str = "none"
-    task_type: str = "CAUSAL_LM"
+    task_type: str | None = None
     use_rslora: bool = False
     base_model_name_or_path: str | None = None
+    modules_to_save: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         if self.r < 1 or not 0 < self.lora_alpha < float("inf") or not 0 <= self.lora_dropout < 1:
             found = f"r {self.r}, lora_alpha {self.lora_alpha}, lora_dropout {self.lora_dropout}"
             raise ValueError(f"LoraConfig: {found}; allowed are 1 or more, above 0, from 0 to below 1")
         for field, allowed in KINDS.items():
-            if getattr(self, field) != allowed:
-                raise ValueError(f"LoraConfig: {field} is {getattr(self, field)!r}, allowed is {allowed!r}")
+            if getattr(self, field) not in allowed:
+                listed = ", ".join(map(repr, allowed))
+                raise ValueError(f"LoraConfig: {field} is {getattr(self, field)!r}, allowed: {listed}")
 
     @property
     def scaling(self) -> float:

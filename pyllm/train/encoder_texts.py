@@ -14,6 +14,8 @@ from pyllm.auto.encoders import AutoModelForMaskedLM, EncoderForSequenceClassifi
 from pyllm.data import Labelled, fingerprint
 from pyllm.data.labelled import Hidden, Texts, numbered, surrounded
 from pyllm.data.lexicon import Lexicon
+from pyllm.nn import LoraConfig
+from pyllm.train.adapting import adapt, refuse_adapted, refuse_unless_adapts
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback
 from pyllm.train.language import written
@@ -32,17 +34,25 @@ def learn_encoder_texts(
     settings: Any,
     callbacks: Sequence[Callback],
     tell: Tell,
+    lora: LoraConfig | None = None,
 ) -> Learned:
     """The encoder in a folder learns to classify texts, cut to its context; see texts.finetune_texts."""
+    if lora is not None and settings.lm_epochs:
+        found = f"lm_epochs {settings.lm_epochs:g} with lora"
+        raise ValueError(f"texts: {found}, which leaves the encoder as it is stored; allowed is 0")
     targets, classes = numbered(rows.labels)
     train, held = split(rows, targets, settings.valid, arguments.seed)
     tell_texts(rows, classes, train, held, tell)
-    options: dict[str, Any] = {"dtype": "float32", "problem_type": "single_label_classification"}
+    options: dict[str, Any] = {"dtype": "float32" if lora is None else "auto"}
+    options["problem_type"] = "single_label_classification"
     options["id2label"] = dict(enumerate(classes))
     model = EncoderForSequenceClassification.from_pretrained(
         name, **options, ignore_mismatched_sizes=True, seed=arguments.seed
     )
+    refuse_adapted(name, model)
     facts = {"from": name, "config": written(model.config), "tokenizer": fingerprint(tokenizer)}
+    if lora is not None:
+        facts |= adapt(model, lora, arguments.seed)
     nothing = Split([], targets[:0])
     if settings.lm_epochs:
         seen = [text for i, text in enumerate(rows.texts) if i not in held]
@@ -52,9 +62,13 @@ def learn_encoder_texts(
     sides = [Split([rows.texts[i] for i in sorted(side)], targets[sorted(side)]) for side in (train, held)]
     data, valid = (_samples(tokenizer, side, model.context_length, arguments.seed) for side in sides)
     assert data is not None
+    if lora is not None:
+        longest = sorted(map(len, data.texts))[-arguments.per_device_train_batch_size :]
+        refuse_unless_adapts(name, model, arguments, -(-sum(longest) // len(longest)))
     facts["settings"] = {"lm_epochs": settings.lm_epochs, "lm_lr": settings.lm_lr}
     learner = Learner(model, data, arguments, valid, callbacks, facts | {"data": data.identity})
-    tell("classes", f"{learner.groups} groups of layers, {model.num_parameters():,} parameters")
+    learned = "" if lora is None else f", of which {model.num_parameters(only_trainable=True):,} learn"
+    tell("classes", f"{learner.groups} groups of layers, {model.num_parameters():,} parameters{learned}")
     result = learner.fit(recipe=settings.recipe)
     return Learned(model.eval(), result, *sides)
 

@@ -23,6 +23,9 @@ def layer_groups(model: Any) -> list[list[Parameter]]:
     mine = {id(parameter): parameter for parameter in model.learned().values()}
     places: dict[int, int] = {}
     named = [(path, parameter) for path, parameter in model.named_parameters() if id(parameter) in mine]
+    inside = {id(parameter) for _, parameter in named}
+    adapters = [(path, parameter) for path, parameter in model.learned().items() if id(parameter) not in inside]
+    named = adapters + named  # what an adapter has beside the layers; modules that learn whole come after them
     layers = [int(found.group(1) or found.group(2)) for path, _ in named if (found := _LAYER.search(path))]
     top = max(layers, default=-1) + 1
     begun = not layers

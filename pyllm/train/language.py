@@ -19,6 +19,7 @@ from pyllm.models.fitting import refuse_unless_fits
 from pyllm.models.planning import Plan, sizes
 from pyllm.models.presets import from_config
 from pyllm.nn import LoraConfig
+from pyllm.train.adapting import adapt, refuse_adapted, save, stored_bytes
 from pyllm.train.answers import Prompt, answer, compared, prompts_of
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback, Samples
@@ -84,8 +85,7 @@ def finetune(
     """
     tokenizer = AutoTokenizer.from_pretrained(name)
     model = AutoModelForCausalLM.from_pretrained(name)
-    if model.adapters:
-        raise ValueError(f"finetune: {name} is an adapter; merge it first: pyllm convert {name} FOLDER")
+    refuse_adapted(name, model)
     length = min(context, model.context_length)
     refuse_unless_trains(name, model.config, arguments, length, None if lora is None else (lora.r, stored_bytes(model)))
     rows = Conversations(records, tokenizer, length, arguments.seed)
@@ -96,14 +96,8 @@ def finetune(
     prompts = prompts_of(valid, min(ANSWERS, len(valid)))
     before = answer(model, prompts)
     if lora is not None:
-        model.add_adapter(lora, seed=arguments.seed)
-        facts["lora"] = asdict(lora) | {"target_modules": sorted(model.learned())}
+        facts |= adapt(model, lora, arguments.seed)
     return carry_out(model, tokenizer, data, valid, arguments, callbacks, facts, command, (prompts, before))
-
-
-def stored_bytes(model: Any) -> int:
-    """What the model's numbers take as they are stored."""
-    return sum(parameter.value.nbytes for parameter in model.own_parameters().values())
 
 
 def written(config: Any) -> dict[str, Any]:
@@ -148,7 +142,7 @@ def carry_out(
     trainer = Trainer(model, data, arguments, valid, [*callbacks, samples], facts)
     result = trainer.train()
     model.eval()
-    model.save_pretrained(out, **({} if getattr(model, "adapters", None) else {"dtype": "float32"}))
+    save(model, out)
     if asked is not None and result.complete:
         result = result._replace(answers=compared(tokenizer, *asked, answer(model, asked[0])))
     tokenizer.save_pretrained(out)

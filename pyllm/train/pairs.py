@@ -10,6 +10,8 @@ from pyllm.auto import AutoTokenizer, new_config
 from pyllm.auto.new import special_ids
 from pyllm.auto.pairs import AutoModelForSeq2SeqLM
 from pyllm.data import Pairs, fingerprint
+from pyllm.nn import LoraConfig
+from pyllm.train.adapting import adapt, refuse_adapted, stored_bytes
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback
 from pyllm.train.language import carry_out, refuse_unless_trains
@@ -52,10 +54,18 @@ def tune_pairs(
     valid: Sequence[str] | None = None,
     callbacks: Sequence[Callback] = (),
     command: str = "",
+    lora: LoraConfig | None = None,
 ) -> Result:
-    """An encoder-decoder in a folder learns on, from other pairs; see learn_pairs."""
+    """An encoder-decoder in a folder learns on, from other pairs; see learn_pairs. lora: it stays as it is stored, an
+    adapter learns, and the run folder holds that as PEFT does."""
     tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModelForSeq2SeqLM.from_pretrained(name)
-    return _learn(model, tokenizer, pairs, arguments, length, valid, callbacks, {"from": name}, command)
+    refuse_adapted(name, model)
+    facts: dict[str, Any] = {"from": name}
+    if lora is not None:
+        stored = lora.r, stored_bytes(model)
+        refuse_unless_trains(name, model.config, arguments, min(length, model.context_length), stored)
+        facts |= adapt(model, lora, arguments.seed)
+    return _learn(model, tokenizer, pairs, arguments, length, valid, callbacks, facts, command)
 
 
 def _learn(

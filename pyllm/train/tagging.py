@@ -18,6 +18,8 @@ from pyllm.data.tagged import Sentence, Tagged, tag_numbers
 from pyllm.errors import ModelFileError
 from pyllm.formats import download
 from pyllm.formats.writing import Staging
+from pyllm.nn import LoraConfig
+from pyllm.train.adapting import adapt, refuse_adapted, refuse_unless_adapts, save
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback
 from pyllm.train.language import written
@@ -41,29 +43,36 @@ def finetune_tags(
     recipe: str | Recipe = "plain",
     valid: float = 0.1,
     callbacks: Sequence[Callback] = (),
+    lora: LoraConfig | None = None,
 ) -> LearnedTags:
     """The encoder in a folder learns to tag words; the folder, Hugging Face's, is written at the end.
 
-    valid: share of the sentences held out, equal ones together, 0 for none. Raises DataError, ModelFileError for what
-    is no encoder, TrainingError, ValueError.
+    valid: share of the sentences held out, equal ones together, 0 for none. lora: the encoder stays as it is stored, an
+    adapter and the head learn, and the folder is PEFT's. Raises DataError, ModelFileError for what is no encoder,
+    DoesNotFitError, TrainingError, ValueError.
     """
     if not head_of(download.resolve(name)):
         raise ModelFileError(name, "model", None, "no encoder", "a folder of bert, roberta, distilbert or albert")
     tokenizer = AutoTokenizer.from_pretrained(name)
     numbers = tag_numbers(sentences)
     learn, held = _split(sentences, valid)
-    options: dict[str, Any] = {"dtype": "float32", "id2label": {i: tag for tag, i in numbers.items()}}
+    options: dict[str, Any] = {"dtype": "float32" if lora is None else "auto"}
+    options["id2label"] = {i: tag for tag, i in numbers.items()}
     model = AutoModelForTokenClassification.from_pretrained(
         name, **options, ignore_mismatched_sizes=True, seed=arguments.seed
     )
+    refuse_adapted(name, model)
     longest = min(context, model.context_length)
     data = Tagged(learn, tokenizer, numbers, longest, arguments.seed)
     judge = Tagged(held, tokenizer, numbers, longest, arguments.seed) if held else None
     facts = {"from": name, "config": written(model.config), "tokenizer": fingerprint(tokenizer)}
     facts["data"] = data.identity
+    if lora is not None:
+        facts |= adapt(model, lora, arguments.seed)
+        refuse_unless_adapts(name, model, arguments, longest)
     result = Learner(model, data, arguments, judge, callbacks, facts).fit(recipe=recipe)
     if result.complete:
-        model.eval().save_pretrained(arguments.output_dir, dtype="float32")
+        save(model.eval(), arguments.output_dir)
         tokenizer.save_pretrained(arguments.output_dir)
     return LearnedTags(model, result, held)
 
@@ -74,6 +83,7 @@ def write_facts(learned: LearnedTags, arguments: TrainingArguments, command: str
         "model": f"{type(learned.model).__name__}ForTokenClassification",
         "config": written(learned.model.config),
         "parameters": learned.model.num_parameters(),
+        "trained": learned.model.num_parameters(only_trainable=True),
         "arguments": asdict(arguments),
         "command": command,
         "machine": {"threads": _core.threads(), "isa": _core.isa()},

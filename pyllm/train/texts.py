@@ -14,11 +14,14 @@ from typing import Any
 from pyllm import _core
 from pyllm.auto import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from pyllm.auto.classifiers import head_of, save_classifier
+from pyllm.auto.new import ENCODERS
 from pyllm.data import Labelled, Pieces, fingerprint
 from pyllm.data.labelled import Texts, encoded, numbered
 from pyllm.formats import download
 from pyllm.formats.writing import Staging
 from pyllm.models.classifier import ClassifierConfig, TextClassifier
+from pyllm.nn import LoraConfig
+from pyllm.train.adapting import refuse_adapted, save
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback
 from pyllm.train.encoder_texts import learn_encoder_texts
@@ -67,14 +70,16 @@ def finetune_texts(
     settings: TextSettings | None = None,
     callbacks: Sequence[Callback] = (),
     tell: Tell = lambda stage, text: None,
+    lora: LoraConfig | None = None,
 ) -> Learned:
     """A pretrained language model or encoder, by name, file or folder, learns to classify texts; the folder is written
     at the end: of an encoder Hugging Face's, of which settings take recipe, lm_... and valid.
 
-    Raises DataError for labels of one class alone and the like, TrainingError, ValueError.
+    lora: the encoder stays as it is stored, an adapter and the head learn, and the folder is PEFT's; lm_epochs is 0.
+    Raises DataError for labels of one class alone and the like, DoesNotFitError, TrainingError, ValueError.
     """
     tokenizer = AutoTokenizer.from_pretrained(name)
-    learned = learn_pretrained(name, tokenizer, rows, arguments, settings or TextSettings(), callbacks, tell)
+    learned = learn_pretrained(name, tokenizer, rows, arguments, settings or TextSettings(), callbacks, tell, lora)
     if learned.result.complete:
         save_texts(learned.model, tokenizer, arguments.output_dir)
     return learned
@@ -85,7 +90,7 @@ def save_texts(model: Any, tokenizer: Any, folder: str) -> None:
     if isinstance(model, TextClassifier):
         save_classifier(model, folder)
     else:
-        model.save_pretrained(folder, dtype="float32")
+        save(model, folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -97,13 +102,15 @@ def learn_pretrained(
     settings: TextSettings,
     callbacks: Sequence[Callback] = (),
     tell: Tell = lambda stage, text: None,
+    lora: LoraConfig | None = None,
 ) -> Learned:
     """As finetune_texts, with the tokenizer at hand; nothing but the stages' checkpoints is written."""
     if head_of(download.resolve(name)):
-        return learn_encoder_texts(name, tokenizer, rows, arguments, settings, callbacks, tell)
+        return learn_encoder_texts(name, tokenizer, rows, arguments, settings, callbacks, tell, lora)
+    if lora is not None:
+        raise ValueError(f"texts: lora with {name}, which is no encoder; allowed are {', '.join(ENCODERS)}")
     model = AutoModelForCausalLM.from_pretrained(name, dtype="float32")
-    if model.adapters:
-        raise ValueError(f"finetune: {name} is an adapter; merge it first: pyllm convert {name} FOLDER")
+    refuse_adapted(name, model)
     return learn_texts(model, tokenizer, rows, arguments, settings, callbacks, tell, {"from": name})
 
 
@@ -163,6 +170,7 @@ def write_facts(
         "model": f"TextClassifier of {type(trunk).__name__}",
         "config": written(trunk.config) | written(model.config),
         "parameters": model.num_parameters(),
+        "trained": model.num_parameters(only_trainable=True),
         "arguments": asdict(arguments) | {"texts": asdict(settings)},
         "command": command,
         "machine": {"threads": _core.threads(), "isa": _core.isa()},
