@@ -15,6 +15,7 @@ from pyllm.auto.new import ENCODERS, PAIRS, new_config, new_model
 from pyllm.auto.weights import load_weights
 from pyllm.errors import ModelFileError
 from pyllm.formats import download, open_model, read_config
+from pyllm.formats.folder import TOKENIZERS
 from pyllm.models.causal import CausalLM
 
 __all__ = [
@@ -115,7 +116,8 @@ class AutoTokenizer:
         from pyllm import text
 
         place = download.resolve(path)
-        if base_of(place) is not None and os.path.exists(os.path.join(place, "tokenizer.json")):
+        own = any(os.path.exists(os.path.join(place, name)) for name in TOKENIZERS)
+        if base_of(place) is not None and own:
             with open_model(place) as source:
                 return text.from_folder(source)
         with opened(place, gguf_file) as source:

@@ -58,14 +58,17 @@ class Pairs(Rows):
         self.length, self.start_id, self.end_id = length, start_id, int(end)
         self.records = 0
         self.dropped = {"empty": 0, "too_long": 0}
-        super().__init__(self._read(read_pairs(pairs, parallel), tokenizer.coder), seed, "pairs")
+        super().__init__(self._read(read_pairs(pairs, parallel), (tokenizer, tokenizer.target)), seed, "pairs")
 
-    def _read(self, pairs: Iterator[Pair], coder: Any) -> Store:
+    def _read(self, pairs: Iterator[Pair], sides: tuple[Any, Any]) -> Store:
         ids, wanted, first, keys = array("i"), bytearray(), array("q", [0]), array("Q")
-        before = np.asarray(coder.before, np.int32)
+        before = np.asarray(sides[0].coder.before, np.int32)
         for pair in pairs:
             self.records += 1
-            parts = ((before, as_array(coder, text), [self.end_id]) for text in pair)
+            parts = (
+                (before, as_array(side.coder, text), [side.eos_token_id])
+                for side, text in zip(sides, pair, strict=True)
+            )
             source, target = (np.concatenate(part).astype(np.int32) for part in parts)
             if min(len(source), len(target)) < len(before) + 2:
                 self.dropped["empty"] += 1

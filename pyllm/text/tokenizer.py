@@ -67,6 +67,7 @@ class Tokenizer:
         self.padding_side = "right"
         self.truncation_side = "right"
         self.model_max_length: int | None = None
+        self.target: Tokenizer = self  # of what a text becomes; another one where a folder has two
         self.files: Callable[[], dict[str, bytes]] = dict  # what save_pretrained writes: name -> bytes
 
     @property
@@ -189,6 +190,26 @@ class Tokenizer:
 
     def __call__(
         self,
+        text: Text | Sequence[Text] | None = None,
+        text_pair: Text | Sequence[Text] | None = None,
+        *,
+        text_target: Text | Sequence[Text] | None = None,
+        **settings: Any,
+    ) -> BatchEncoding:
+        """What encoded() gives for a text or texts, with the settings that it takes.
+
+        text_target: what each becomes, whose ids are `labels`; without a text all that is given. Raises TokenizerError.
+        """
+        if text is None and text_target is None:
+            raise TokenizerError("encode: neither text nor text_target; one of them")
+        if text_target is None or text is None:
+            tokenizer, given = (self, text) if text is not None else (self.target, text_target)
+            return tokenizer.encoded(given, text_pair, **settings)  # type: ignore[arg-type]
+        labels = self.target.encoded(text_target, **settings).input_ids
+        return BatchEncoding({**self.encoded(text, text_pair, **settings), "labels": labels})
+
+    def encoded(
+        self,
         text: Text | Sequence[Text],
         text_pair: Text | Sequence[Text] | None = None,
         *,
@@ -220,6 +241,8 @@ class Tokenizer:
         if more or pairs is not None or (strategy and hasattr(self.coder, "pieces")):
             cut = longest if strategy else None, strategy
             pieces = self._pieces(texts, pairs, add_special_tokens, allow_special, *cut)
+            if return_offsets_mapping and pieces.offsets is None:
+                raise TokenizerError(f"{self.name_or_path}: return_offsets_mapping; this tokenizer knows no offsets")
             rows = pieces.ids
         else:
             rows = [
