@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from pyllm.errors import TokenizerError, printable
 from pyllm.formats.folder import TOKENIZERS
 from pyllm.formats.json_file import parse_json
-from pyllm.text import marian, native, saving, word_piece
+from pyllm.text import marian, merge_files, native, saving, word_piece
 from pyllm.text.gguf import ENDINGS
 from pyllm.text.hugging_face import HuggingFaceCoder
 from pyllm.text.spellings import content
@@ -29,7 +30,7 @@ def load(folder: Any) -> Tokenizer:
     name = os.path.basename(os.path.normpath(os.fspath(folder.path)))
     text = folder.tokenizer_json
     if text is not None:
-        return _described(folder, name, text)
+        return _described(folder, name, "tokenizer.json", text)
     if folder.has(marian.SOURCE):
         source, target = marian.coders(folder, printable(name))
         found = build(source, folder, name, marian.NAMES, marian.LONGEST)
@@ -37,11 +38,14 @@ def load(folder: Any) -> Tokenizer:
         return found
     if folder.has(word_piece.FILE):
         return build(HuggingFaceCoder(word_piece.word_piece(folder)), folder, name, word_piece.NAMES)
+    if folder.has(merge_files.MERGES):
+        document, names = merge_files.describe(folder, printable(name))
+        return _described(folder, name, merge_files.IDS, json.dumps(document), names)
     raise TokenizerError(f"{printable(name)}: none of {', '.join(TOKENIZERS)}; pyllm reads no other tokenizer")
 
 
-def _described(folder: Any, name: str, text: str) -> Tokenizer:
-    """The tokenizer of tokenizer.json."""
+def _described(folder: Any, name: str, file: str, text: str, defaults: Mapping[str, str] = {}) -> Tokenizer:
+    """The tokenizer of a tokenizer.json, or of what another file says in its words; defaults as build() takes them."""
     try:
         import tokenizers
     except ImportError:
@@ -49,20 +53,20 @@ def _described(folder: Any, name: str, text: str) -> Tokenizer:
     else:
         missing = False
     if missing or '"WordLevel"' in text:
-        path = os.path.join(os.fspath(folder.path), "tokenizer.json")
+        path = os.path.join(os.fspath(folder.path), file)
         own = native.open_document(parse_json(text.encode(), path))
         if own is not None:
-            return build(own, folder, name)
+            return build(own, folder, name, defaults)
     if missing:
-        raise ImportError("tokenizer.json needs the package `tokenizers`: pip install 'pyllm[hf]'")
+        raise ImportError(f"{file} needs the package `tokenizers`: pip install 'pyllm[hf]'")
     try:
         coder = HuggingFaceCoder(tokenizers.Tokenizer.from_str(text))
     except BaseException as error:
         # Rust panics arrive as PanicException, which is no Exception.
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
-        raise TokenizerError(f"{printable(name)}: tokenizer.json: {printable(error)}") from None
-    return build(coder, folder, name)
+        raise TokenizerError(f"{printable(name)}: {file}: {printable(error)}") from None
+    return build(coder, folder, name, defaults)
 
 
 def build(coder: Coder, folder: Any, name: str, defaults: Mapping[str, str] = {}, most: int | None = None) -> Tokenizer:
