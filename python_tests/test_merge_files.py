@@ -82,7 +82,7 @@ def test_ids_offsets_and_texts_are_those_of_transformers(both):
 
 
 def test_saved_again_it_is_the_same(both, tmp_path):
-    theirs, mine, folder = both
+    _, mine, folder = both
     mine.save_pretrained(tmp_path / "again")
     for each in (tmp_path / "again").iterdir():
         assert each.read_bytes() == (folder / each.name).read_bytes()

@@ -10,7 +10,7 @@ from typing import Any
 from pyllm.errors import TokenizerError, printable
 from pyllm.formats.folder import TOKENIZERS
 from pyllm.formats.json_file import parse_json
-from pyllm.text import marian, merge_files, native, saving, word_piece
+from pyllm.text import marian, merge_files, native, piece_files, saving, word_piece
 from pyllm.text.gguf import ENDINGS
 from pyllm.text.hugging_face import HuggingFaceCoder
 from pyllm.text.spellings import content
@@ -41,7 +41,21 @@ def load(folder: Any) -> Tokenizer:
     if folder.has(merge_files.MERGES):
         document, names = merge_files.describe(folder, printable(name))
         return _described(folder, name, merge_files.IDS, json.dumps(document), names)
+    if any(map(folder.has, piece_files.FILES)):
+        return _pieces(folder, name)
     raise TokenizerError(f"{printable(name)}: none of {', '.join(TOKENIZERS)}; pyllm reads no other tokenizer")
+
+
+def _pieces(folder: Any, name: str) -> Tokenizer:
+    """The tokenizer of a model of SentencePiece, with one for targets where they are of another language."""
+    file, document, names, languages = piece_files.describe(folder, printable(name))
+    found = _described(folder, name, file, json.dumps(document), names)
+    if len(set(languages)) > 1:
+        text = json.dumps(document["post_processor"]).replace(f'"{languages[0]}"', f'"{languages[1]}"')
+        around = json.loads(text)
+        around["special_tokens"][languages[1]]["ids"] = [found.coder.find(languages[1])]
+        found.target = _described(folder, name, file, json.dumps({**document, "post_processor": around}), names)
+    return found
 
 
 def _described(folder: Any, name: str, file: str, text: str, defaults: Mapping[str, str] = {}) -> Tokenizer:

@@ -6,11 +6,9 @@ from typing import Any, NamedTuple
 
 from pyllm.errors import TokenizerError, printable
 from pyllm.text.pre_tokenizers import byte_level, description_of
-from pyllm.text.spellings import added_tokens, content
+from pyllm.text.spellings import SEPARATED, added_tokens, content
 
 IDS, MERGES, LIMIT = "vocab.json", "merges.txt", 256 << 20
-_SEPARATED = {"bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "cls_token": "<s>", "unk_token": "<unk>",
-              "pad_token": "<pad>", "mask_token": "<mask>"}  # fmt: skip
 _END = "<|endoftext|>"
 
 
@@ -24,9 +22,9 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "roberta": Kind(_SEPARATED, surrounded=True),
-    "bart": Kind(_SEPARATED, surrounded=True),
-    "longformer": Kind(_SEPARATED, surrounded=True),
+    "roberta": Kind(SEPARATED, surrounded=True),
+    "bart": Kind(SEPARATED, surrounded=True),
+    "longformer": Kind(SEPARATED, surrounded=True),
     "gpt2": Kind({"bos_token": _END, "eos_token": _END, "unk_token": _END}),
     "qwen2": Kind({"eos_token": _END, "unk_token": _END, "pad_token": _END}, "qwen2", composed=True),
 }

@@ -9,6 +9,9 @@ from typing import Any
 
 from pyllm.errors import TokenizerError, printable
 
+# Special tokens as RoBERTa and those after it call them.
+SEPARATED = {"bos_token": "<s>", "eos_token": "</s>", "sep_token": "</s>", "cls_token": "<s>", "unk_token": "<unk>",
+             "pad_token": "<pad>", "mask_token": "<mask>"}  # fmt: skip
 _PROPERTIES = ("single_word", "lstrip", "rstrip", "normalized")
 
 
@@ -54,23 +57,30 @@ def content(value: Any) -> str:
 
 
 def added_tokens(
-    folder: Any, ids: Mapping[str, int], defaults: Mapping[str, str], name: str, marks: Mapping[str, Any]
+    folder: Any,
+    ids: Mapping[str, int],
+    defaults: Mapping[str, str],
+    name: str,
+    marks: Mapping[str, Any],
+    special: Sequence[str] = (),
+    whole: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """The `added_tokens` of a tokenizer.json, by the files beside a vocabulary, in the order of their ids.
 
     defaults: special tokens by name, which count where the vocabulary has them; marks: properties of some, where the
-    files tell none. Raises TokenizerError for ids that are neither the vocabulary's nor follow it one by one.
+    files tell none; special, whole: tokens of the vocabulary that are special, or never cut. Raises TokenizerError for
+    ids that are neither the vocabulary's nor follow it one by one.
     """
     config = {**folder.special_tokens_map, **folder.tokenizer_config}
     found: dict[str, dict[str, Any]] = {}
 
-    def add(value: Any, special: bool, i: int | None = None, **more: Any) -> None:
+    def add(value: Any, control: bool, i: int | None = None, **more: Any) -> None:
         text = content(value)
         given = value if isinstance(value, Mapping) else {}
         if text:
             flags = {key: given[key] for key in _PROPERTIES if isinstance(given.get(key), bool)}
-            new = {**dict.fromkeys(_PROPERTIES, False), "normalized": not special, **more, **flags}
-            found[text] = {**found.get(text, {"id": i}), **new, "content": text, "special": special or text in named}
+            new = {**dict.fromkeys(_PROPERTIES, False), "normalized": not control, **more, **flags}
+            found[text] = {**found.get(text, {"id": i}), **new, "content": text, "special": control or text in named}
 
     names = {key: config.get(key, default) for key, default in defaults.items()}
     names |= {key: value for key, value in config.items() if key.endswith("_token") and content(value)}
@@ -85,6 +95,9 @@ def added_tokens(
             add(value, True, **({} if content(value) in found else marks.get(key, {})))
     for value in more:
         add(value, True)
+    for text in (*special, *whole):
+        if text not in found:
+            add(text, text in special, **({} if text in special else {"normalized": False}))
     free, rows = len(ids), []
     for text, token in found.items():
         known = ids.get(text, token["id"])

@@ -120,6 +120,12 @@ class Tokenizer:
         return self._name(self.mask_token_id)
 
     @property
+    def ending(self) -> list[int]:
+        """What stands behind a text that is whole: what the coder puts there, with the end token where there is one."""
+        after, end = list(self.coder.after), self.eos_token_id
+        return after if end is None or end in after else [*after, end]
+
+    @property
     def all_special_ids(self) -> list[int]:
         """Ids that skip_special_tokens leaves out."""
         return [i for i in range(self.vocab_size) if self.coder.special(i)]
