@@ -1,6 +1,7 @@
 """MarianMT's tokenizers, source.spm, target.spm and vocab.json, beside transformers' of the same files."""
 
 import json
+import struct
 import sys
 
 import numpy as np
@@ -8,6 +9,7 @@ import pair_models
 import pytest
 import sentencepiece
 import transformers
+from sentencepiece import sentencepiece_model_pb2
 from test_cli_training import run
 from tiny_sentence_pieces import TEXTS, lines, trained, write_marian
 
@@ -194,6 +196,52 @@ def gone(name):
     return lambda folder: (folder / name).unlink()
 
 
+def varint(value):
+    found = b""
+    while value > 127:
+        found, value = found + bytes([value & 127 | 128]), value >> 7
+    return found + bytes([value])
+
+
+def chain(length):
+    """Units of a double array with one key of so many letters a."""
+    units = [0] * (256 * (length + 2))
+    units[0] = 256 << 10
+    for i in range(1, length + 1):
+        units[256 * i ^ 97] = (97 ^ 256 * i ^ 256 * (i + 1)) << 10 | (i == length) << 8 | 97
+    units[256 * (length + 1)] = 1 << 31
+    return units
+
+
+def charsmap(units, texts=b"b\0"):
+    """A normalizer_spec with a map of characters."""
+    table = np.array(units, np.uint32).tobytes()
+    whole = len(table).to_bytes(4, "little") + table + texts
+    inner = b"\x12" + varint(len(whole)) + whole
+    return b"\x1a" + varint(len(inner)) + inner
+
+
+def test_pieces_are_read_in_any_order_of_their_fields():
+    """What protobuf's own package reads, as written by SentencePiece and with the fields of pieces turned around."""
+    data = trained(byte_fallback=True, user_defined_symbols=("<x>",))
+    wanted = sentencepiece_model_pb2.ModelProto.FromString(data)
+    rows = [(each.piece, each.score, each.type) for each in wanted.pieces]
+    turned = b""
+    for text, score, kind in rows:
+        piece = text.encode()
+        inner = b"\x18" + varint(kind) + b"\x15" + struct.pack("<f", score) + b"\x0a" + varint(len(piece)) + piece
+        turned += b"\x0a" + varint(len(inner) + 3) + inner + b"\xf8\x01\x05"
+    del wanted.pieces[:]
+    for found in (sentence_piece.read("x", data), sentence_piece.read("x", turned + wanted.SerializeToString())):
+        assert list(zip(found.pieces, found.scores, found.kinds, strict=True)) == rows
+        assert found.byte_fallback and found.charsmap == wanted.normalizer_spec.precompiled_charsmap
+
+
+def test_a_map_written_by_hand_replaces_the_longest_key():
+    cut = SentencePiece(sentence_piece.read("x", trained() + charsmap(chain(9))))
+    assert cut.normal("a" * 20 + " e") == "▁bbaa▁e" and cut.normal("a" * 8) == "▁" + "a" * 8
+
+
 HOSTILE = [
     (gone("vocab.json"), r"source.spm without vocab.json; MarianMT"),
     (gone("target.spm"), r"source.spm without target.spm; MarianMT"),
@@ -209,6 +257,11 @@ HOSTILE = [
     (replaced("source.spm", lambda data: data + b"\x12\x03\x98\x02\x01"), r"byte_fallback without a piece for <0x00>"),
     (replaced("source.spm", lambda data: data + b"\x1a\x06\x12\x04\xff\xff\xff\x7f"), "charsmap: a table of 2,147,"),
     (replaced("source.spm", lambda data: data + b"\x0a\x06\x0a\x01\x02\x15\x00\x00"), r"source.spm: at 0x"),
+    (replaced("source.spm", lambda data: data + b"\x0a\x83\x08\x0a\x80\x08" + b"y" * 1024), r"of 1,024; at most"),
+    (replaced("source.spm", lambda data: data + charsmap(chain(100))), r"charsmap: a key of more than 64 bytes"),
+    (replaced("source.spm", lambda data: data + charsmap(chain(9), b"x" * 2000)), r"charsmap: a replacement at 0; "),
+    (replaced("source.spm", lambda data: data + charsmap(chain(9), b"\xff\0")), r"replacement at 0 is not UTF-8"),
+    (replaced("source.spm", lambda data: data + charsmap([1 << 10, *[0] * 95, 5000 << 10 | 256 | 97])), r"a value at 5,"),
     (broken(lambda ids: {k: v for k, v in ids.items() if k != "<unk>"}), r"vocab.json: no <unk>; an id for each"),
     (broken(lambda ids: {k: v for k, v in ids.items() if k != "</s>"}), r"vocab.json: no </s>; an id for each"),
     (broken(lambda ids: {k: v for k, v in ids.items() if k.startswith("<")}), r"none of the pieces of source.spm"),

@@ -13,6 +13,7 @@ from pyllm.text.sentence_piece import USER_DEFINED, SentencePieces
 
 SPACE = "\u2581"
 _REMEMBERED = 1 << 16  # pairs of characters
+_KEY, _CHANGE = 64, 1024  # bytes of what is replaced, of what replaces it, at most
 
 
 class Charsmap:
@@ -42,7 +43,9 @@ class Charsmap:
         labels = units[order] & 0x800000FF
         order = order[(labels > 0) & (labels < 256)]
         sorted_homes = homes[order]
-        while len(new):
+        for depth in range(_KEY + 1):
+            if depth == _KEY and len(new):
+                raise TokenizerError(f"{self.file}: charsmap: a key of more than {_KEY} bytes; at most those")
             known[new] = True
             nodes = new ^ offsets[new]
             ends = nodes[(units[new] >> 8) & 1 == 1]
@@ -58,9 +61,9 @@ class Charsmap:
         return found
 
     def _text(self, start: int) -> str:
-        end = self.texts.find(b"\0", start)
+        end = self.texts.find(b"\0", start, start + _CHANGE)
         if end < 0:
-            found = f"a replacement at {start:,}; 0 to {len(self.texts) - 1:,}, ended by 0"
+            found = f"a replacement at {start:,}; 0 to {len(self.texts) - 1:,}, ended by 0 within {_CHANGE:,}"
             raise TokenizerError(f"{self.file}: charsmap: {found}")
         try:
             return self.texts[start:end].decode("utf-8")
@@ -70,7 +73,7 @@ class Charsmap:
     def longest(self, text: str, at: int) -> tuple[int, str] | None:
         """(where it ends, what replaces it) of the longest key that begins there."""
         found, node = None, self.offsets[0]
-        for i in range(at, len(text)):
+        for i in range(at, min(len(text), at + _KEY)):
             unit = 0
             for byte in text[i].encode():
                 place = node ^ byte

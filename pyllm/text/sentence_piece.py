@@ -15,8 +15,10 @@ from pyllm.errors import TokenizerError, printable
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 UNIGRAM, BYTE_PAIRS = 1, 2
-LIMIT = 256 << 20  # bytes of a file
+LIMIT = 64 << 20  # bytes of a file
+MOST, LONGEST, CHARACTERS = 1 << 20, 256, 1 << 23  # pieces, characters of a piece and of all of them
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_FLOAT = struct.Struct("<f")
 _WIDTHS = {_FIXED64: 8, _FIXED32: 4}
 
 
@@ -68,7 +70,7 @@ class _Message:
         at = self.start
         while at < self.end:
             begin = at
-            key, at = self.varint(at)
+            key, at = (self.data[at], at + 1) if self.data[at] < 128 else self.varint(at)
             kind, number = key & 7, key >> 3
             if kind == _VARINT:
                 start, end = at, self.varint(at)[1]
@@ -112,13 +114,17 @@ def read(file: str, data: bytes) -> SentencePieces:
     scores: list[float] = []
     kinds: list[int] = []
     settings: dict[str, int] = {}
-    charsmap = b""
+    charsmap, total = b"", 0
     for number, kind, start, end in whole.fields():
         if number == 1:
-            piece, score, what = _piece(whole.part(kind, start, end))
+            piece, score, what = _usual(data, start, end) or _piece(whole.part(kind, start, end))
             pieces.append(piece)
             scores.append(score)
             kinds.append(what)
+            total += len(piece)
+            if len(pieces) > MOST or len(piece) > LONGEST or total > CHARACTERS:
+                sizes = f"{len(pieces):,} pieces of {total:,} characters, the last of {len(piece):,}"
+                raise whole.refuse(start, f"{sizes}; at most {MOST:,}, {CHARACTERS:,}, {LONGEST:,}")
         elif number == 2:
             settings |= whole.part(kind, start, end).numbers({3: "model_type", 24: "suffix", 35: "byte_fallback"})
         elif number == 3:
@@ -133,6 +139,22 @@ def read(file: str, data: bytes) -> SentencePieces:
     return found
 
 
+def _usual(data: bytes, start: int, end: int) -> tuple[str, float, int] | None:
+    """What _piece() gives where fields stand as SentencePiece writes them: ten times as fast; None for others."""
+    at = start + 2 + data[start + 1] if end - start > 6 and data[start] == 0x0A else 0
+    if not at or data[start + 1] > 127 or end - at not in (5, 7) or data[at] != 0x15:
+        return None
+    what = NORMAL
+    if end - at == 7:
+        what = data[at + 6] if data[at + 5] == 0x18 else 0
+    score: float = _FLOAT.unpack_from(data, at + 1)[0]
+    try:
+        text = data[start + 2 : at].decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return (text, score, what) if text and math.isfinite(score) and NORMAL <= what <= BYTE else None
+
+
 def _piece(part: _Message) -> tuple[str, float, int]:
     """(text, score, kind) of one piece."""
     text, score, what = "", 0.0, NORMAL
@@ -145,7 +167,7 @@ def _piece(part: _Message) -> tuple[str, float, int]:
                 raise part.refuse(start, "a piece that is not UTF-8") from None
         elif number == 2:
             part.expect(kind, _FIXED32, start)
-            score = struct.unpack_from("<f", part.data, start)[0]
+            score = _FLOAT.unpack_from(part.data, start)[0]
         elif number == 3:
             part.expect(kind, _VARINT, start)
             what = part.varint(start)[0]
