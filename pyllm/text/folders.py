@@ -48,12 +48,9 @@ def load(folder: Any) -> Tokenizer:
 
 def _pieces(folder: Any, name: str) -> Tokenizer:
     """The tokenizer of a model of SentencePiece, with one for targets where they are of another language."""
-    file, document, names, languages = piece_files.describe(folder, printable(name))
+    file, document, names, around = piece_files.describe(folder, printable(name))
     found = _described(folder, name, file, json.dumps(document), names)
-    if len(set(languages)) > 1:
-        text = json.dumps(document["post_processor"]).replace(f'"{languages[0]}"', f'"{languages[1]}"')
-        around = json.loads(text)
-        around["special_tokens"][languages[1]]["ids"] = [found.coder.find(languages[1])]
+    if around != document["post_processor"]:
         found.target = _described(folder, name, file, json.dumps({**document, "post_processor": around}), names)
     return found
 

@@ -49,8 +49,8 @@ KINDS = {
 }  # fmt: skip
 
 
-def describe(folder: Any, name: str) -> tuple[str, dict[str, Any], dict[str, str], list[str]]:
-    """(file, the value of a tokenizer.json, names of the special tokens, languages of source and target).
+def describe(folder: Any, name: str) -> tuple[str, dict[str, Any], dict[str, str], dict[str, Any]]:
+    """(file, the value of a tokenizer.json, names of the special tokens, the post_processor of targets).
 
     Raises TokenizerError.
     """
@@ -67,8 +67,9 @@ def describe(folder: Any, name: str) -> tuple[str, dict[str, Any], dict[str, str
     if lacking or len(ids) != len(rows):
         found = f"no {printable(', '.join(lacking))}" if lacking else "a special token twice"
         raise TokenizerError(f"{model.file}: {found}; a piece for each special token")
-    languages = [str(config.get(key) or "en_XX") for key in ("src_lang", "tgt_lang")] if "lang" in kind.single else []
-    unknown = [each for each in languages if each not in ids]
+    language = config.get("src_lang") or "en_XX"
+    languages = [str(language), str(config.get("tgt_lang") or language)] if "lang" in kind.single else ["", ""]
+    unknown = [each for each in languages if each and each not in ids]
     if unknown:
         raise TokenizerError(f"{name}: tokenizer_config.json: language {printable(unknown[0])!r}; one that has a token")
     special = [piece for piece, what in zip(model.pieces, model.kinds, strict=True) if what == CONTROL]
@@ -79,8 +80,8 @@ def describe(folder: Any, name: str) -> tuple[str, dict[str, Any], dict[str, str
     added = added_tokens(folder, ids, kind.names, name, marks, [each for each in special if each in ids], whole)
     document: dict[str, Any] = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added}
     document |= _text(model, config if kind.names is _CLS else None)
-    document |= {"post_processor": around(kind, ids, names, languages[:1]), "model": _model(model, rows, ids)}
-    return file, document, kind.names, languages
+    document |= {"post_processor": around(kind, ids, names, languages[0]), "model": _model(model, rows, ids)}
+    return file, document, kind.names, around(kind, ids, names, languages[1])
 
 
 def _kind_of(folder: Any, model: SentencePieces, name: str, file: str) -> str:
@@ -156,9 +157,9 @@ def _text(model: SentencePieces, albert: dict[str, Any] | None) -> dict[str, Any
     }
 
 
-def around(kind: Kind, ids: dict[str, int], names: dict[str, str], language: list[str]) -> dict[str, Any]:
+def around(kind: Kind, ids: dict[str, int], names: dict[str, str], language: str) -> dict[str, Any]:
     """The post_processor: what stands around texts, in a language where the family has several."""
-    texts = {key.removesuffix("_token"): text for key, text in names.items()} | {"lang": "".join(language)}
+    texts = {key.removesuffix("_token"): text for key, text in names.items()} | {"lang": language}
 
     def parts(shape: str) -> list[dict[str, Any]]:
         found = []
