@@ -237,6 +237,12 @@ def test_pieces_are_read_in_any_order_of_their_fields():
         assert found.byte_fallback and found.charsmap == wanted.normalizer_spec.precompiled_charsmap
 
 
+def test_sums_without_bounds_lose_no_text():
+    model = sentence_piece.read("x", trained())
+    least = model._replace(scores=[-3e38] * len(model.scores))
+    assert "".join(SentencePiece(least)("Emma is here")) == "▁Emma▁is▁here"
+
+
 def test_a_map_written_by_hand_replaces_the_longest_key():
     cut = SentencePiece(sentence_piece.read("x", trained() + charsmap(chain(9))))
     assert cut.normal("a" * 20 + " e") == "▁bbaa▁e" and cut.normal("a" * 8) == "▁" + "a" * 8

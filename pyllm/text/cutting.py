@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import heapq
+import math
 import re
-
-import numpy as np
+from ctypes import c_float
 
 from pyllm.text.charsmap import Normalizer
 from pyllm.text.sentence_piece import NORMAL, UNIGRAM, UNUSED, USER_DEFINED, SentencePieces
 
+_ABSENT = float("nan")  # told from scores as an object
 _PENALTY = 10.0  # of a character without a piece, beside the least likely piece
 
 
@@ -63,15 +64,15 @@ class Likeliest:
     def __call__(self, text: str) -> list[str]:
         """The pieces of a text; characters without one by themselves."""
         scores, size = self.scores, len(text)
-        sums, starts = [0.0] + [-np.inf] * size, [0] * (size + 1)
+        sums, starts = [0.0] + [-math.inf] * size, [0] * (size + 1)
         for start in range(size):
             here, alone = sums[start], False
             for end in range(start + 1, size + 1):
                 piece = text[start:end]
-                score = scores.get(piece, 0)
+                score = scores.get(piece, _ABSENT)
                 if score is None:
                     continue
-                if score == 0 and piece not in scores:
+                if score is _ABSENT:
                     break
                 total = _rounded(here + score)
                 if total > sums[end]:
@@ -142,4 +143,4 @@ class Merging:
 
 
 def _rounded(value: float) -> float:
-    return float(np.float32(value))
+    return c_float(value).value
