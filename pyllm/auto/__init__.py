@@ -112,7 +112,11 @@ class AutoTokenizer:
 
     @staticmethod
     def from_pretrained(path: str | os.PathLike[str], *, gguf_file: str | None = None) -> Any:
-        """The tokenizer of a GGUF file or a Hugging Face folder. Raises ModelFileError, TokenizerError."""
+        """The tokenizer of a GGUF file or a Hugging Face folder: tokenizer.json, source.spm with target.spm and vocab.json
+        (MarianMT), vocab.txt, vocab.json with merges.txt, spiece.model or sentencepiece.bpe.model, the first of these.
+
+        Raises ModelFileError, TokenizerError.
+        """
         from pyllm import text
 
         place = download.resolve(path)
