@@ -130,6 +130,13 @@ def test_labels_are_filled_up_with_their_own_vocabulary(tmp_path):
     assert found.input_ids[0][-1] == 900 and found.labels[0][-1] == 800
 
 
+def test_what_transformers_saves_is_read(both, tmp_path):
+    theirs, mine = both
+    theirs.save_pretrained(tmp_path / "theirs")
+    again = pyllm.AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    assert again(TEXTS, text_target=TEXTS) == mine(TEXTS, text_target=TEXTS)
+
+
 @pytest.fixture
 def model(tmp_path):
     """A folder with a tiny MarianMT beside its tokenizer."""
