@@ -80,7 +80,12 @@ def test_ids_are_those_of_transformers(both):
         plain = theirs(text, split_special_tokens=True).input_ids
         assert mine.encode(text) == plain
         ids = theirs(text_target=text, split_special_tokens=True).input_ids
-        assert mine.convert_ids_to_tokens(ids) == theirs.convert_ids_to_tokens(ids)
+        tokens = mine.target.convert_ids_to_tokens(ids)
+        assert tokens == theirs.convert_ids_to_tokens(ids)
+        plain = [token for token in tokens if token not in theirs.all_special_tokens]
+        assert mine.target.convert_tokens_to_string(plain) == theirs.convert_tokens_to_string(plain)
+        known = [token for token in theirs.tokenize(text) if token in mine.coder.ids]
+        assert mine.convert_ids_to_tokens(mine.convert_tokens_to_ids(known)) == known
         bare = theirs(text, split_special_tokens=True, add_special_tokens=False).input_ids
         assert mine(text, add_special_tokens=False).input_ids == bare
     assert mine.vocab_size == theirs.vocab_size

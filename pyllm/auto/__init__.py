@@ -112,8 +112,9 @@ class AutoTokenizer:
 
     @staticmethod
     def from_pretrained(path: str | os.PathLike[str], *, gguf_file: str | None = None) -> Any:
-        """The tokenizer of a GGUF file or a Hugging Face folder: tokenizer.json, source.spm with target.spm and vocab.json
-        (MarianMT), vocab.txt, vocab.json with merges.txt, spiece.model or sentencepiece.bpe.model, the first of these.
+        """The tokenizer of a GGUF file, or of a Hugging Face folder by the first that it has of tokenizer.json,
+        source.spm with target.spm and vocab.json (MarianMT), vocab.txt, merges.txt with vocab.json, spiece.model and
+        sentencepiece.bpe.model.
 
         Raises ModelFileError, TokenizerError.
         """

@@ -26,22 +26,21 @@ bytes_ = bytes  # the class below has a method of that name
 class MarianCoder:
     """The Coder of one side: pieces by a model of SentencePiece, their ids by a vocabulary.
 
-    ids: of the pieces of texts; decoded: of what ids stand for, where target_vocab.json is another one also for the
-    coder of sources. Targets are filled up with the <pad> of their own vocabulary (transformers: of the sources').
-    special: the special tokens, of which <unk> stands for a piece without an id and </s> ends a text.
+    special: the special tokens, of which <unk> stands for a piece without an id and </s> ends a text; more: others that
+    count where the vocabulary has them. Where target_vocab.json is, each side has its own ids, also of special tokens
+    (transformers fills up targets with the sources' <pad>, and spells ids of sources by the targets' vocabulary).
     """
 
     def __init__(
-        self, cut: SentencePiece, ids: Mapping[str, int], decoded: Mapping[str, int], special: Mapping[str, str],
-        more: Sequence[str],
-    ) -> None:  # fmt: skip
+        self, cut: SentencePiece, ids: Mapping[str, int], special: Mapping[str, str], more: Sequence[str]
+    ) -> None:
         self.cut, self.ids = cut, ids
-        self.names = {i: name for name, i in decoded.items()}
+        self.names = {i: name for name, i in ids.items()}
         self.vocab_size = max(ids.values()) + 1
         self.unknown, end = ids[special["unk_token"]], ids[special["eos_token"]]
-        texts = dict.fromkeys([*special.values(), *(each for each in more if each in decoded)])
-        self.special_ids = {decoded[text] for text in texts}
-        self.spellings = Spellings({text: ids[text] for text in texts if text in ids})
+        texts = dict.fromkeys([*special.values(), *(each for each in more if each in ids)])
+        self.special_ids = {ids[text] for text in texts}
+        self.spellings = Spellings({text: ids[text] for text in texts})
         self.lead, self.before, self.after = b" ", list[int](), [end]
 
     def encode(self, text: Text, allow_special: bool, breaks: Sequence[int] = ()) -> list[int]:
@@ -77,7 +76,7 @@ class MarianCoder:
             most = longest - len(after)
             rows = [row[max(0, len(row) - most) :] if side == "left" else row[:most] for row in rows]
         rows = [row + after for row in rows]
-        hidden = set(self.spellings.ids.values()) - {self.unknown}
+        hidden = self.special_ids - {self.unknown}
         marks = [[int(i in hidden) for i in row] for row in rows]
         return Pieces(rows, [[0] * len(row) for row in rows], None, marks)
 
@@ -101,6 +100,11 @@ class MarianCoder:
             raise TokenizerError(f"token id {token_id}; one that the vocabulary has, 0 to {max(self.names)}")
         return found
 
+    def join(self, tokens: list[str]) -> str:
+        """The text of spellings."""
+        ids = [self.ids.get(token, self.unknown) for token in tokens]
+        return b"".join(map(self.bytes, ids)).decode("utf-8", "replace").strip()
+
     def find(self, name: str) -> int | None:
         """The id of a spelling."""
         return self.ids.get(name)
@@ -121,15 +125,15 @@ def coders(folder: Any, name: str) -> tuple[MarianCoder, MarianCoder]:
     more = [content(each) for each in config.get("additional_special_tokens") or ()]
     cuts = [_opened(folder, each, name) for each in (SOURCE, TARGET)]
     ids = folder.ids(IDS)
-    decoded = folder.ids(TARGET_IDS) if separate else ids
-    for file, vocabulary, cut in ((IDS, ids, cuts[0]), (TARGET_IDS if separate else IDS, decoded, cuts[1])):
+    targets = folder.ids(TARGET_IDS) if separate else ids
+    for file, vocabulary, cut in ((IDS, ids, cuts[0]), (TARGET_IDS if separate else IDS, targets, cuts[1])):
         lacking = [text for text in special.values() if text not in vocabulary]
         if lacking:
             raise TokenizerError(f"{name}: {file}: no {printable(', '.join(lacking))}; an id for each special token")
         if not any(piece in vocabulary for piece, score in cut.cut.scores.items() if score is not None):
             side = SOURCE if cut is cuts[0] else TARGET
             raise TokenizerError(f"{name}: {file}: none of the pieces of {side}; ids of those that texts are cut into")
-    return MarianCoder(cuts[0], ids, decoded, special, more), MarianCoder(cuts[1], decoded, decoded, special, more)
+    return MarianCoder(cuts[0], ids, special, more), MarianCoder(cuts[1], targets, special, more)
 
 
 def _opened(folder: Any, file: str, name: str) -> SentencePiece:

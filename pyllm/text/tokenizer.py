@@ -174,9 +174,10 @@ class Tokenizer:
 
     def stream(self, skip_special_tokens: bool = False) -> TokenStream:
         """An object whose put(id) returns the text so far complete, and whose end() returns the rest."""
+        coder = self.target.coder  # what a model says are targets
         if not skip_special_tokens:
-            return TokenStream(self.coder.bytes, self.coder.lead)
-        return TokenStream(lambda i: b"" if self.coder.special(i) else self.coder.bytes(i), self.coder.lead)
+            return TokenStream(coder.bytes, coder.lead)
+        return TokenStream(lambda i: b"" if coder.special(i) else coder.bytes(i), coder.lead)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> tuple[str, ...]:
         """Write tokenizer.json, tokenizer_config.json and what else belongs to it; gives their paths.
