@@ -11,6 +11,7 @@ import sys
 import time
 import types
 import zipfile
+from fnmatch import fnmatch
 
 import pytest
 from hostile.gguf_writer import tiny_llama
@@ -211,6 +212,8 @@ def test_hub_ids_go_through_the_hubs_client(monkeypatch, tmp_path):
     assert download.resolve("org/name") == "/folder"
     assert download.resolve("org/na.me-1/m.Q4_0.gguf") == "/file"
     assert [each[0] for each in asked] == ["org/name", "org/na.me-1"] and asked[1][1] == "m.Q4_0.gguf"
+    wanted = "source.spm target.spm vocab.json vocab.txt merges.txt spiece.model sentencepiece.bpe.model tokenizer.json"
+    assert all(any(fnmatch(name, pattern) for pattern in asked[0][1]) for name in wanted.split())
     assert not any(pattern.endswith((".bin", ".py", ".pt", "*")) for pattern in asked[0][1])
 
     def offline(*_, **__):

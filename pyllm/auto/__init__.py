@@ -16,6 +16,7 @@ from pyllm.auto.new import ENCODERS, IMAGES, PAIRS, new_config, new_model
 from pyllm.auto.weights import load_weights
 from pyllm.errors import ModelFileError
 from pyllm.formats import download, open_model, read_config
+from pyllm.formats.folder import TOKENIZERS
 from pyllm.models.causal import CausalLM
 
 __all__ = [
@@ -109,11 +110,17 @@ class AutoTokenizer:
 
     @staticmethod
     def from_pretrained(path: str | os.PathLike[str], *, gguf_file: str | None = None) -> Any:
-        """The tokenizer of a GGUF file or a Hugging Face folder. Raises ModelFileError, TokenizerError."""
+        """The tokenizer of a GGUF file, or of a Hugging Face folder by the first that it has of tokenizer.json,
+        source.spm with target.spm and vocab.json (MarianMT), vocab.txt, merges.txt with vocab.json, spiece.model and
+        sentencepiece.bpe.model.
+
+        Raises ModelFileError, TokenizerError.
+        """
         from pyllm import text
 
         place = download.resolve(path)
-        if base_of(place) is not None and os.path.exists(os.path.join(place, "tokenizer.json")):
+        own = any(os.path.exists(os.path.join(place, name)) for name in TOKENIZERS)
+        if base_of(place) is not None and own:
             with open_model(place) as source:
                 return text.from_folder(source)
         with opened(place, gguf_file) as source:

@@ -60,9 +60,13 @@ def _bytes(coder: Any, token: int) -> bytes:
 
 
 def _merges(tokenizer: Any) -> list[list[str]]:
-    """The merges of a byte-pair tokenizer in order of rank, as its tokenizer.json has them; [] for others."""
+    """The merges of a byte-pair tokenizer in order of rank, as a tokenizer.json has them; [] for others."""
     try:
-        model = json.loads(tokenizer.files().get("tokenizer.json", b"{}")).get("model") or {}
+        if hasattr(tokenizer.coder, "document"):
+            document = tokenizer.coder.document()
+        else:
+            document = json.loads(tokenizer.files().get("tokenizer.json", b"{}"))
+        model = document.get("model") or {}
     except TokenizerError:  # a vocabulary that tokenizer.json cannot describe
         return []
     merges = model.get("merges") or []

@@ -33,8 +33,8 @@ class Pairs(Rows):
 
     pairs: a file (or several) of lines "source TAB target" (.tsv, .txt) or of objects {"source", "target"} or
     {"prompt", "completion"} (.jsonl), also packed; or an iterable of Pair. Both begin with what the tokenizer puts
-    before a text and end with its end token; the target is read behind start_id. too long ones are dropped, and pairs
-    with an empty side. report counts.
+    before a text; the source ends with what it puts behind, the target with the end token. The target is read behind
+    start_id. Too long ones are dropped, and pairs with an empty side. report counts.
     parallel: pairs is two files, of which line i of the first belongs to line i of the second.
 
     Raises DataError that names file and line for a bad record, and where no pair is left.
@@ -58,16 +58,18 @@ class Pairs(Rows):
         self.length, self.start_id, self.end_id = length, start_id, int(end)
         self.records = 0
         self.dropped = {"empty": 0, "too_long": 0}
-        super().__init__(self._read(read_pairs(pairs, parallel), tokenizer.coder), seed, "pairs")
+        super().__init__(self._read(read_pairs(pairs, parallel), (tokenizer, tokenizer.target)), seed, "pairs")
 
-    def _read(self, pairs: Iterator[Pair], coder: Any) -> Store:
+    def _read(self, pairs: Iterator[Pair], sides: tuple[Any, Any]) -> Store:
         ids, wanted, first, keys = array("i"), bytearray(), array("q", [0]), array("Q")
-        before = np.asarray(coder.before, np.int32)
+        before = np.asarray(sides[0].coder.before, np.int32)
+        ends = sides[0].ending, [sides[1].eos_token_id]
         for pair in pairs:
             self.records += 1
-            parts = ((before, as_array(coder, text), [self.end_id]) for text in pair)
+            both = [as_array(side.coder, text) for side, text in zip(sides, pair, strict=True)]
+            parts = ((before, said, end) for said, end in zip(both, ends, strict=True))
             source, target = (np.concatenate(part).astype(np.int32) for part in parts)
-            if min(len(source), len(target)) < len(before) + 2:
+            if not all(map(len, both)):
                 self.dropped["empty"] += 1
             elif max(len(source), len(target)) > self.length:
                 self.dropped["too_long"] += 1

@@ -65,7 +65,7 @@ def _of_pairs(model: Any, tokenizer: Any, source: str, target: str | None) -> li
         said = [int(i) for i in model.generate([ids])[0]]
         said = said[1:] if said[:1] == [model.start_id] else said
     else:
-        said = [int(i) for i in tokenizer.encode(target, add_special_tokens=False)]
+        said = [int(i) for i in tokenizer.target.encode(target, add_special_tokens=False)]
     refuse_large(model, max(len(ids), len(said) + 1))
     found = traced(model, ids, [model.start_id, *said])
     if not found:

@@ -52,7 +52,8 @@ class TextToText:
         ids = source_of(self.tokenizer, own["prefix"] + text)
         most = min(each for each in (self.tokenizer.model_max_length, self.model.context_length) if each is not None)
         if len(ids) > most and own["truncation"]:
-            ids = [*ids[: most - 1], ids[-1]]
+            ending = len(self.tokenizer.ending)
+            ids = [*ids[: most - ending], *ids[-ending:]]
         if len(ids) > self.model.context_length:
             found = f"{len(ids):,} tokens, the model's context has {self.model.context_length:,}"
             raise ContextError(f"pipeline: input {number}: {found}; shorten it (truncation=True)")

@@ -48,7 +48,7 @@ def translate(
             if len(ids) > model.context_length:
                 found = f"{len(ids):,} tokens, the model's context has {model.context_length:,}"
                 raise ContextError(f"translate: text {number}: {found}; shorten it")
-        least = len(tokenizer.coder.before) + 2
+        least = len(tokenizer.coder.before) + len(tokenizer.ending) + 1
         asked = [ids for ids in part if len(ids) >= least]
         made = iter(_found(model, tokenizer, asked, num_beams, n_best, options) if asked else [])
         for ids in part:
@@ -80,13 +80,13 @@ def measure(
 
 
 def source_of(tokenizer: Any, text: str) -> list[int]:
-    """A text's tokens as encoder-decoders learn them: what the tokenizer puts before a text, the end token behind.
+    """A text's tokens as encoder-decoders learn them: what the tokenizer puts before a text and behind, the end token.
 
     Raises ValueError without one.
     """
     if tokenizer.eos_token_id is None:
         raise ValueError("translate: the tokenizer has no end token, with which sources end")
-    return [*tokenizer.coder.before, *tokenizer.coder.encode(text, False), tokenizer.eos_token_id]
+    return [*tokenizer.coder.before, *tokenizer.coder.encode(text, False), *tokenizer.ending]
 
 
 def task_of(model: Any, name: str | None) -> tuple[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ import os
 
 from pyllm.errors import ModelFileError
 from pyllm.formats.config import read_config
-from pyllm.formats.folder import Folder
+from pyllm.formats.folder import TOKENIZERS, Folder
 from pyllm.formats.gguf import GGUF
 from pyllm.formats.strings import StringArray
 from pyllm.formats.types import READABLE, TYPES, TensorInfo
@@ -38,7 +38,7 @@ def open_model(path: str | os.PathLike[str]) -> GGUF | Folder:
             found = "pickled weights can run code and are never read"
             raise ModelFileError(path, "", None, found, "GGUF, or safetensors with their config.json")
         return GGUF(path)
-    if not any(os.path.lexists(os.path.join(path, name)) for name in ("config.json", "tokenizer.json", "vocab.txt")):
+    if not any(os.path.lexists(os.path.join(path, name)) for name in ("config.json", *TOKENIZERS)):
         files = sorted(name for name in os.listdir(path) if name.endswith(".gguf"))
         if len(files) != 1:
             raise ModelFileError(path, "", None, f"no config.json and {len(files)} GGUF files", "one or the other")

@@ -12,6 +12,7 @@ import time
 from typing import IO, NamedTuple
 
 from pyllm.errors import ModelFileError, printable
+from pyllm.formats.folder import TOKENIZERS
 from pyllm.formats.progress import Progress
 
 RETRIES = 2
@@ -48,7 +49,7 @@ MODELS: dict[str, Packaged] = {DEFAULT: _SMOLLM2, "smollm2": _SMOLLM2}
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(/[\w.-]+\.gguf)?")
 # What a folder needs; pickled weights and code are not even fetched.
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model"]
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "target.spm", *TOKENIZERS]
 
 
 class DownloadError(OSError):

@@ -21,9 +21,12 @@ CONFIG_LIMIT = 8 << 20
 INDEX_LIMIT = 64 << 20
 TOKENIZER_LIMIT = 256 << 20
 TEMPLATE_LIMIT = 1 << 20
+MOST_IDS = 1 << 22
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+# Files that describe a tokenizer each, the first that a folder has. Of MarianMT, GPT-2, T5 and XLM-R without the first.
+TOKENIZERS = ("tokenizer.json", "source.spm", "vocab.txt", "merges.txt", "spiece.model", "sentencepiece.bpe.model")
 _GENERATION = (
     *("max_length", "min_length", "num_beams", "length_penalty", "early_stopping", "no_repeat_ngram_size"),
     *("repetition_penalty", "bad_words_ids", "do_sample", "temperature", "top_k", "top_p", "decoder_start_token_id"),
@@ -90,8 +93,8 @@ class Folder:
         """Is there a file of this name?"""
         return os.path.lexists(os.path.join(self.path, name))
 
-    def text(self, name: str, limit: int) -> str | None:
-        """An optional UTF-8 file of at most `limit` bytes."""
+    def data(self, name: str, limit: int) -> bytes | None:
+        """An optional file of at most `limit` bytes."""
         if not self.has(name):
             return None
         from pyllm.formats.disk import Disk
@@ -100,11 +103,31 @@ class Folder:
         try:
             if disk.size > limit:
                 raise ModelFileError(disk.path, "", None, f"{disk.size:,} bytes", f"at most {limit:,}")
-            return disk.read(0, disk.size).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ModelFileError(disk.path, "", error.start, "not UTF-8") from error
+            return bytes(disk.read(0, disk.size))
         finally:
             disk.close()
+
+    def text(self, name: str, limit: int) -> str | None:
+        """An optional UTF-8 file of at most `limit` bytes."""
+        found = self.data(name, limit)
+        try:
+            return None if found is None else found.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ModelFileError(self._file(name), "", error.start, "not UTF-8") from error
+
+    def ids(self, name: str) -> dict[str, int]:
+        """A JSON file of tokens and their ids, each of which stands once, from 0 up. Raises ModelFileError."""
+        found = self._json(name, TOKENIZER_LIMIT)
+        if not isinstance(found, dict) or not found:
+            raise ModelFileError(self._file(name), "", None, f"a {type(found).__name__}", "an object: token -> id")
+        seen: dict[int, str] = {}
+        for token, i in found.items():
+            if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < MOST_IDS:
+                raise ModelFileError(self._file(name), printable(repr(token)), None, i, f"an id below {MOST_IDS:,}")
+            if seen.setdefault(i, token) != token:
+                what = f"id {i}, which {printable(repr(seen[i]))} has"
+                raise ModelFileError(self._file(name), printable(repr(token)), None, what, "an id of its own")
+        return found
 
     def _open_weights(self) -> dict[str, TensorInfo]:
         """The tensors of model.safetensors, or of the shards that its index names."""

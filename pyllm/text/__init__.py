@@ -22,11 +22,12 @@ def from_gguf(gguf: GGUF) -> Tokenizer:
 
 
 def from_folder(folder: Any) -> Tokenizer:
-    """The tokenizer.json of a Hugging Face folder. Raises TokenizerError.
+    """The tokenizer of a Hugging Face folder: of tokenizer.json, or of what else stands there. Raises TokenizerError.
 
-    Without the package `tokenizers` it reads what train() writes and its like, and raises ImportError for the rest.
+    Without the package `tokenizers` it reads MarianMT's files, what train() writes and its like, and raises ImportError
+    for the rest.
     """
-    from pyllm.text.hugging_face import load
+    from pyllm.text.folders import load
 
     return load(folder)
 

@@ -11,11 +11,11 @@ from pyllm.errors import TokenizerError
 
 class Pieces(NamedTuple):
     """Texts, or pairs of them, as a coder gives them: rows of ids, of kinds (0, of a second text 1), of (first, end)
-    characters of each token, and of whether it stands for none."""
+    characters of each token (None where nobody knows them), and of whether it stands for none."""
 
     ids: list[list[int]]
     types: list[list[int]]
-    offsets: list[list[tuple[int, int]]]
+    offsets: list[list[tuple[int, int]]] | None
     special: list[list[int]]
 
 

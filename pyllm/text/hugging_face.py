@@ -1,27 +1,17 @@
-"""Tokenizers from tokenizer.json, through PyPI's `tokenizers` (extra `hf`)."""
+"""Coders of what PyPI's `tokenizers` (extra `hf`) reads or is told."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
-import re
 import threading
 from collections.abc import Sequence
 from typing import Any
 
 from pyllm.errors import TokenizerError, printable
-from pyllm.formats.json_file import parse_json
-from pyllm.text import native, saving
 from pyllm.text.encoding import Pieces
-from pyllm.text.gguf import ENDINGS
-from pyllm.text.tokenizer import Coder, Text, Tokenizer
-from pyllm.text.word_piece import word_piece
+from pyllm.text.spellings import Spellings
+from pyllm.text.tokenizer import Text
 
-VOCABULARY = "vocab.txt"  # of BERT's first folders: a token a line
-SHORT = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")
-TYPED = ("Bert", "Albert")
-LONGEST = 1 << 30  # files say 1e30 where they mean that nobody knows
 SPACE_MARK = "\u2581"
 bytes_ = bytes  # the class below has a method of that name
 
@@ -50,10 +40,7 @@ class HuggingFaceCoder:
         meta = next((d for d in decoder if d.get("type") == "Metaspace"), None)
         lead = stripped or self.word_piece is not None or (meta and meta.get("prepend_scheme") != "never")
         self.lead = b" " if lead else b""
-        special = sorted((text for text, special in self.added.values() if special and text), key=len, reverse=True)
-        either = "|".join(map(re.escape, special))
-        self.spellings = re.compile(either.encode()) if special else None
-        self.overlapping = re.compile(f"(?={either})")
+        self.spellings = Spellings({text: i for i, (text, special) in self.added.items() if special and text})
         self.before, self.after = self._around()
 
     def document(self) -> dict[str, Any]:
@@ -76,29 +63,16 @@ class HuggingFaceCoder:
         No special token is found across one of the breaks (byte offsets).
         """
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-        if allow_special and breaks and self.spellings is not None:
-            return self._encode_parts(data, breaks, self.spellings)
-        return self._encode(data, allow_special)
+        if not (allow_special and breaks):
+            return self._encode(data, allow_special)
+        parts = self.spellings.parts(data, breaks)
+        return [i for part in parts for i in ([part] if isinstance(part, int) else self._encode(part, False))]
 
     def _encode(self, data: bytes_, allow_special: bool) -> list[int]:
         with self.lock:
             self.tokenizer.encode_special_tokens = not allow_special
             ids: list[int] = self.tokenizer.encode(data.decode("utf-8", "replace"), add_special_tokens=False).ids
         return ids
-
-    def _encode_parts(self, data: bytes_, breaks: Sequence[int], spellings: re.Pattern[bytes_]) -> list[int]:
-        """Special tokens are cut out here, and what lies between them is encoded as plain text."""
-        ids: list[int] = []
-        begin = search = 0
-        while (match := spellings.search(data, search)) is not None:
-            if any(match.start() < place < match.end() for place in breaks):
-                search = match.start() + 1
-                continue
-            if match.start() > begin:
-                ids += self._encode(data[begin : match.start()], False)
-            ids.append(self.tokenizer.token_to_id(match.group().decode()))
-            begin = search = match.end()
-        return ids + self._encode(data[begin:], False) if begin < len(data) else ids
 
     def pieces(
         self,
@@ -138,14 +112,7 @@ class HuggingFaceCoder:
 
     def shield(self, text: str, mark: str) -> str:
         """The text with a mark inside every spelling of a special token, and of what could become one at its end."""
-        if self.spellings is None:
-            return text
-        starts = {match.start() for match in self.overlapping.finditer(text)}
-        for content, special in self.added.values():
-            ends = (size for size in range(1, len(content)) if special and text.endswith(content[:size]))
-            starts |= {len(text) - size for size in ends}
-        places = [0, *(i + 1 for i in sorted(starts)), len(text)]
-        return mark.join(text[i:j] for i, j in itertools.pairwise(places)) if starts else text
+        return self.spellings.shield(text, mark)
 
     def bytes(self, token_id: int) -> bytes:
         """What the token stands for, by the kind of decoder that the file names."""
@@ -198,82 +165,3 @@ def describe(decoder: Any) -> list[dict[str, Any]]:
     state = json.loads(decoder.__getstate__())
     parts: list[dict[str, Any]] = state.get("decoders", [state])
     return parts
-
-
-def load(folder: Any) -> Tokenizer:
-    """The tokenizer of an open folder. Raises TokenizerError that names the file; ImportError without `tokenizers`.
-
-    Words and characters as train() writes them are read by pyllm's core, byte-level BPE too where `tokenizers` is not
-    installed.
-    """
-    name = os.path.basename(os.path.normpath(os.fspath(folder.path)))
-    text = folder.tokenizer_json
-    if text is None and not folder.has(VOCABULARY):
-        found = "neither tokenizer.json nor vocab.txt; pyllm reads no other tokenizer of a folder"
-        raise TokenizerError(f"{printable(name)}: {found}")
-    if text is None:
-        return build(HuggingFaceCoder(word_piece(folder)), folder, name)
-    try:
-        import tokenizers
-    except ImportError:
-        missing = True
-    else:
-        missing = False
-    if missing or '"WordLevel"' in text:
-        path = os.path.join(os.fspath(folder.path), "tokenizer.json")
-        own = native.open_document(parse_json(text.encode(), path))
-        if own is not None:
-            return build(own, folder, name)
-    if missing:
-        raise ImportError("tokenizer.json needs the package `tokenizers`: pip install 'pyllm[hf]'")
-    try:
-        coder = HuggingFaceCoder(tokenizers.Tokenizer.from_str(text))
-    except BaseException as error:
-        # Rust panics arrive as PanicException, which is no Exception.
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise TokenizerError(f"{printable(name)}: tokenizer.json: {printable(error)}") from None
-    return build(coder, folder, name)
-
-
-def build(coder: Coder, folder: Any, name: str) -> Tokenizer:
-    """The tokenizer with the special tokens that tokenizer_config.json and generation_config.json name."""
-    config = folder.tokenizer_config
-    names = {**folder.special_tokens_map, **config}
-    special = {short: token_id(coder, names, f"{short}_token") for short in SHORT}
-    if folder.tokenizer_json is None:
-        special |= {short: coder.find(f"[{short.upper()}]") for short in SHORT[2:] if special[short] is None}
-    ends = {i for text in ENDINGS if (i := coder.find(text)) is not None and coder.special(i)}
-    ends |= {i for i in [special["eos"]] if i is not None}
-    given = folder.generation_config.get("eos_token_id")
-    ends |= {i for i in (given if isinstance(given, list) else [given]) if isinstance(i, int)}
-    found = Tokenizer(coder, **special, end_ids=ends, chat_template=folder.chat_template, name=name)
-    path = os.fspath(folder.path)
-    found.files = lambda: saving.copied(path)
-    found.typed = is_typed(folder, config)
-    longest = config.get("model_max_length")
-    if isinstance(longest, int) and not isinstance(longest, bool) and 0 < longest < LONGEST:
-        found.model_max_length = longest
-    side = config.get("padding_side")
-    if side in ("left", "right"):
-        found.padding_side = side
-    return found
-
-
-def is_typed(folder: Any, config: dict[str, Any]) -> bool:
-    """Whether models are told the texts of a pair apart: by model_input_names, else as BERT's and ALBERT's are."""
-    names = config.get("model_input_names")
-    if isinstance(names, list):
-        return "token_type_ids" in names
-    kind = config.get("tokenizer_class")
-    if isinstance(kind, str) and not kind.startswith(("PreTrained", "Tokenizers")):
-        return kind.startswith(TYPED)
-    return folder.has("config.json") and str(folder.raw_config.get("model_type")).startswith(("bert", "albert"))
-
-
-def token_id(coder: Coder, config: dict[str, Any], key: str) -> int | None:
-    """The id of a special token that the config names by its text or by an object with `content`."""
-    value = config.get(key)
-    if isinstance(value, dict):
-        value = value.get("content")
-    return coder.find(value) if isinstance(value, str) else None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pyllm.errors import TokenizerError
+from pyllm.formats.folder import TOKENIZERS
 from pyllm.text.pre_tokenizers import byte_level, description_of
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 
 UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6
 FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
-    *("vocab.json", "merges.txt", "vocab.txt", "chat_template.jinja", "chat_template.json"),
+    *TOKENIZERS,
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json"),
+    *("target.spm", "target_vocab.json", "chat_template.jinja", "chat_template.json"),
 )
 SPACE = "\u2581"
 
@@ -31,8 +33,8 @@ def copied(folder: str) -> dict[str, bytes]:
         if os.path.exists(path):
             with open(path, "rb") as file:
                 found[name] = file.read()
-    if not {"tokenizer.json", "vocab.txt"} & set(found):
-        raise TokenizerError(f"{folder}: tokenizer.json is gone since it was read")
+    if not {*TOKENIZERS} & set(found):
+        raise TokenizerError(f"{folder}: its tokenizer is gone since it was read")
     return found
 
 

@@ -67,6 +67,7 @@ class Tokenizer:
         self.padding_side = "right"
         self.truncation_side = "right"
         self.model_max_length: int | None = None
+        self.target: Tokenizer = self  # of what a text becomes; another one where a folder has two
         self.files: Callable[[], dict[str, bytes]] = dict  # what save_pretrained writes: name -> bytes
 
     @property
@@ -119,6 +120,12 @@ class Tokenizer:
         return self._name(self.mask_token_id)
 
     @property
+    def ending(self) -> list[int]:
+        """What stands behind a text that is whole: what the coder puts there, with the end token where there is one."""
+        after, end = list(self.coder.after), self.eos_token_id
+        return after if end is None or end in after else [*after, end]
+
+    @property
     def all_special_ids(self) -> list[int]:
         """Ids that skip_special_tokens leaves out."""
         return [i for i in range(self.vocab_size) if self.coder.special(i)]
@@ -167,9 +174,10 @@ class Tokenizer:
 
     def stream(self, skip_special_tokens: bool = False) -> TokenStream:
         """An object whose put(id) returns the text so far complete, and whose end() returns the rest."""
+        coder = self.target.coder  # what a model says are targets
         if not skip_special_tokens:
-            return TokenStream(self.coder.bytes, self.coder.lead)
-        return TokenStream(lambda i: b"" if self.coder.special(i) else self.coder.bytes(i), self.coder.lead)
+            return TokenStream(coder.bytes, coder.lead)
+        return TokenStream(lambda i: b"" if coder.special(i) else coder.bytes(i), coder.lead)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> tuple[str, ...]:
         """Write tokenizer.json, tokenizer_config.json and what else belongs to it; gives their paths.
@@ -188,6 +196,26 @@ class Tokenizer:
         return tuple(os.path.join(folder, name) for name in files)
 
     def __call__(
+        self,
+        text: Text | Sequence[Text] | None = None,
+        text_pair: Text | Sequence[Text] | None = None,
+        *,
+        text_target: Text | Sequence[Text] | None = None,
+        **settings: Any,
+    ) -> BatchEncoding:
+        """What encoded() gives for a text or texts, with the settings that it takes.
+
+        text_target: what each becomes, whose ids are `labels`; without a text all that is given. Raises TokenizerError.
+        """
+        if text is None and text_target is None:
+            raise TokenizerError("encode: neither text nor text_target; one of them")
+        if text_target is None or text is None:
+            tokenizer, given = (self, text) if text is not None else (self.target, text_target)
+            return tokenizer.encoded(given, text_pair, **settings)  # type: ignore[arg-type]
+        labels = self.target.encoded(text_target, **settings).input_ids
+        return BatchEncoding({**self.encoded(text, text_pair, **settings), "labels": labels})
+
+    def encoded(
         self,
         text: Text | Sequence[Text],
         text_pair: Text | Sequence[Text] | None = None,
@@ -220,6 +248,8 @@ class Tokenizer:
         if more or pairs is not None or (strategy and hasattr(self.coder, "pieces")):
             cut = longest if strategy else None, strategy
             pieces = self._pieces(texts, pairs, add_special_tokens, allow_special, *cut)
+            if return_offsets_mapping and pieces.offsets is None:
+                raise TokenizerError(f"{self.name_or_path}: return_offsets_mapping; this tokenizer knows no offsets")
             rows = pieces.ids
         else:
             rows = [

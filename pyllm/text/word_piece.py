@@ -6,9 +6,10 @@ import os
 from typing import Any
 
 from pyllm.errors import TokenizerError, printable
+from pyllm.text.spellings import content
 
 FILE, LIMIT = "vocab.txt", 64 << 20
-_NAMES = {
+NAMES = {
     "unk_token": "[UNK]",
     "sep_token": "[SEP]",
     "pad_token": "[PAD]",
@@ -27,7 +28,7 @@ def word_piece(folder: Any) -> Any:
         from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     except ImportError:
         raise ImportError(f"{FILE} needs the package `tokenizers`: pip install 'pyllm[hf]'") from None
-    config = {**_NAMES, **folder.special_tokens_map, **folder.tokenizer_config}
+    config = {**NAMES, **folder.special_tokens_map, **folder.tokenizer_config}
     lines = (folder.text(FILE, LIMIT) or "").split("\n")
     tokens = [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
     vocabulary = {token: i for i, token in enumerate(tokens)}
@@ -35,7 +36,7 @@ def word_piece(folder: Any) -> Any:
     if len(vocabulary) != len(tokens):
         twice = next(token for i, token in enumerate(tokens) if vocabulary[token] != i)
         raise TokenizerError(f"{where}: {printable(twice)!r} stands twice; a line for each token")
-    names = {key: _content(config[key]) for key in _NAMES}
+    names = {key: content(config[key]) for key in NAMES}
     missing = [name for name in names.values() if name not in vocabulary]
     if missing:
         raise TokenizerError(f"{where}: no {printable(', '.join(missing))}; a line for each special token")
@@ -50,9 +51,3 @@ def word_piece(folder: Any) -> Any:
     found.post_processor = processors.BertProcessing(sep, cls)
     found.add_special_tokens(list(dict.fromkeys(names.values())))
     return found
-
-
-def _content(value: Any) -> str:
-    """A special token's text, of a name or of an object with `content`."""
-    text = value.get("content") if isinstance(value, dict) else value
-    return text if isinstance(text, str) else ""
