@@ -32,7 +32,7 @@ def distance(a: Sequence[str], b: Sequence[str]) -> int:
 
 def words(args: argparse.Namespace) -> dict[str, Any]:
     """Word error rate: no pronunciation of the word was said; phoneme error rate: the fewest edits by their length."""
-    from pyllm.auto import AutoModelForSeq2SeqLM, AutoTokenizer
+    from pyllm import AutoModelForSeq2SeqLM, AutoTokenizer
     from pyllm.evaluate.translation import translate
 
     known = pronunciations(args.dictionary)
@@ -51,7 +51,7 @@ def words(args: argparse.Namespace) -> dict[str, Any]:
 
 def chats(args: argparse.Namespace) -> dict[str, Any]:
     """Of single questions: answers equal to the wanted ones, how many of these were said at all, and their length."""
-    from pyllm.auto import AutoModelForCausalLM, AutoTokenizer
+    from pyllm import AutoModelForCausalLM, AutoTokenizer
 
     records = [json.loads(line)["messages"] for line in args.test.read_text(encoding="utf-8").splitlines()]
     records = records[: args.count]
