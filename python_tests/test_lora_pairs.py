@@ -11,6 +11,7 @@ from lora_torch import PREFIX, called, gradients, matrices, stored, write
 from safetensors.numpy import load_file
 from tiny_encoders import error
 
+from pyllm import nn
 from pyllm.auto import new_config
 from pyllm.auto.pairs import AutoModelForSeq2SeqLM
 from pyllm.errors import ModelFileError
@@ -204,3 +205,9 @@ def test_a_head_of_its_own_learns_whole(tmp_path):
     wanted = called(model, tmp_path / "adapter", **PLACES).logits.numpy()
     assert error(scores(ours), wanted) < 1e-4
     assert error(scores(AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "adapter")), wanted) < 1e-4
+
+
+def test_without_adapters_all_but_buffers_learn(tmp_path):
+    _, model = base(tmp_path, "bart")
+    buffers = {path for path, each in model.own_parameters().items() if isinstance(each, nn.Buffer)}
+    assert buffers and set(model.learned()) == set(model.own_parameters()) - buffers

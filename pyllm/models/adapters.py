@@ -152,7 +152,7 @@ class Adaptable(nn.Module):
     def learned(self) -> dict[str, nn.Parameter]:
         """The adapter's numbers in use where there are adapters, else all parameters."""
         if not self._adapters:
-            return self.own_parameters()
+            return super().learned()
         found: dict[str, nn.Parameter] = {}
         if self.active_adapter is not None:
             attached = self._adapters[self.active_adapter]
