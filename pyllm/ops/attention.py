@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from pyllm.ops.record import Symbol
 from pyllm.ops.sequences import places_of, starts_of
 from pyllm.ops.watch import Watch, unwatched
 from pyllm.tensor import Tensor
+
+_KEPT = 1 << 19  # numbers of cosines that a table which is kept has at most: 8 MB with its inverse
 
 
 def attention(
@@ -89,6 +92,13 @@ def rotary_table(frequencies: Sequence[float], dim: int, positions: int, magnitu
     return table
 
 
+@lru_cache(maxsize=4)  # every layer of a model asks for the same one, of queries and of keys
+def _tables(frequencies: tuple[float, ...], dim: int, positions: int, magnitude: float) -> tuple[Array, Array]:
+    """rotary_table, and that of the inverse: by the negative angle."""
+    table = rotary_table(frequencies, dim, positions, magnitude)
+    return table, table * np.array([[[1], [-1]]], np.float32)
+
+
 def rotary(
     x: Any,
     positions: Any,
@@ -113,10 +123,11 @@ def rotary(
         frequencies = [theta ** (-2 * i / d) for i in range(d // 2)]
     if a.size == 0:
         return a
-    table = rotary_table(frequencies, d, int(positions.max()) + 1, magnitude)
+    most = int(positions.max()) + 1
+    tables = _tables if most * d <= _KEPT else _tables.__wrapped__
+    table, back = tables(tuple(frequencies), d, most, magnitude)
     order = np.arange(d) if interleaved else np.arange(d).reshape(2, d // 2).T.reshape(-1)
     every = np.ascontiguousarray(np.broadcast_to(positions, a.shape[:-2]).reshape(-1))
-    back = table * np.array([[[1], [-1]]], np.float32)  # the inverse of a rotation: by the negative angle
     y = _rotated(a, table, every, order)
     return record(y, (x,), lambda dy: (_rotated(dy, back, every, order),))
 
