@@ -65,6 +65,14 @@ def test_classes_are_learned_by_an_adapter(place, capsys):  # noqa: F811
     assert run(place, "predict", "@c", "the quick fox", "over the dog", "--json") == 0
     facts, _ = said(capsys)
     assert facts["predictions"] == ["a", "b"] and facts["classes"] == ["a", "b"]
+    assert run(place, "info", "@c", "--json") == 0
+    facts, _ = said(capsys)
+    held = load_file(place / "c" / "adapter_model.safetensors").values()
+    assert facts["file"] == str(place / "bert") and facts["architecture"] == "bert"
+    sizes = {"parameters": sum(each.size for each in held), "bytes": sum(each.nbytes for each in held)}
+    adapter = {"folder": str(place / "c"), "r": 8, "lora_alpha": 16, "task_type": "SEQ_CLS"}
+    assert facts["adapter"] == adapter | sizes
+    assert run(place, "info", "@c") == 0 and "rank 8, alpha 16" in capsys.readouterr().out
     model = pyllm.AutoModelForSequenceClassification.from_pretrained(place / "c")
     about = json.loads((place / "c" / "run.json").read_text())
     assert about["trained"] == model.num_parameters(only_trainable=True) < about["parameters"] / 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 from typing import Any
 
 from pyllm.cli import doctor, options, output
@@ -62,12 +63,31 @@ def memory_plan(weights: int, numbers: dict[str, int]) -> dict[str, int | bool |
     }
 
 
+def adapter(folder: str) -> dict[str, Any]:
+    """The facts of a PEFT folder itself. Raises ModelFileError."""
+    from pyllm.auto.adapter_config import WEIGHTS, read_adapter
+    from pyllm.formats.safetensors import SafeTensors
+
+    config = read_adapter(folder).lora
+    with SafeTensors(os.path.join(folder, WEIGHTS)) as file:
+        sizes = [(math.prod(each.shape), each.nbytes) for each in file.tensors.values()]
+    numbers, size = (sum(each) for each in zip(*sizes, strict=True))
+    facts = {"folder": folder, "r": config.r, "lora_alpha": config.lora_alpha, "task_type": config.task_type}
+    return facts | {"parameters": numbers, "bytes": size}
+
+
 def describe(name: str, tensors: bool) -> dict[str, Any]:
     """The facts behind `pyllm info`; raises ModelFileError for a file that contradicts itself."""
     from pyllm import formats
     from pyllm.formats import download
 
     path = download.resolve(name)
+    if os.path.isdir(path) and not os.path.exists(os.path.join(path, "config.json")):
+        from pyllm.auto.adapter_config import base_of
+
+        base = base_of(path)
+        if base is not None:
+            return describe(str(base), tensors) | {"adapter": adapter(str(path))}
     with formats.open_model(path) as model:
         config = formats.read_config(model)
         numbers = shape(config)
@@ -108,6 +128,10 @@ def text(data: dict[str, Any]) -> str:
         *([("  cache, full context", output.size(plan["cache_full_context"]))] if "context" in data else []),
         ("  fits this machine", f"{fits} ({machine})"),
     ]
+    if "adapter" in data:
+        each = data["adapter"]
+        of = f"rank {each['r']}, alpha {each['lora_alpha']:g}, {each['parameters']:,} parameters"
+        rows.append(("adapter", f"{printable(each['folder'])}: {of}, {output.size(each['bytes'])}"))
     lines = [output.table(rows)]
     if "tensors" in data:
         cells = [
