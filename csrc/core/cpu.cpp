@@ -142,7 +142,7 @@ int64_t stream_ahead() {
   return bytes;
 }
 
-// By measuring attention: on AMD (Zen 5) pairs of bf16 bring a tenth of an encoder's time, on Intel (Sapphire Rapids),
+// By measuring attention: on AMD (Zen 5) pairs of bf16 bring a tenth of an encoder's time, on Intel (Emerald Rapids),
 // whose vdpbf16ps has half the rate of an FMA, floats take two thirds of the time.
 bool quick_pairs() {
   static const bool amd = [] {

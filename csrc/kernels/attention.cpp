@@ -293,14 +293,18 @@ Queries make_tile(const AttentionArgs& a, uint8_t* scratch, int64_t first_row, i
   return t;
 }
 
-// only: there is no other chunk to merge this one with.
-void run_chunk(Queries& t, int64_t chunk, bool only) {
+// The only chunk of its queries: nothing is to be merged with it.
+void write_chunk(Queries& t) {
+  float stats[2 * kQueries];
+  chunk_product(t, 0, stats);
+  for (int i = 0; i < t.count; ++i)
+    write_out(t.a, t.row[i], t.query_head[i], stats[2 * i], stats[2 * i + 1], t.out + i * padded(*t.a.cache));
+}
+
+void run_chunk(Queries& t, int64_t chunk) {
   float stats[2 * kQueries];
   chunk_product(t, chunk, stats);
   const CacheLayout& c = *t.a.cache;
-  for (int i = 0; only && i < t.count; ++i)
-    write_out(t.a, t.row[i], t.query_head[i], stats[2 * i], stats[2 * i + 1], t.out + i * padded(c));
-  if (only) return;
   for (int i = 0; i < t.count; ++i) {
     float* p = partial(t.a, t.row[i], t.query_head[i], t.a.split ? chunk : 0);
     if (t.a.split || chunk == 0) p[0] = -INFINITY, p[1] = 0;
@@ -334,12 +338,15 @@ Place place(const AttentionArgs& a, const Task& task, int64_t chunk) {
 
 void run_task(const AttentionArgs& a, uint8_t* scratch, const Task& task, const Place& next) {
   Queries t = make_tile(a, scratch, task.first, task.vector, task.vectors, task.head);
-  const bool only = !a.split && task.end == 1;
+  if (!a.split && task.end == 1) {
+    t.next = next;
+    return write_chunk(t);
+  }
   for (int64_t c = task.begin; c < task.end; ++c) {
     t.next = c + 1 < task.end ? place(a, task, c + 1) : next;
-    run_chunk(t, c, only);
+    run_chunk(t, c);
   }
-  for (int i = 0; !a.split && !only && i < t.count; ++i)
+  for (int i = 0; !a.split && i < t.count; ++i)
     write_merged(a, t.row[i], t.query_head[i], partial(a, t.row[i], t.query_head[i], 0));
 }
 
