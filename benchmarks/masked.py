@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages for PyTorch, which pyllm takes by default
 
@@ -73,19 +73,12 @@ def torch_step(row: Row) -> Callable[[], float]:
     fields.pop("model_type")
     config = transformers.BertConfig(**fields, attn_implementation="sdpa")
     model = transformers.BertForMaskedLM(config).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     ids, targets = map(torch.from_numpy, tokens(row))
 
-    def step() -> float:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=row.dtype == "bf16"):
-            loss = model(input_ids=ids, labels=targets).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        return float(loss.item())
+    def loss() -> Any:
+        return model(input_ids=ids, labels=targets).loss
 
-    return step
+    return training.torch_stepping(model.parameters(), loss, row.dtype == "bf16")
 
 
 STEPS = {"pyllm": pyllm_step, "torch": torch_step}

@@ -156,19 +156,13 @@ def torch_step(row: Row | Decoding) -> Callable[[], float]:
         return torch_decoding(row)
     embedding, layers, head = torch_parts(row)
     weights = [weight for part in (embedding, layers, head) for weight in part.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=True)
     ids, targets = (torch.from_numpy(np.ascontiguousarray(each.T)) for each in tokens(row))
 
-    def step() -> float:
-        optimizer.zero_grad(set_to_none=True)
+    def loss() -> Any:
         logits = head(layers(embedding(ids))[0])
-        loss = torch.nn.functional.cross_entropy(logits.reshape(-1, row.vocabulary), targets.reshape(-1))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        return float(loss.item())
+        return torch.nn.functional.cross_entropy(logits.reshape(-1, row.vocabulary), targets.reshape(-1))
 
-    return step
+    return training.torch_stepping(weights, loss)
 
 
 STEPS = {"pyllm": pyllm_step, "torch": torch_step}

@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,6 +84,25 @@ def pyllm_step(row: Row) -> Callable[[], float]:
     return learning("gpt2", row.fields, tokens(row), row.dtype)
 
 
+def torch_stepping(weights: Iterable[Any], loss: Callable[[], Any], autocast: bool = False) -> Callable[[], float]:
+    """A step of PyTorch's of what makes a loss of these weights, in bf16 where autocast; gives the loss."""
+    import torch
+
+    weights = list(weights)
+    optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=True)
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            found = loss()
+        found.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        return float(found.item())
+
+    return step
+
+
 def torch_step(row: Row) -> Callable[[], float]:
     """The same of PyTorch's, on transformers' GPT-2 without dropout."""
     import torch
@@ -92,20 +111,13 @@ def torch_step(row: Row) -> Callable[[], float]:
     transformers.logging.set_verbosity_error()
     sizes = {"resid_pdrop": 0, "embd_pdrop": 0, "attn_pdrop": 0, "attn_implementation": "sdpa"}
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**row.fields, **sizes))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     ids, targets = map(torch.from_numpy, tokens(row))
 
-    def step() -> float:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=row.dtype == "bf16"):
-            logits = model(input_ids=ids).logits
-            loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        return float(loss.item())
+    def loss() -> Any:
+        logits = model(input_ids=ids).logits
+        return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
 
-    return step
+    return torch_stepping(model.parameters(), loss, row.dtype == "bf16")
 
 
 STEPS = {"pyllm": pyllm_step, "torch": torch_step}

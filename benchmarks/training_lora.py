@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages for PyTorch, which pyllm takes by default
 
@@ -77,20 +77,13 @@ def torch_step(row: Row) -> Callable[[], float]:
     lora = peft.LoraConfig(r=row.rank, lora_alpha=row.rank, target_modules="all-linear", task_type="CAUSAL_LM")
     model = peft.get_peft_model(model, lora, autocast_adapter_dtype=row.autocast).train()
     learned = [weight for weight in model.parameters() if weight.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=1e-4, fused=True)
     ids, targets = map(torch.from_numpy, tokens(row))
 
-    def step() -> float:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=row.autocast):
-            logits = model(input_ids=ids).logits
-            loss = torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(learned, 1.0)
-        optimizer.step()
-        return float(loss.item())
+    def loss() -> Any:
+        logits = model(input_ids=ids).logits
+        return torch.nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
 
-    return step
+    return training.torch_stepping(learned, loss, row.autocast)
 
 
 STEPS = {"pyllm": pyllm_step, "torch": torch_step}

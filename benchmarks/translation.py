@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages for PyTorch, which pyllm takes by default
 
@@ -79,26 +79,19 @@ def torch_step(row: Row) -> Callable[[], float]:
     torch.nn.init.normal_(embedding.weight, std=WIDTH**-0.5)
     layers = torch.nn.Transformer(WIDTH, HEADS, LAYERS, LAYERS, INNER, 0.0, batch_first=True)
     weights = [embedding.weight, *layers.parameters()]
-    optimizer = torch.optim.AdamW(weights, lr=1e-4, fused=True)
     sources, inputs, wanted = map(torch.from_numpy, tokens(row))
     length = row.context // 2
     angle = torch.arange(length)[:, None] * 10000.0 ** (-torch.arange(0, WIDTH, 2) / WIDTH)
     places = torch.stack([angle.sin(), angle.cos()], dim=-1).reshape(length, WIDTH)
     mask = torch.nn.Transformer.generate_square_subsequent_mask(length)
 
-    def step() -> float:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=row.dtype == "bf16"):
-            source, target = (embedding(ids) * WIDTH**0.5 + places for ids in (sources, inputs))
-            rows = layers(source, target, tgt_mask=mask, tgt_is_causal=True)
-            logits = torch.nn.functional.linear(rows, embedding.weight).reshape(-1, VOCABULARY)
-            loss = torch.nn.functional.cross_entropy(logits, wanted.reshape(-1), label_smoothing=SMOOTHING)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        return float(loss.item())
+    def loss() -> Any:
+        source, target = (embedding(ids) * WIDTH**0.5 + places for ids in (sources, inputs))
+        rows = layers(source, target, tgt_mask=mask, tgt_is_causal=True)
+        logits = torch.nn.functional.linear(rows, embedding.weight).reshape(-1, VOCABULARY)
+        return torch.nn.functional.cross_entropy(logits, wanted.reshape(-1), label_smoothing=SMOOTHING)
 
-    return step
+    return training.torch_stepping(weights, loss, row.dtype == "bf16")
 
 
 STEPS = {"pyllm": pyllm_step, "torch": torch_step}
