@@ -7,7 +7,7 @@ import pytest
 import torch
 import transformers
 from lora_torch import called
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from test_cli_pairs import SMALL, copies
 from test_cli_training import run, said
 from test_encoder_tuning import place  # noqa: F401  a fixture
@@ -229,3 +229,13 @@ def test_what_is_refused(place, pairs, capsys, monkeypatch):  # noqa: F811
     assert "an encoder-decoder's adapter; a folder as target" in capsys.readouterr().err
     monkeypatch.setattr("pyllm.train.language.available", lambda: 1000)
     assert run(pairs, "finetune", "@t5", "--lora", "4", *tune) == 1 and "adapters" in capsys.readouterr().err
+
+
+def test_info_of_an_adapter_without_tensors_says_so(place, tmp_path, capsys):  # noqa: F811
+    config = {"peft_type": "LORA", "r": 4, "base_model_name_or_path": str(place / "bert")}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    save_file({}, tmp_path / "adapter_model.safetensors")
+    assert run(tmp_path, "info", str(tmp_path), "--json") == 0
+    assert said(capsys)[0]["adapter"]["parameters"] == 0
+    (tmp_path / "adapter_model.safetensors").unlink()
+    assert run(tmp_path, "info", str(tmp_path)) == 1 and "adapter_model.safetensors" in capsys.readouterr().err

@@ -70,8 +70,8 @@ def adapter(folder: str) -> dict[str, Any]:
 
     config = read_adapter(folder).lora
     with SafeTensors(os.path.join(folder, WEIGHTS)) as file:
-        sizes = [(math.prod(each.shape), each.nbytes) for each in file.tensors.values()]
-    numbers, size = (sum(each) for each in zip(*sizes, strict=True))
+        numbers = sum(math.prod(each.shape) for each in file.tensors.values())
+        size = sum(each.nbytes for each in file.tensors.values())
     facts = {"folder": folder, "r": config.r, "lora_alpha": config.lora_alpha, "task_type": config.task_type}
     return facts | {"parameters": numbers, "bytes": size}
 
