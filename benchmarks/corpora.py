@@ -29,6 +29,7 @@ import sst
 BROWN = 800_000, 1_000_000  # words before validation, before the test
 LONGEST = 1000  # characters of a prompt with its answer
 TESTED = 500  # chats
+VALIDATED = 1000  # sentences of SST-2
 NAMES, ROLES = ("negative", "positive"), ("user", "assistant")
 COLA_TIMES, PAIRS_TIMES = 4, 2  # how often a pass goes over them, so that 60,000 phrases do not drown them
 
@@ -86,9 +87,12 @@ def t0(source: Path, out: Path) -> None:
 
 
 def sentiment(source: Path, out: Path) -> None:
-    """train.csv of phrases, test.csv of whole sentences no phrase of which is learned."""
+    """train.csv of phrases, test.csv of whole sentences no phrase of which is learned; to choose settings by, train.csv
+    in two that are as far apart: learn.csv and valid.csv."""
     known = sst.split(sst.read(source))
-    for name, rows in (("train", known.phrases), ("test", known.test)):
+    inner = sst.split(known.phrases, VALIDATED)
+    parts = {"train": known.phrases, "test": known.test, "learn": inner.phrases, "valid": inner.test}
+    for name, rows in parts.items():
         with (out / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([("text", "label"), *((text, NAMES[label]) for text, label in rows)])
         print(f"{name}: {len(rows):,} texts")

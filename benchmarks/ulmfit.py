@@ -1,12 +1,12 @@
 """Text classifiers by how many labels they have: TF-IDF, MLP, LSTM from scratch, ULMFiT; accuracy, time, size, latency.
 
 ulmfit.py DATA OUT [--labels 100,500,5000,all] [--seeds 0,1,2,3,4] [--systems tfidf,mlp,lstm,ulmfit] [--ablate 500]
-          [--steps 1200] [--general FOLDER] [--lm-epochs 3] [--classifier-steps 300] [--picture-only]
+          [--steps 1200] [--general FOLDER] [--lm-epochs 3] [--pairs-epochs 6] [--classifier-steps 300] [--picture-only]
 
-DATA holds SST-2's files and the English ones (benchmarks/sst.py says which). Every result is a line of
-OUT/results.jsonl; what is there already is not computed again, so that the command goes on where it was stopped, also
-within a stage of training. Seconds are of training alone, on labelled texts; those of the two language models, which
-all runs share, stand in OUT/language.json. Latency is of one sentence after the other, the median of 100.
+DATA holds SST-2's files and the English ones (benchmarks/sst.py says which), and for ablations Multi30k's pairs. Every
+result is a line of OUT/results.jsonl; what is there already is not computed again, so that the command goes on where it
+was stopped, also within a stage of training. Seconds are of training alone, on labelled texts; those of the language
+models, which all runs share, stand in OUT/language.json. Latency is of one sentence after the other, the median of 100.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import sst
 from ulmfit_picture import draw
+from ulmfit_translation import pretrained
 
 from pyllm import MLP, data, text
 from pyllm.auto import AutoModelForCausalLM, AutoTokenizer, new_model
@@ -53,6 +54,9 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "none of the three": {"recipe": Recipe(1.0, "constant", False)},
     "no target language model": {"source": "general"},
     "no general language model": {"source": "target-alone"},
+    "pretraining by translation": {"source": "translation"},
+    "pretraining by next word, same sentences": {"source": "next-word"},
+    "that net from scratch": {"source": "next-word", "recipe": "plain", "new": True},
 }
 
 Rows = list[tuple[str, int]]
@@ -67,7 +71,8 @@ class Said(NamedTuple):
 
 
 def language_models(args: argparse.Namespace, known: sst.Data) -> None:
-    """OUT/general, OUT/target (general, then the reviews) and for ablations OUT/target-alone (reviews only)."""
+    """OUT/general, OUT/target (general, then the reviews) and for ablations OUT/target-alone (reviews only) and what
+    ulmfit_translation leaves."""
     out = args.out
     seconds = json.loads((out / "language.json").read_text()) if (out / "language.json").exists() else {}
     if not (out / "general" / "run.json").exists():
@@ -92,6 +97,9 @@ def language_models(args: argparse.Namespace, known: sst.Data) -> None:
         tokenizer.save_pretrained(out / name)
         seconds[name] = time.time() - start
         (out / name / "done").write_text(f"{result.loss}")
+        (out / "language.json").write_text(json.dumps(seconds))
+    if args.ablate:
+        seconds |= pretrained(args.data, out, [sentence for sentence, _ in known.sentences], args.pairs_epochs)
         (out / "language.json").write_text(json.dumps(seconds))
 
 
@@ -204,6 +212,7 @@ def main() -> None:
     add("--ablate", default="", help="labels of the ablations, none unless said")
     add("--steps", type=int, default=1200, help="of the general language model, 2,048 tokens each")
     add("--lm-epochs", type=float, default=3.0, help="of the reviews' language")
+    add("--pairs-epochs", type=float, default=6.0, help="of Multi30k's sentences, by translation and by next word")
     add("--classifier-steps", type=int, default=300, help="of 32 texts, at least")
     add("--general", type=Path, help="a language model to begin with")
     add("--picture-only", action="store_true")
