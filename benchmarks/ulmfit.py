@@ -41,7 +41,7 @@ from pyllm.train.texts import TextSettings, learn_texts
 
 SIZES = {"embedding_size": 256, "hidden_size": 512, "num_hidden_layers": 2}
 DROPPED = {"output_p": 0.05, "hidden_p": 0.05, "input_p": 0.05, "embed_p": 0.02, "weight_p": 0.1}
-VOCABULARY, TERMS = 8192, 5000  # byte pairs; the MLP's inputs
+VOCABULARY, TERMS = 20000, 5000  # words, since byte pairs cut what reviewers say into pieces; the MLP's inputs
 LM_RATE = 4e-3  # over the unlabelled sentences
 BATCH, RATE = 32, 4e-3  # of a classifier
 EPOCHS = 3  # at least, where there are many labels
@@ -80,7 +80,7 @@ def language_models(args: argparse.Namespace, known: sst.Data) -> None:
         if args.general is not None:
             shutil.copytree(args.general, out / "general", dirs_exist_ok=True)
         else:
-            _general(args.data, out, args.steps)
+            _general(args.data, out, args.steps, known)
         seconds["general"] = time.time() - start
     tokenizer = AutoTokenizer.from_pretrained(out / "general")
     pieces = Pieces(encoded(tokenizer, [sentence for sentence, _ in known.sentences]), 64)
@@ -103,10 +103,12 @@ def language_models(args: argparse.Namespace, known: sst.Data) -> None:
         (out / "language.json").write_text(json.dumps(seconds))
 
 
-def _general(folder: Path, out: Path, steps: int) -> None:
-    """A language model of general English."""
+def _general(folder: Path, out: Path, steps: int, known: sst.Data) -> None:
+    """A language model of general English, which knows the reviews' words by name alone."""
     files = sst.general(folder, out / "text")
-    text.train_files(files, "bpe", vocab=VOCABULARY).save_pretrained(out / "tokenizer")
+    reviews = out / "reviews.txt"
+    reviews.write_text("\n".join(sentence for sentence, _ in known.sentences), encoding="utf-8")
+    text.train_files([*files, reviews], "word", vocab=VOCABULARY).save_pretrained(out / "tokenizer")
     if not (out / "shards").exists():
         data.prepare(files, out / "tokenizer", out / "shards", separator="blank", max_chars=10**9)
     a = _arguments(out / "general", 5e-3, 1, per_device_train_batch_size=32, max_steps=steps, bf16=True, save_steps=100)
