@@ -119,6 +119,8 @@ def test_what_cannot_be_is_said_in_one_line(place, trained, capsys):
         (["pretrain", "--model", "seq2seq", "--data", "@a", "@b", "@c", "--tokenizer", "@tok", *short], 2, "3 files"),
         (["pretrain", "--model", "seq2seq", "--config", "d_model=8", "--data", "@train.tsv", "--tokenizer", "@tok",
           *short], 1, "config: d_model not known; seq2seq has attention, "),
+        (["pretrain", "--model", "seq2seq", "--config", "vocab_size=3", "--data", "@train.tsv", "--tokenizer", "@tok",
+          *short], 1, "config: vocab_size 3, allowed are the tokenizer's "),
         (["pretrain", "--model", "transformer", "--config", "d_model=65536,dim_feedforward=262144", "--data",
           "@train.tsv", "--tokenizer", "@tok", *short], 1, "GB are available"),
         (["finetune", "@transformer", "--data", "@a", "--lora-alpha", "4", "--out", "@x"], 2, "go with --lora R"),

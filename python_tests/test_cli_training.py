@@ -172,7 +172,7 @@ def test_an_interrupted_run_says_so(place, tmp_path, capsys, monkeypatch):
         (["--config", "n_layer=many"], 1, "config 'n_layer': 'many'; a whole number"),
         (["--config", "n_layer"], 2, "--config: 'n_layer', allowed is NAME=VALUE,NAME=VALUE"),
         (["--config", "n_head=5,n_embd=32"], 1, "'n_embd': 32; a multiple of the 5 attention heads"),
-        (["--config", f"{SIZES},vocab_size=20"], 1, "allowed are 0 to 19"),
+        (["--config", f"{SIZES},vocab_size=20"], 1, "config: vocab_size 20, allowed are the tokenizer's "),
         (["--model", "bert9"], 1, "family 'bert9' is not known; known are gpt2"),
         (["--model", "llama", "--config", "hidden_size=wide"], 1, "hidden_size"),
         (["--context", "49"], 1, "a sequence of 49 tokens, positions are 48"),
