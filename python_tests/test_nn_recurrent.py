@@ -288,6 +288,11 @@ def test_weights_go_there_and_back(tmp_path):
         ours.load_state_dict(torch.nn.LSTM(4, 5, 2, bidirectional=True).state_dict())
 
 
+def test_a_part_says_what_it_holds():
+    assert repr(nn.GRUCell(3, 2, bias=False)) == "GRUCell(30 parameters: weight_ih (6, 3), weight_hh (6, 2))"
+    assert repr(nn.LSTM(3, 5, 2)).endswith("bias_ih_l0 (20,), bias_hh_l0 (20,), ...)")
+
+
 def test_running_gives_what_learning_gave():
     ours = nn.LSTM(3, 17, 2).initialise(1)
     x = random((4, 2, 3), 0)
