@@ -44,7 +44,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     recurrent models, 1e-4 of others) with weight_decay. random_state: of weights, order and dropout: the same one gives
     the same bytes. output_dir: where checkpoints stay, so that a fit that was interrupted goes on; None: nowhere.
 
-    After fit: classes_, model_, tokenizer_. Raises ValueError for X that are no texts, and for one class only.
+    After fit: classes_, model_, tokenizer_. Raises ValueError for X that are no texts, y that are no classes, and one
+    class only.
     """
 
     def __init__(
@@ -91,6 +92,9 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         texts, labels = _texts(X), np.asarray(y)
         if labels.shape != (len(texts),):
             raise ValueError(f"TextClassifier: y {labels.shape} for {len(texts)} texts, allowed is a label for each")
+        if not _are_classes(labels):
+            odd = f"{labels.dtype} {labels[:3].tolist()} ..."
+            raise ValueError(f"TextClassifier: Unknown label type: {odd}, allowed are texts or whole numbers alone")
         self.classes_, numbers = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"TextClassifier: one class only: {self.classes_.tolist()}; two classes or more")
@@ -177,6 +181,14 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.string, tags.input_tags.two_d_array, tags.input_tags.one_d_array = True, False, True
         tags.no_validation = True
         return tags
+
+
+def _are_classes(labels: NDArray[Any]) -> bool:
+    """Whether labels are names or whole numbers, none of them missing."""
+    if labels.dtype.kind == "f":
+        return bool((np.isfinite(labels) & (labels == np.rint(labels))).all())
+    kinds: tuple[Any, ...] = (str, (int, np.integer, np.bool_))
+    return labels.dtype.kind != "O" or any(all(isinstance(each, kind) for each in labels) for kind in kinds)
 
 
 def _texts(X: Any) -> list[str]:

@@ -119,6 +119,8 @@ def test_what_cannot_be_is_said_in_one_line(place, trained, capsys):
         (["pretrain", "--model", "seq2seq", "--data", "@a", "@b", "@c", "--tokenizer", "@tok", *short], 2, "3 files"),
         (["pretrain", "--model", "seq2seq", "--config", "d_model=8", "--data", "@train.tsv", "--tokenizer", "@tok",
           *short], 1, "config: d_model not known; seq2seq has attention, "),
+        (["pretrain", "--model", "seq2seq", "--config", "vocab_size=3", "--data", "@train.tsv", "--tokenizer", "@tok",
+          *short], 1, "config: vocab_size 3, allowed are the tokenizer's "),
         (["pretrain", "--model", "transformer", "--config", "d_model=65536,dim_feedforward=262144", "--data",
           "@train.tsv", "--tokenizer", "@tok", *short], 1, "GB are available"),
         (["finetune", "@transformer", "--data", "@a", "--lora-alpha", "4", "--out", "@x"], 2, "go with --lora R"),
@@ -165,7 +167,9 @@ def test_runs_are_described(trained, capsys):
         assert facts["architecture"] == TASKS[name][0] and set(words) <= set(facts)
         assert run(trained, "params", f"@{name}", "--json") == 0
         assert json.loads(capsys.readouterr().out)["total"] == facts["parameters"]
-    assert run(trained, "info", "@additive") == 0 and run(trained, "report", "@transformer") == 0
+    assert run(trained, "info", "@additive") == 0
+    assert "cache" not in capsys.readouterr().out  # of states that stay as they are, however long the text
+    assert run(trained, "report", "@transformer") == 0
     assert run(trained, "info", "@transformer", "--json") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["parameters"] == model.num_parameters()
 

@@ -14,7 +14,7 @@ import tiny_models
 from tiny_training import end_of
 
 from pyllm import _core
-from pyllm.cli import main
+from pyllm.cli import bench, main
 from pyllm.errors import DoesNotFitError
 from pyllm.train import TrainingArguments, language, read
 
@@ -172,7 +172,7 @@ def test_an_interrupted_run_says_so(place, tmp_path, capsys, monkeypatch):
         (["--config", "n_layer=many"], 1, "config 'n_layer': 'many'; a whole number"),
         (["--config", "n_layer"], 2, "--config: 'n_layer', allowed is NAME=VALUE,NAME=VALUE"),
         (["--config", "n_head=5,n_embd=32"], 1, "'n_embd': 32; a multiple of the 5 attention heads"),
-        (["--config", f"{SIZES},vocab_size=20"], 1, "allowed are 0 to 19"),
+        (["--config", f"{SIZES},vocab_size=20"], 1, "config: vocab_size 20, allowed are the tokenizer's "),
         (["--model", "bert9"], 1, "family 'bert9' is not known; known are gpt2"),
         (["--model", "llama", "--config", "hidden_size=wide"], 1, "hidden_size"),
         (["--context", "49"], 1, "a sequence of 49 tokens, positions are 48"),
@@ -283,6 +283,16 @@ def test_the_speed_of_a_step(capsys):
     assert main.main([*words, "--context", "49"]) == 1
     assert main.main([*words[:2], "--config", "n_layers=3"]) == 1
     assert "config: n_layers not known" in capsys.readouterr().err
+
+
+def test_a_steps_memory_is_without_what_the_limits_take(capsys, monkeypatch):
+    calls, limits = [], bench.limits
+    monkeypatch.setattr("pyllm.evaluate.training_speed.most_taken", lambda: calls.append("memory"))
+    monkeypatch.setattr(bench, "limits", lambda args: calls.append("limits") or limits(args))
+    sizes = ["--emb", "8", "--hidden", "8", "--layers", "1", "--vocab", "9"]
+    assert main.main(["bench", "train", "--model", "lstm", *sizes]) == 0
+    assert calls == ["memory", "limits"]
+    assert main.main(["bench", "train", "--emb", "8"]) == 2 and calls == ["memory", "limits"]
 
 
 def test_systems_that_do_not_say_how_much_memory_was_taken(capsys, monkeypatch):

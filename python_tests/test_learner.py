@@ -156,6 +156,35 @@ def test_other_stages_in_the_same_folder_are_refused(tmp_path):
         learner(tmp_path).fit(1, lr=0.5)
 
 
+def test_a_stage_that_was_refused_is_none(tmp_path):
+    learn = learner(tmp_path)
+    with pytest.raises(ValueError, match="learning_rate is -1"):
+        learn.fit(1, lr=-1)
+    assert learn.stage == 0 and learn.fit(1).complete and learn.stage == 1
+    with pytest.raises(ValueError, match="learning_rate"):
+        learn = learner(tmp_path)
+        learn.fit(1, lr=0.5)
+    assert learn.stage == 0 and learn.fit(1).complete
+    assert [each.name for each in tmp_path.iterdir()] == ["stage-1"]
+
+
+def test_a_slice_of_rates_goes_from_the_first_layer_to_the_last(tmp_path):
+    seen = []
+
+    class Rates(Callback):
+        def on_train_begin(self, trainer):
+            by_tensor = {id(t): g.options["lr"] for g in trainer.optimizer.groups for t in g.tensors}
+            seen.append([{by_tensor[id(p.value)] for p in group} for group in layer_groups(trainer.model)])
+
+    learn = learner(tmp_path, callbacks=[Rates()])
+    assert learn.fit_one_cycle(1, slice(1e-3, 8e-3)).complete and learn.fit(1, slice(1e-3, 1e-3)).complete
+    each, same = ([rate for (rate,) in groups] for groups in seen)
+    assert each == pytest.approx([1e-3, 2e-3, 4e-3, 8e-3]) and same == pytest.approx([1e-3] * 4)
+    for rates in (slice(1e-2), slice(1e-2, 1e-3), slice(0, 1.0), slice(1e-3, float("inf")), slice(1e-3, 1e-2, 2)):
+        with pytest.raises(ValueError, match=r"fit: lr slice.*allowed are a number and slice\(lowest, highest\)"):
+            learn.fit(1, rates)
+
+
 def test_one_cycle_rises_and_falls(tmp_path):
     watch = Watch()
     learner(tmp_path, callbacks=[watch]).fit_one_cycle(5, 1e-2)
@@ -174,6 +203,8 @@ def test_the_search_for_a_rate_puts_the_weights_back_and_draws(tmp_path):
     found.plot(tmp_path / "lr.svg")
     drawn = (tmp_path / "lr.svg").read_text()
     assert drawn.startswith("<svg xmlns=") and "polyline" in drawn and "log10 of the learning rate" in drawn
+    with pytest.raises(ValueError, match=r"lr\.png: allowed are files ending \.svg"):
+        found.plot(tmp_path / "lr.png")
     assert not (tmp_path / "run").exists()
     assert learn.fit(1).complete
     with pytest.raises(ValueError, match="lr_find: 5 steps"):

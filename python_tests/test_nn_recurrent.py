@@ -288,6 +288,11 @@ def test_weights_go_there_and_back(tmp_path):
         ours.load_state_dict(torch.nn.LSTM(4, 5, 2, bidirectional=True).state_dict())
 
 
+def test_a_part_says_what_it_holds():
+    assert repr(nn.GRUCell(3, 2, bias=False)) == "GRUCell(30 parameters: weight_ih (6, 3), weight_hh (6, 2))"
+    assert repr(nn.LSTM(3, 5, 2)).endswith("bias_ih_l0 (20,), bias_hh_l0 (20,), ...)")
+
+
 def test_running_gives_what_learning_gave():
     ours = nn.LSTM(3, 17, 2).initialise(1)
     x = random((4, 2, 3), 0)
@@ -295,6 +300,34 @@ def test_running_gives_what_learning_gave():
     run = ours.eval()(x)[0]
     assert isinstance(run, np.ndarray) and same_bits(learned, run)
     assert same_bits(learned, ours.train()(x)[0].data)
+
+
+@pytest.mark.parametrize(("layers", "bidirectional"), STACKS)
+@pytest.mark.parametrize("lengths", (None, [6, 2, 6, 1]), ids=("equal", "lengths"))
+@pytest.mark.parametrize("batch_first", (True, False))
+def test_a_projected_lstm_is_pytorchs(layers, bidirectional, lengths, batch_first):
+    options = {"bias": layers == 3, "batch_first": batch_first, "bidirectional": bidirectional, "proj_size": 5}
+    theirs, ours = pair("LSTM", 7, 17, layers, **options)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    many, shape = layers * (1 + bidirectional), (4, 6) if batch_first else (6, 4)
+    x, state = random((*shape, 7), 1), [random((many, 4, 5), 2, 0.5), random((many, 4, 17), 3, 0.5)]
+    cotangents = [random((*shape, 5 * (1 + bidirectional)), 4), random((many, 4, 5), 5), random((many, 4, 17), 6)]
+    exact = run_torch(theirs, x, state, lengths, cotangents, batch_first, 6)
+    assert max(off(run_ours(ours, x, state, lengths, cotangents), exact)) <= 1e-5
+    y, _ = ours.eval()(x, tuple(state), lengths)
+    assert max(off([y], exact[:1])) <= 1e-5
+
+
+def test_a_projected_lstm_needs_no_batch_and_no_step():
+    ours = nn.LSTM(7, 17, 2, proj_size=5).initialise()
+    x, h, c = random((6, 7), 1), random((2, 5), 2), random((2, 17), 3)
+    y, last = ours(x, (h, c))
+    batched, both = ours(x[:, None], (h[:, None], c[:, None]))
+    assert same_bits(y.data, batched.data[:, 0]) and last[0].shape == (2, 5) and last[1].shape == (2, 17)
+    assert all(same_bits(a.data, b.data[:, 0]) for a, b in zip(last, both, strict=True))
+    for steps, lengths in ((0, None), (3, [0, 0])):
+        y, last = ours(np.zeros((steps, 2, 7), np.float32), lengths=lengths)
+        assert y.shape == (steps, 2, 5) and last[0].shape == (2, 2, 5) and last[1].shape == (2, 2, 17)
 
 
 WRONG = {
@@ -322,6 +355,8 @@ WRONG = {
     "turned state": (lambda m: m(np.zeros((4, 3)), (np.zeros((5, 2)),) * 2), r"state \(5, 2\), allowed is \(2, 5\)"),
     "text": (lambda m: m("x"), r"lstm: x \(\), allowed is"),
     "sizes": (lambda m: nn.LSTM(3, 0), "lstm: sizes 3, 0 in 1 layers, allowed are 1 or more"),
+    "projection": (lambda m: nn.LSTM(3, 5, proj_size=5), "lstm: proj_size 5, allowed are 0, and of lstm"),
+    "projected": (lambda m: nn.GRU(3, 5, proj_size=2), "gru: proj_size 2, allowed are 0, and of lstm"),
     "dropout": (lambda m: nn.GRU(3, 2, 1, dropout=1.0), "gru: dropout 1.0, allowed are 0 up to"),
     "function": (lambda m: nn.RNN(3, 2, 1, "sine"), "rnn: nonlinearity 'sine', allowed are 'tanh' and 'relu'"),
     "values": (lambda m: nn.GRU(3, 2)(np.zeros((1, 1, 3))), r"gru: it has no weights yet, call initialise\(\)"),

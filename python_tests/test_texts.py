@@ -280,7 +280,10 @@ def test_the_estimator_passes_the_checks_that_apply_and_refuses_other_input():
     with pytest.raises(NotFittedError):
         estimator().predict(texts)
     for bad, labels, found in ((texts, ["a"] * 8, "one class only"), (texts, y[:3], r"y \(3,\) for 8 texts"),
-                               ("text", y, "one str"), ([1.0], y, "a float among"), ([], [], "no text")):  # fmt: skip
+                               ("text", y, "one str"), ([1.0], y, "a float among"), ([], [], "no text"),
+                               *((texts, odd, "Unknown label type") for odd in (
+                                   np.linspace(0, 1, 8), [1.0, np.nan] * 4, np.array([None, "a"] * 4),
+                                   np.array([1, "a"] * 4, object)))):  # fmt: skip
         with pytest.raises(ValueError, match=found):
             estimator().fit(bad, labels)
 

@@ -109,7 +109,19 @@ def new_config(family: str, **sizes: Any) -> Any:
     return config(**{name: value for name, value in values.items() if name in known})
 
 
-def special_ids(family: str, tokenizer: Any) -> dict[str, Any]:
+def config_for(family: str, tokenizer: Any, fields: dict[str, Any]) -> Any:
+    """The Config of a new model of a tokenizer's texts; fields go before what the tokenizer says.
+
+    Raises as new_config does, ValueError for a vocabulary that not all tokens have a place in.
+    """
+    tokens = tokenizer.vocab_size
+    config = new_config(family, **({"vocab_size": tokens} | _special_ids(family, tokenizer) | fields))
+    if config.vocab_size < tokens:
+        raise ValueError(f"config: vocab_size {config.vocab_size:,}, allowed are the tokenizer's {tokens:,} or more")
+    return config
+
+
+def _special_ids(family: str, tokenizer: Any) -> dict[str, Any]:
     """The fields of a new model's configuration that name special tokens of its tokenizer, those that the family has.
 
     Targets begin as transformers has it: T5's with the padding token, BART's and its relatives' with the end token.

@@ -110,18 +110,23 @@ def text(data: dict[str, Any]) -> str:
 
 def train(args: argparse.Namespace) -> int:
     """A training step's speed, its share of the peak measured in the same minute, and the memory it took."""
+    from pyllm import _core
     from pyllm.evaluate.training_speed import measure
 
     args.batch, args.dtype = args.batch or 4, args.dtype or "fp32"
     if args.dtype not in ("fp32", "bf16"):
         raise options.UsageError(f"--dtype {args.dtype}: a training step is of fp32 or bf16")
-    found = limits(args)
-    output.note("measuring ...")
     sizes = {field: getattr(args, flag) for flag, field in _SIZES.items() if getattr(args, flag) is not None}
     if sizes and args.model not in _RECURRENT:
         raise options.UsageError(f"--{next(iter(_SIZES))} and its like are for {', '.join(_RECURRENT)}; use --config")
-    fields, peak = training.fields(args.config) | sizes, found[f"{args.dtype}_GFLOPs"] * 1e9
-    again = args.gradient_checkpointing
+    fields, again = training.fields(args.config) | sizes, args.gradient_checkpointing
+    if args.threads:
+        _core.set_threads(args.threads)
+    output.note("measuring ...")
+
+    def peak() -> float:
+        return limits(args)[f"{args.dtype}_GFLOPs"] * 1e9
+
     data = measure(args.model, fields, args.batch or 4, args.context, args.dtype, args.runs, peak, again)
     line = (
         f"{data['tok_s']:,.0f} tokens/s, {data['seconds'] * 1e3:,.1f} ms per step, {data['share_of_peak']:.0%} of "

@@ -50,14 +50,17 @@ def types(model: Any) -> dict[str, dict[str, int]]:
 
 
 def memory_plan(weights: int, numbers: dict[str, int]) -> dict[str, int | bool | None]:
-    """Bytes of weights, of keys and values (bf16: 2 x layers x heads x size x 2 bytes a token), and if all fits."""
+    """Bytes of weights, of keys and values (bf16: 2 x layers x heads x size x 2 bytes a token), and if all fits.
+
+    None of what has no keys: a recurrent model's states take far less.
+    """
     token = 4 * numbers["layers"] * numbers.get("kv_heads", 0) * numbers.get("head_size", 0)
     full = token * numbers.get("context", 1000)  # T5's has no end
     machine = doctor.memory()
     return {
         "weights": weights,
-        "cache_per_1000_tokens": 1000 * token,
-        "cache_full_context": full,
+        "cache_per_1000_tokens": 1000 * token or None,
+        "cache_full_context": full or None,
         "machine": machine,
         "fits": None if machine is None else weights + full < machine,
     }
@@ -122,12 +125,11 @@ def text(data: dict[str, Any]) -> str:
         (f"  {kind}", f"{row['tensors']} tensors, {row['parameters']:,} parameters, {output.size(row['bytes'])}")
         for kind, row in data["types"].items()
     ]
-    rows += [
-        ("memory: weights", output.size(plan["weights"])),
-        ("  cache, 1,000 tokens", output.size(plan["cache_per_1000_tokens"])),
-        *([("  cache, full context", output.size(plan["cache_full_context"]))] if "context" in data else []),
-        ("  fits this machine", f"{fits} ({machine})"),
-    ]
+    rows.append(("memory: weights", output.size(plan["weights"])))
+    if plan["cache_per_1000_tokens"]:
+        rows.append(("  cache, 1,000 tokens", output.size(plan["cache_per_1000_tokens"])))
+        rows += [("  cache, full context", output.size(plan["cache_full_context"]))] if "context" in data else []
+    rows.append(("  fits this machine", f"{fits} ({machine})"))
     if "adapter" in data:
         each = data["adapter"]
         of = f"rank {each['r']}, alpha {each['lora_alpha']:g}, {each['parameters']:,} parameters"

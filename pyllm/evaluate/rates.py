@@ -13,8 +13,11 @@ _STYLE = "text{font:11px sans-serif}.grid{stroke:#8884;stroke-width:.5}:root{--a
 
 
 def draw(lrs: Sequence[float], losses: Sequence[float], steep: float, path: str | os.PathLike[str]) -> None:
-    """Write an SVG file, one of the same name is replaced. steep: marked. Raises ModelFileError."""
+    """Write an SVG file, one of the same name is replaced. steep: marked. Raises ModelFileError, ValueError for another
+    kind of file."""
     name = os.fspath(path)
+    if not name.endswith(".svg"):
+        raise ValueError(f"plot: {name}: allowed are files ending .svg")
     points = [(math.log10(lr), loss) for lr, loss in zip(lrs, losses, strict=True)]
     at = (math.log10(steep), losses[list(lrs).index(steep)])
     lines = [Line("loss", points), Line(f"{steep:.2g}", [at], dots=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,13 @@ def measure(
     context: int,
     dtype: str,
     runs: int,
-    peak: float,
+    peak: Callable[[], float],
     checkpointing: bool = False,
 ) -> dict[str, Any]:
     """Median of `runs` steps of AdamW with a clipped gradient, after two to warm up, on random weights and tokens.
 
-    share_of_peak: 6 FLOP for each number and token, and attention's, over `peak` FLOP/s. peak_memory_MB: None where
-    the system does not say.
+    share_of_peak: 6 FLOP for each number and token, and attention's, over peak() FLOP/s, which is asked for after the
+    steps: it may take memory of its own. peak_memory_MB: None where the system does not say.
     """
     _core.keep_freed()
     config = new_config(family, **fields)
@@ -64,6 +65,6 @@ def measure(
         "tok_s": batch * context / took,
         "seconds": took,
         "loss": loss.item(),
-        "share_of_peak": flop / took / peak,
+        "share_of_peak": flop / took / peak(),
         "peak_memory_MB": None if most is None else most / 1e6,
     }

@@ -32,8 +32,8 @@ _SPREAD = 0.1
 
 @dataclass(frozen=True)
 class Config:
-    """cell: "lstm" or "gru". attention: "none", "additive", "dot" or "general". hidden_size: of decoder and encoder, of
-    which a bidirectional one has half of it in each direction. dropout: of embeddings, between layers, before the head.
+    """cell: "lstm", "gru" or "tanh". attention: "none", "additive", "dot" or "general". hidden_size: of the decoder; a
+    bidirectional encoder has half of it in each direction. dropout: of embeddings, between layers, before the head.
     """
 
     vocab_size: int

@@ -233,6 +233,11 @@ class Module:
             parameter.take(arrays[name])
         return self
 
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {parameter.shape}" for name, parameter in list(self.own_parameters().items())[:4])
+        more = ", ..." if len(self.own_parameters()) > 4 else ""
+        return f"{type(self).__name__}({self.num_parameters():,} parameters: {shapes}{more})"
+
     def _repr_html_(self) -> str:
         """In a notebook: parts, shapes and counts; layers of one kind share a row."""
         rows: dict[tuple[str, tuple[int, ...]], int] = {}

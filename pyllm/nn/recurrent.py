@@ -79,7 +79,8 @@ class Recurrent(Module):
     """`num_layers` layers of a cell, each over the whole output of the one below; bidirectional: in both directions.
 
     Dropout between layers acts within ops.noise, by draws of `stream` and the ones after it: parts of one model take
-    different streams. Raises ValueError for sizes below 1 and a dropout outside of [0, 1).
+    different streams. proj_size of LSTM: h is W_hr (o tanh(c)), so narrow; see ops.recurrent_steps, which computes it.
+    Raises ValueError for sizes below 1, a dropout outside of [0, 1), a proj_size that is not below hidden_size.
     """
 
     def __init__(
@@ -92,19 +93,22 @@ class Recurrent(Module):
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        proj_size: int = 0,
     ) -> None:
         if min(input_size, hidden_size, num_layers) < 1:
             raise ValueError(f"{cell}: sizes {input_size}, {hidden_size} in {num_layers} layers, allowed are 1 or more")
         if not 0 <= dropout < 1:
             raise ValueError(f"{cell}: dropout {dropout}, allowed are 0 up to, but not with, 1")
+        if not 0 <= proj_size < (hidden_size if cell == "lstm" else 1):
+            raise ValueError(f"{cell}: proj_size {proj_size}, allowed are 0, and of lstm sizes below hidden_size")
         self.cell, self.input_size, self.hidden_size, self.num_layers = cell, input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout, self.bidirectional = bias, batch_first, dropout, bidirectional
-        self.stream = 0
+        self.proj_size, self.output_size, self.stream = proj_size, proj_size or hidden_size, 0
         self.suffixes = _SUFFIXES if bidirectional else _SUFFIXES[:1]
         for layer in range(num_layers):
-            inputs = input_size if layer == 0 else hidden_size * len(self.suffixes)
+            inputs = input_size if layer == 0 else self.output_size * len(self.suffixes)
             for suffix in self.suffixes:
-                _define(self, cell, inputs, hidden_size, bias, f"_l{layer}{suffix}")
+                _define(self, cell, inputs, hidden_size, bias, f"_l{layer}{suffix}", proj_size)
 
     def first_values(self, name: str, parameter: Parameter, random: np.random.Generator) -> Array:
         """Uniform within 1 / sqrt(hidden_size) of 0, as PyTorch's."""
@@ -113,7 +117,8 @@ class Recurrent(Module):
     def __call__(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[Any, Any]:
         """(output, state after the last step) of x (length, batch, input_size); batch_first: (batch, length, ...).
 
-        state: h (num_layers * directions, batch, hidden_size), LSTM (h, c); None: zeros. lengths (batch,): how many
+        state: h (num_layers * directions, batch, hidden_size), LSTM (h, c), of which h is proj_size wide where there
+        is one, as the output then is; None: zeros. lengths (batch,): how many
         steps each sequence has, in any order, 0 allowed: outputs beyond are zero, and a sequence without a step keeps
         its state. x (length, input_size) is one sequence; then batch is missing everywhere. Raises ValueError.
         """
@@ -129,7 +134,7 @@ class Recurrent(Module):
         rows, h, c = self.layers(rows, order.steps, *self._states(state, batch, order.sequences))
         if order.places is not None:
             rows = ops.put_rows(rows, order.places, length * batch)
-        output = ops.reshape(rows, (*shape[:2], self.hidden_size * len(self.suffixes)))
+        output = ops.reshape(rows, (*shape[:2], self.output_size * len(self.suffixes)))
         ends = [self._together(each, batch, order.sequences) for each in (h, c) if each is not None]
         return self.watch("", output), ends[0] if len(ends) == 1 else tuple(ends)
 
@@ -163,6 +168,9 @@ class Recurrent(Module):
 
     def direction(self, name: str, rows: Any, steps: ops.Steps, h: Any, c: Any, reverse: bool) -> tuple[Any, Any, Any]:
         """One layer in one direction, whose parameters end in `name`: what other cells compute in their own way."""
+        if self.proj_size:
+            projection = getattr(self, f"weight_hr{name}").value
+            return ops.recurrent_steps("lstm", rows, self.weights(name), steps, h, c, reverse, projection=projection)
         return ops.recurrent(self.cell, rows, self.weights(name), steps, h, c, reverse)
 
     def _states(self, state: Any, batch: int, sequences: NDArray[np.int64] | None) -> tuple[list[Any], list[Any]]:
@@ -175,11 +183,10 @@ class Recurrent(Module):
         if (self.cell == "lstm") != pair:
             raise ValueError(f"{self.cell}: state is {'not ' if self.cell == 'lstm' else ''}a pair, allowed is "
                              f"{'(h, c)' if self.cell == 'lstm' else 'h'}")  # fmt: skip
-        wanted = (many, batch, self.hidden_size)
         found = []
-        for each in state if pair else (state,):
-            _check_state(self.cell, each, wanted)
-            flat = ops.reshape(each, (many * batch, self.hidden_size))
+        for each, size in zip(state if pair else (state,), self._sizes, strict=False):
+            _check_state(self.cell, each, (many, batch, size))
+            flat = ops.reshape(each, (many * batch, size))
             own = np.arange(batch) if sequences is None else sequences
             found.append([ops.take_rows(flat, i * batch + own) for i in range(many)])
         return found[0], found[1] if pair else nothing
@@ -191,7 +198,12 @@ class Recurrent(Module):
         if sequences is not None:
             back = np.argsort(sequences)
             flat = ops.take_rows(flat, (np.arange(many)[:, None] * batch + back).reshape(-1))
-        return ops.reshape(flat, (many, batch, self.hidden_size))
+        return ops.reshape(flat, (many, batch, flat.shape[1]))
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        """Widths of h and c."""
+        return self.output_size, self.hidden_size
 
     def _one(self, x: Any, state: Any, lengths: Any, length: int) -> tuple[Any, Any]:
         """A sequence without a batch."""
@@ -199,13 +211,14 @@ class Recurrent(Module):
         shape = (1, length, self.input_size) if self.batch_first else (length, 1, self.input_size)
         pair = isinstance(state, tuple | list)
         given = [] if state is None else list(state) if pair else [state]
-        for each in given:
-            _check_state(self.cell, each, (many, self.hidden_size))
-        batched = [ops.reshape(each, (many, 1, self.hidden_size)) for each in given]
+        sized = list(zip(given, self._sizes, strict=False))
+        for each, size in sized:
+            _check_state(self.cell, each, (many, size))
+        batched = [ops.reshape(each, (many, 1, size)) for each, size in sized]
         first = None if state is None else tuple(batched) if pair else batched[0]
         y, last = self(ops.reshape(x, shape), first, lengths)
-        y = ops.reshape(y, (length, self.hidden_size * len(self.suffixes)))
-        ends = [ops.reshape(each, (many, self.hidden_size)) for each in (last if isinstance(last, tuple) else (last,))]
+        y = ops.reshape(y, (length, self.output_size * len(self.suffixes)))
+        ends = [ops.reshape(each, (many, each.shape[2])) for each in (last if isinstance(last, tuple) else (last,))]
         return y, tuple(ends) if len(ends) == 2 else ends[0]
 
 
@@ -337,14 +350,16 @@ def _nonlinear(name: str) -> str:
     return name
 
 
-def _define(part: Module, cell: str, inputs: int, units: int, bias: bool, suffix: str) -> None:
+def _define(part: Module, cell: str, inputs: int, units: int, bias: bool, suffix: str, proj_size: int = 0) -> None:
     """The parameters of a layer in a direction, in PyTorch's order."""
     outputs = ops.GATES[cell] * units
     setattr(part, f"weight_ih{suffix}", Parameter(outputs, inputs, packed=True))
-    setattr(part, f"weight_hh{suffix}", Parameter(outputs, units, packed=True))
+    setattr(part, f"weight_hh{suffix}", Parameter(outputs, proj_size or units, packed=True))
     if bias:
         setattr(part, f"bias_ih{suffix}", Parameter(outputs))
         setattr(part, f"bias_hh{suffix}", Parameter(outputs))
+    if proj_size:
+        setattr(part, f"weight_hr{suffix}", Parameter(proj_size, units, packed=True))
 
 
 def parameters_of(part: Any, suffix: str) -> ops.Weights:

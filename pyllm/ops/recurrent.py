@@ -242,16 +242,22 @@ def _product_type(hidden: Any) -> str:
     return product_type()
 
 
-def checked(cell: str, x: Any, weights: Weights, steps: Steps) -> tuple[Array, Any, Array, list[Array | None]]:
-    """(x, W, R, biases) as arrays that fit each other and the cell. Raises ValueError."""
+def checked(
+    cell: str, x: Any, weights: Weights, steps: Steps, units: int | None = None
+) -> tuple[Array, Any, Array, list[Array | None]]:
+    """(x, W, R, biases) as arrays that fit each other and the cell. units: None, as many as h has; so R is square.
+
+    Raises ValueError.
+    """
     if cell not in GATES:
         raise ValueError(f"recurrent: cell {cell!r}, allowed are {', '.join(GATES)}")
     a, r = float32(x, cell), weights.hidden
     r = r.dequantise(0, r.shape[0]) if isinstance(r, _core.Weight) else float32(r, cell, "hidden weight")
     w = weights.inputs if isinstance(weights.inputs, _core.Weight) else float32(weights.inputs, cell, "input weight")
     gates = GATES[cell]
-    if r.ndim != 2 or r.shape[1] < 1 or r.shape[0] != gates * r.shape[1]:
-        raise ValueError(f"{cell}: hidden weight {r.shape}, allowed is ({gates} * units, units)")
+    if r.ndim != 2 or r.shape[1] < 1 or r.shape[0] != gates * (units or r.shape[1]):
+        found = "units, units" if units is None else f"{units}, width of h"
+        raise ValueError(f"{cell}: hidden weight {r.shape}, allowed is ({gates} * {found})")
     if len(w.shape) != 2 or w.shape[0] != len(r) or w.shape[1] < 1:
         raise ValueError(f"{cell}: input weight {tuple(w.shape)}, allowed is ({len(r)}, inputs)")
     if a.shape != (steps.rows, w.shape[1]):

@@ -1,7 +1,7 @@
 """Recurrent layers as their definition reads: one step after the other, in plain operations.
 
-What `recurrent` does in kernels is tested by it, and cells that have no kernel are computed by it: LSTM with peepholes,
-and GRU whose reset gate stands before the product. A step costs a dozen calls.
+What `recurrent` does in kernels is tested by it, and cells that have no kernel are computed by it: LSTM with peepholes
+or a projection, and GRU whose reset gate stands before the product. A step costs a dozen calls.
 """
 
 from __future__ import annotations
@@ -31,31 +31,36 @@ def recurrent_steps(
     reverse: bool = False,
     peepholes: Any = None,
     reset_first: bool = False,
+    projection: Any = None,
 ) -> tuple[Any, Any, Any]:
     """(h of every row, last h, last c or None), as of `recurrent`, whose arguments and formulas these are.
 
     peepholes (3 * units,) of i, f, o, for lstm: i and f see p c_(t-1) in their sums, o sees p c_t. Gers et al. 2002,
-    JMLR 3. reset_first, for gru: n = tanh(W x + b + R (r h_(t-1)) + b'). Cho et al. 2014, arXiv:1406.1078v3. Raises
-    ValueError.
+    JMLR 3. reset_first, for gru: n = tanh(W x + b + R (r h_(t-1)) + b'). Cho et al. 2014, arXiv:1406.1078v3.
+    projection P (width, units), for lstm: h_t = P (o tanh(c_t)), R (4 * units, width). Sak et al. 2014,
+    arXiv:1402.1128. Raises ValueError.
     """
-    _, _, r, _ = checked(cell, x, weights, steps)
-    units = r.shape[1]
+    units = None if projection is None else projection.shape[1]
+    _, _, r, _ = checked(cell, x, weights, steps, units)
+    width, units = r.shape[1], units or r.shape[1]
+    if projection is not None and (cell != "lstm" or tuple(projection.shape) != (width, units)):
+        raise ValueError(f"{cell}: projection {tuple(projection.shape)}, allowed is ({width}, units) for lstm")
     if isinstance(weights.hidden, _core.Weight):
         weights = weights._replace(hidden=r)  # gates are taken out of it, which panels do not allow
     if peepholes is not None and (cell != "lstm" or np.shape(peepholes) != (3 * units,)):
         raise ValueError(f"{cell}: peepholes {np.shape(peepholes)}, allowed are ({3 * units},) for lstm")
     if reset_first and cell != "gru":
         raise ValueError(f"{cell}: reset_first is allowed for gru")
-    if not steps.rows:
+    if not steps.rows and projection is None:
         return recurrent(cell, x, weights, steps, first, first_c, reverse)
-    sums = linear(x, weights.inputs, weights.input_bias)
+    sums = linear(x, weights.inputs, weights.input_bias) if steps.rows else None
     if cell == "lstm":
-        step = _lstm(weights, units, peepholes)
+        step = _lstm(weights, units, peepholes, projection)
     elif cell == "gru":
         step = _reset_first(weights, units) if reset_first else _gru(weights, units)
     else:
         step = _plain(cell, weights)
-    h = _start(first, "first", steps, units)
+    h = _start(first, "first", steps, width)
     c = _start(first_c, "first_c", steps, units) if cell == "lstm" else None
     return _run(step, sums, steps, h, c, reverse)
 
@@ -64,7 +69,7 @@ def _plain(cell: str, w: Weights) -> Step:
     return lambda x, h, c: (activate(add(x, linear(h, w.hidden, w.hidden_bias)), cell), None)
 
 
-def _lstm(w: Weights, units: int, peepholes: Any) -> Step:
+def _lstm(w: Weights, units: int, peepholes: Any, projection: Any) -> Step:
     def seen(x: Any, gate: int, c: Any) -> Any:
         return x if peepholes is None else add(x, multiply(_gate(peepholes, gate, units), c))
 
@@ -72,7 +77,8 @@ def _lstm(w: Weights, units: int, peepholes: Any) -> Step:
         sums = add(x, linear(h, w.hidden, w.hidden_bias))
         i, f, g, o = (_gate(sums, k, units) for k in range(4))
         c = add(multiply(sigmoid(seen(f, 1, c)), c), multiply(sigmoid(seen(i, 0, c)), tanh(g)))
-        return multiply(sigmoid(seen(o, 2, c)), tanh(c)), c
+        h = multiply(sigmoid(seen(o, 2, c)), tanh(c))
+        return h if projection is None else linear(h, projection), c
 
     return step
 
@@ -110,7 +116,7 @@ def _run(step: Step, sums: Any, steps: Steps, h: Any, c: Any, reverse: bool) -> 
         outputs[t], after = step(x, _rows(h, 0, size), None if c is None else _rows(c, 0, size))
         h = concatenate([outputs[t], _rows(h, size, steps.sequences)])
         c = None if c is None else concatenate([after, _rows(c, size, steps.sequences)])
-    return concatenate(outputs), h, c
+    return concatenate(outputs) if outputs else np.zeros((0, h.shape[1]), np.float32), h, c
 
 
 def _rows(x: Any, first: int, end: int) -> Any:

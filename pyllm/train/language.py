@@ -9,8 +9,8 @@ from dataclasses import asdict
 from typing import Any
 
 from pyllm import _core
-from pyllm.auto import AutoModelForCausalLM, AutoTokenizer, new_config
-from pyllm.auto.new import special_ids
+from pyllm.auto import AutoModelForCausalLM, AutoTokenizer
+from pyllm.auto.new import config_for
 from pyllm.data import Conversations, fingerprint, manifest
 from pyllm.data.tasks import NEXT
 from pyllm.formats.memory import available
@@ -51,8 +51,7 @@ def pretrain(
     name, kind = chosen(family, objective), kind_of(family)
     manifest.read(shards)  # a folder that is none is refused as such, not for its tokenizer
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_path or os.path.join(shards, manifest.TOKENIZER))
-    given = {"vocab_size": tokenizer.vocab_size} | special_ids(family, tokenizer)
-    config = new_config(family, **(given | fields))
+    config = config_for(family, tokenizer, fields)
     longest = getattr(config, "context_length", getattr(config, "max_position_embeddings", USUAL_LENGTH))
     length = context or (int(longest) if kind == "decoder" else min(int(longest), USUAL_LENGTH))
     refuse_unless_trains(family, config, arguments, length)

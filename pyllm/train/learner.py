@@ -37,6 +37,7 @@ class Recipe:
     thaw_epochs: float = 1.0
 
 
+Rate = float | slice | None
 RECIPES = {
     "plain": Recipe(1.0, "", False),
     "one_cycle": Recipe(1.0, "one_cycle", False),
@@ -99,9 +100,12 @@ class Learner:
         """Everything learns."""
         self.freeze_to(0)
 
-    def fit(self, n_epoch: float | None = None, lr: float | None = None, recipe: str | Recipe = "plain") -> Result:
-        """Train for so many epochs, at most at this rate; None: as the arguments say. recipe: "plain", "one_cycle",
-        "ulmfit" or a Recipe. Raises as Trainer.train does, ValueError for a recipe that is not known.
+    def fit(self, n_epoch: float | None = None, lr: Rate = None, recipe: str | Recipe = "plain") -> Result:
+        """Train for so many epochs, at most at this rate; None: as the arguments say. lr: a number, or as fastai's
+        slice(lowest, highest): the first and the last group of layers have these, those between by equal factors.
+        recipe: "plain", "one_cycle", "ulmfit" or a Recipe.
+
+        Raises as Trainer.train does, ValueError for a recipe that is not known and rates that do not rise.
 
         A result that is not complete was interrupted: the same calls in a new process go on.
         """
@@ -117,25 +121,30 @@ class Learner:
             self.unfreeze()
         return self._run(found, n_epoch, lr)
 
-    def fit_one_cycle(self, n_epoch: float, lr_max: float | None = None) -> Result:
-        """Train with a rate that rises and falls once. Smith 2018, arXiv:1803.09820; momentum stays as it is."""
+    def fit_one_cycle(self, n_epoch: float, lr_max: Rate = None) -> Result:
+        """Train with a rate that rises and falls once, lr_max as fit's lr at its highest. Smith 2018, arXiv:1803.09820;
+        momentum stays as it is."""
         return self.fit(n_epoch, lr_max, "one_cycle")
 
-    def _run(self, recipe: Recipe, n_epoch: float | None, lr: float | None) -> Result:
-        """One stage."""
-        self.stage += 1
-        a = self.arguments
+    def _run(self, recipe: Recipe, n_epoch: float | None, lr: Rate) -> Result:
+        """One stage. One that was refused or failed is none: its number is the next call's."""
+        a, number = self.arguments, self.stage + 1
+        divisor = max(recipe.layer_divisor, a.layer_divisor)
+        if isinstance(lr, slice):
+            lr, divisor = _spread(lr, self.groups)
         a = replace(
             a,
-            output_dir=os.path.join(a.output_dir, f"stage-{self.stage}"),
+            output_dir=os.path.join(a.output_dir, f"stage-{number}"),
             learning_rate=a.learning_rate if lr is None else lr,
             lr_scheduler_type=recipe.schedule or a.lr_scheduler_type,
-            layer_divisor=max(recipe.layer_divisor, a.layer_divisor),
+            layer_divisor=divisor,
             max_steps=a.max_steps if n_epoch is None else 0,
             num_train_epochs=a.num_train_epochs if n_epoch is None else n_epoch,
         )
-        facts = self.facts | {"stage": {"number": self.stage, "frozen": self._first}}
-        return Trainer(self.model, self.data, a, self.valid, self.callbacks, facts).train()
+        facts = self.facts | {"stage": {"number": number, "frozen": self._first}}
+        result = Trainer(self.model, self.data, a, self.valid, self.callbacks, facts).train()
+        self.stage = number
+        return result
 
     def lr_find(self, start_lr: float = 1e-7, end_lr: float = 10.0, num_it: int = 100) -> LrFind:
         """Try rates that rise from start_lr to end_lr, a step each, and put the weights back. Smith 2017,
@@ -169,3 +178,12 @@ class Learner:
         least = losses.index(min(losses))
         falls = [losses[i + 1] - losses[i - 1] for i in range(1, max(least, 2))]
         return LrFind(lrs, losses, lrs[1 + falls.index(min(falls))], lrs[least] / 10)
+
+
+def _spread(rates: slice, groups: int) -> tuple[float, float]:
+    """(the highest rate, by what each group's is divided for the one below). Raises ValueError."""
+    low, high = rates.start, rates.stop
+    numbers = all(isinstance(each, int | float) for each in (low, high))
+    if rates.step is not None or not numbers or not 0 < low <= high < math.inf:
+        raise ValueError(f"fit: lr {rates}, allowed are a number and slice(lowest, highest), above 0")
+    return high, (high / low) ** (1 / max(groups - 1, 1))

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from pyllm.auto import AutoTokenizer, new_config
-from pyllm.auto.new import special_ids
+from pyllm.auto import AutoTokenizer
+from pyllm.auto.new import config_for
 from pyllm.auto.pairs import AutoModelForSeq2SeqLM
 from pyllm.data import Pairs, fingerprint
 from pyllm.nn import LoraConfig
@@ -39,8 +39,7 @@ def learn_pairs(
     is a pair. Raises DataError, DoesNotFitError, TrainingError, ValueError.
     """
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
-    given = {"vocab_size": tokenizer.vocab_size} | special_ids(family, tokenizer)
-    config = new_config(family, **(given | fields))
+    config = config_for(family, tokenizer, fields)
     refuse_unless_trains(family, config, arguments, min(length, getattr(config, "max_position_embeddings", length)))
     model = AutoModelForSeq2SeqLM.from_config(config, arguments.seed)
     return _learn(model, tokenizer, pairs, arguments, length, valid, callbacks, {}, command)
