@@ -111,6 +111,11 @@ def test_masked_places_are_not_seen(folder):
     assert not out[:3].any()
 
 
+def test_ids_beyond_32_bits_are_no_others(folder):
+    with pytest.raises(IndexError, match="input_ids: 4294967301, allowed are numbers of 32 bits"):
+        pyllm.AutoModelForCausalLM.from_pretrained(folder)(np.array([[(1 << 32) + 5]]))
+
+
 def test_parameters_are_counted_once(folder):
     config = tiny_models.gpt2_config()
     shapes = tiny_models.shapes(config)
