@@ -15,17 +15,17 @@ from pyllm.formats.sentences import Dense
 from pyllm.formats.weights import check_weights
 
 Array = NDArray[np.float32]
+_NAMES = ("linear.weight", "linear.bias")
 
 
 def load_dense(folder: str, about: Dense) -> Callable[[Array], Array]:
     """y = act(W x + b) of vectors (sentences, inputs): (sentences, outputs). Raises ModelFileError."""
-    shapes: dict[str, tuple[int, ...]] = {"linear.weight": (about.outputs, about.inputs)}
-    if about.bias:
-        shapes["linear.bias"] = (about.outputs,)
+    sizes = (about.outputs, about.inputs), (about.outputs,)
+    shapes = dict(zip(_NAMES, sizes if about.bias else sizes[:1], strict=False))
     with Folder(os.path.join(folder, about.folder)) as source:
         check_weights(source.path, shapes, source.tensors)
-        weight, *bias = (_floats(source, name, shape) for name, shape in shapes.items())
-    return lambda x: np.asarray(ops.activate(ops.linear(x, weight, *bias), about.activation))
+        weight, bias = (_floats(source, each, shapes[each]) if each in shapes else None for each in _NAMES)
+    return lambda x: np.asarray(ops.activate(ops.linear(x, weight, bias), about.activation))
 
 
 def _floats(source: Any, name: str, shape: tuple[int, ...]) -> Array:
