@@ -24,7 +24,10 @@ def test_weights_stay_as_stored(folder):
     assert model.cache_type == "BF16"
 
 
-@pytest.mark.parametrize(("dtype", "stored"), [("float32", "F32"), (np.float32, "F32"), ("bfloat16", "BF16")])
+STORED = [("float32", "F32"), (np.float32, "F32"), ("bfloat16", "BF16"), ("bf16", "BF16")]
+
+
+@pytest.mark.parametrize(("dtype", "stored"), STORED)
 def test_dtype_converts(folder, dtype, stored):
     model = pyllm.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     assert model.head.weight.value.dtype == stored
