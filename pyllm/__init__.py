@@ -28,6 +28,7 @@ _LAZY = {
     "AutoConfig": "pyllm.auto",
     "AutoModel": "pyllm.auto.encoders",
     "AutoModelForCausalLM": "pyllm.auto",
+    "AutoModelForImageClassification": "pyllm.auto.encoders",
     "AutoModelForMaskedLM": "pyllm.auto.encoders",
     "AutoModelForNextSentencePrediction": "pyllm.auto.encoders",
     "AutoModelForPreTraining": "pyllm.auto.encoders",

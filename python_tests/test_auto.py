@@ -24,7 +24,10 @@ def test_weights_stay_as_stored(folder):
     assert model.cache_type == "BF16"
 
 
-@pytest.mark.parametrize(("dtype", "stored"), [("float32", "F32"), (np.float32, "F32"), ("bfloat16", "BF16")])
+STORED = [("float32", "F32"), (np.float32, "F32"), ("bfloat16", "BF16"), ("bf16", "BF16")]
+
+
+@pytest.mark.parametrize(("dtype", "stored"), STORED)
 def test_dtype_converts(folder, dtype, stored):
     model = pyllm.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     assert model.head.weight.value.dtype == stored
@@ -109,6 +112,11 @@ def test_masked_places_are_not_seen(folder):
     out = model(ids, attention_mask=mask).logits[0]
     assert np.array_equal(out[3:], model(IDS[None, :10]).logits[0])
     assert not out[:3].any()
+
+
+def test_ids_beyond_32_bits_are_no_others(folder):
+    with pytest.raises(IndexError, match="input_ids: 4294967301, allowed are numbers of 32 bits"):
+        pyllm.AutoModelForCausalLM.from_pretrained(folder)(np.array([[(1 << 32) + 5]]))
 
 
 def test_parameters_are_counted_once(folder):

@@ -312,6 +312,8 @@ def test_what_cannot_be_is_refused():
         (lambda: model.forward([1.5], [1]), ValueError, "source 0: float64"),
         (lambda: model.forward([[1], [2]], [[1]]), ValueError, "2 sources and 1 targets"),
         (lambda: model.forward([50], [1]), IndexError, "allowed are 0 to 49"),
+        (lambda: model.forward([1 << 32], [1]), IndexError, "source: 4294967296, allowed are numbers of 32 bits"),
+        (lambda: model.step(model.start([1]), np.array([1 << 32])), IndexError, "ids: 4294967296"),
         (lambda: model.start(list(range(1, 10))), ContextError, "source 0: 9 tokens, the model's context has 8"),
         (lambda: model.step(model.start([1]), [1, 2]), ValueError, r"ids \(2,\) for 1 beams"),
         (lambda: split(np.array([0, 2, 3, 4])), ValueError, "3 sequences, allowed is an even number"),

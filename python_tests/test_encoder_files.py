@@ -56,6 +56,20 @@ def test_a_base_model_gets_a_head(tmp_path, variant, caplog):
     assert model.train().loss(np.array([5, 6, 7]), np.array([0, 6, -100])).item() > 0
 
 
+@pytest.mark.parametrize("variant", ["bert", "roberta", "distilbert", "albert groups"])
+@pytest.mark.parametrize("task", ["Model", "TokenClassification"])
+def test_layers_that_the_configuration_does_not_have_are_refused(tmp_path, variant, task):
+    """Whatever the task: a configuration of fewer layers would give other answers, and no word of it."""
+    theirs(variant, task).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    count, left = ("num_hidden_groups", 2) if variant == "albert groups" else ("num_hidden_layers", 1)
+    count = "n_layers" if variant == "distilbert" else count
+    (tmp_path / "config.json").write_text(json.dumps(config | {count: left}))
+    for name in ("AutoModel", "AutoModelForTokenClassification", "AutoModelForMaskedLM"):
+        with pytest.raises(ModelFileError, match=rf"layer\w*\.{left}\.[\w.]+' is unexpected; .* and \d+ more"):
+            getattr(pyllm, name).from_pretrained(tmp_path)
+
+
 def test_a_headed_model_opens_as_another(tmp_path):
     """The trunk of a masked language model: its head is of no concern, the pooler is new."""
     reference = folder(tmp_path)
@@ -220,6 +234,9 @@ CALLS = [
         IndexError,
         "input_ids: 61 at token 0 of sequence 1, allowed are 0 to 60",
     ),
+    ({"input_ids": ONES << 32}, IndexError, "input_ids: 4294967296, allowed are numbers of 32 bits"),
+    ({"input_ids": [[1 << 32], [5, 6]]}, IndexError, "input_ids: 4294967296, allowed"),
+    ({"input_ids": ONES, "token_type_ids": ONES << 32}, IndexError, "token_type_ids: 4294967296, allowed"),
     ({"input_ids": [[5, 6], [7, -1]]}, IndexError, "input_ids: -1 at token 1 of sequence 1"),
     ({"input_ids": [[5, 6], []]}, ValueError, r"input_ids\[1\] has shape \(0,\), allowed is a token or more"),
     ({"input_ids": np.zeros((2, 0), int)}, ValueError, r"input_ids \(2, 0\), allowed is \(batch, length\)"),
@@ -247,6 +264,10 @@ def test_other_wrong_calls(model):
     base = pyllm.AutoModel.from_config(model.config).eval()
     with pytest.raises(TypeError, match="BERT: labels without a head; AutoModelFor"):
         base(5 * ONES, labels=ONES)
+    with pytest.raises(TypeError, match="BERT: unknown arguments return_dict"):
+        base(5 * ONES, return_dict=True)
+    with pytest.raises(IndexError, match="tokens: 4294967296, allowed"):
+        model.loss(np.array([1 << 32]), np.array([5]))
     with pytest.raises(ValueError, match="BERT: a loss without a head"):
         base.loss(np.array([5]), np.array([5]))
     with pytest.raises(ValueError, match="2 targets for 3 tokens"):

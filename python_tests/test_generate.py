@@ -82,6 +82,8 @@ def test_min_new_tokens_holds_the_end_back(model):
     out = generate(model, PROMPT, max_new_tokens=40, min_new_tokens=40)
     assert out.shape == (1, 43) and END not in out[0, :-1]
     assert np.array_equal(generate(model, PROMPT, max_new_tokens=40, min_length=43), out)
+    few = generate(model, PROMPT, max_new_tokens=40, min_new_tokens=2, min_length=43)  # the former is what counts
+    assert np.array_equal(few, generate(model, PROMPT, max_new_tokens=40, min_new_tokens=2)) and few.shape[1] < 43
 
 
 def test_context_full_ends_with_length():

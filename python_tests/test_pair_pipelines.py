@@ -83,6 +83,11 @@ def test_what_a_pipeline_cannot_do_is_refused(loaded):
     call = pyllm.pipeline("translation", model, tokenizer)
     with pytest.raises(ValueError, match="input 1 is int"):
         call(["a", 3])
+    with pytest.raises(ValueError, match="input 0 is dict"):  # whose keys are no texts
+        call({"text": "a"})
+    with pytest.raises(ValueError, match="input 0 is NoneType"):
+        call(None)
+    assert call("a", padding=True, max_new_tokens=3) == call("a", max_new_tokens=3)
     with pytest.raises(GenerationError, match="did you mean 'num_beams'"):
         call("a", num_beam=2)
     with pytest.raises(ValueError, match="task 'x' is not known; this model's are: translation_en_to_de, summ"):

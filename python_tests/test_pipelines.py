@@ -88,6 +88,8 @@ def test_fill_mask(folder):
     found, wanted = (each(text, targets=["a", "b", "c"]) for each in (mine, theirs))
     same(found, wanted)
     assert sum(each["score"] for each in mine(text, top_k=1000)) == pytest.approx(1, abs=1e-5)
+    bare = {"tokenizer_kwargs": {"add_special_tokens": False}}
+    same(mine(text, **bare), theirs(text, **bare))
     with pytest.raises(ValueError, match=rf"fill-mask: no {re.escape(mask)} in input 1"):
         mine([text, "the capital"])
 
@@ -111,6 +113,23 @@ def test_text_classification(folder, labels):
     pairs = [{"text": TEXTS[0], "text_pair": TEXTS[1]}, {"text": TEXTS[2], "text_pair": "the"}]
     same(mine(pairs), theirs(pairs))
     same(mine(pairs[0]), theirs(pairs[0]))
+    mixed = [pairs[0], TEXTS[1], {"text": TEXTS[2]}]
+    assert mine(mixed) == mine(pairs[:1]) + mine(TEXTS[1:])  # a text alone is no pair with nothing
+    assert mine([]) == [] and mine(np.array(TEXTS)) == mine(each for each in TEXTS) == mine(TEXTS)
+    ordered = mine(TEXTS[0], return_all_scores=True)
+    assert [each["label"] for each in ordered[0]] == list(mine.model.config.id2label.values())
+    assert sorted(ordered[0], key=lambda each: -each["score"]) == mine(TEXTS[0], top_k=None)
+
+
+def test_settings_of_a_whole_pipeline(folder):
+    path = folder("SequenceClassification", num_labels=3)
+    theirs, mine = both("text-classification", path, top_k=None, tokenizer=str(path), padding=True, truncation=True)
+    same(mine(TEXTS[0]), theirs(TEXTS[0]))
+    same(mine(TEXTS), theirs(TEXTS))
+    again = pyllm.pipeline("text-classification", path, device="cpu", trust_remote_code=False)
+    assert again(TEXTS[0], top_k=None) == mine(TEXTS[0], top_k=None)
+    with pytest.raises(ValueError, match="device 'cuda:0', allowed is 'cpu'"):
+        pyllm.pipeline("text-classification", path, device="cuda:0")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -128,12 +147,33 @@ def test_token_classification(folder, strategy):
         assert entities and all(0 <= each["start"] <= each["end"] <= len(text) for each in entities)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("strategy", "stride"), [("simple", 0), ("first", 7), ("max", 3), ("average", 20)])
+def test_long_texts_are_read_in_windows(folder, strategy, stride):
+    names = dict(enumerate(LABELS))
+    path = folder("TokenClassification", id2label=names, label2id={name: i for i, name in names.items()})
+    shorter = {"model_max_length": 24}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path, **shorter)
+    tokenizer.save_pretrained(path)
+    theirs, mine = both("ner", path, aggregation_strategy=strategy, stride=stride, ignore_labels=[])
+    texts = [*TEXTS, " ".join(TEXTS), " ".join(TEXTS[::-1] * 3)]
+    same(mine(texts), theirs(texts))
+    mine.settings["ignore_labels"] = ["MISC"]
+    same(mine(texts[-1]), theirs(texts[-1], ignore_labels=["MISC"]))
+    with pytest.raises(ValueError, match="stride: 22, allowed are 0 to 21"):
+        mine(texts, stride=22)
+    with pytest.raises(ValueError, match="stride: aggregation_strategy none, allowed are the others"):
+        mine(texts, aggregation_strategy="none")
+
+
 def test_feature_extraction(folder):
     theirs, mine = both("feature-extraction", folder("Model"))
     same(mine(TEXTS[0]), theirs(TEXTS[0]))
     same(mine(TEXTS), theirs(TEXTS))
     arrays = mine(TEXTS, return_tensors=True)
     assert all(each.dtype == np.float32 and each.shape[0] == 1 for each in arrays)
+    bare = {"tokenize_kwargs": {"add_special_tokens": False}}
+    same(mine(TEXTS[0], **bare), theirs(TEXTS[0], **bare))
 
 
 def test_long_texts_are_cut_where_it_is_asked_for(folder):
@@ -158,6 +198,11 @@ def test_text_generation(tmp_path):
         assert found == theirs("the quick brown", return_full_text=full, **settings)
     assert mine(["the quick", "a lazy dog"]) == theirs(["the quick", "a lazy dog"], **settings)
     assert len(mine("the", do_sample=True, num_return_sequences=3)) == 3
+    mine.settings.pop("max_new_tokens")
+    assert mine("the quick", max_length=15) == theirs("the quick", max_length=15, do_sample=False, pad_token_id=0)
+    cut = mine("the quick brown " * 30, truncation=True, max_length=20, max_new_tokens=3, return_full_text=False)
+    whole = mine.tokenizer.decode(mine.tokenizer.encode("the quick brown " * 30)[:20])
+    assert cut == mine(whole, max_new_tokens=3, return_full_text=False)
     chat = [{"role": "user", "content": "the dog"}]
     found = mine(chat)
     assert found[0]["generated_text"][0] == chat[0] and found[0]["generated_text"][1]["role"] == "assistant"
@@ -175,6 +220,8 @@ def test_our_own_classifiers_are_asked_the_same_way(tmp_path):
     assert sum(each["score"] for each in both_labels) == pytest.approx(1, abs=1e-6)
     assert classify("the quick brown fox") == both_labels[:1]
     assert classify(["the quick brown fox", "a"])[0] == both_labels[0]
+    with pytest.raises(ValueError, match="text_pair, allowed of this model are texts alone"):
+        classify({"text": "the", "text_pair": "fox"})
 
 
 def test_a_loaded_model_and_its_tokenizer_will_do(folder):

@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
+import safetensors.torch
 import tiny_tokenizers
 import torch
 import transformers
@@ -84,6 +86,83 @@ def test_rows_are_pooled_as_the_folder_says(tmp_path, modes, variant):
     assert torch.equal(encoder.encode(TEXTS, convert_to_tensor=True), torch.from_numpy(alone))
 
 
+@pytest.mark.parametrize(
+    ("given", "modes"),
+    [("cls", ("cls_token",)), (["mean", "mean_sqrt_len_tokens"], ("mean_tokens", "mean_sqrt_len_tokens"))],
+)
+def test_later_versions_name_the_pooling(tmp_path, given, modes):
+    reference = folder(tmp_path)
+    write(tmp_path, "1_Pooling/config.json", {"embedding_dimension": 32, "pooling_mode": given, "include_prompt": True})
+    wanted = reference_vectors(reference, tmp_path, TEXTS, modes)
+    assert np.abs(pyllm.SentenceEncoder(tmp_path).encode(TEXTS) - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def with_dense(path, sizes, act, bias, dtype=torch.float32):
+    """Dense modules over the mean; gives torch's layers."""
+    modules = json.loads((path / "modules.json").read_text())
+    layers = torch.nn.Sequential()
+    for i, (inputs, outputs) in enumerate(pairwise(sizes), 2):
+        linear = torch.nn.Linear(inputs, outputs, bias=bias).to(dtype)
+        modules.insert(i, {"idx": i, "path": f"{i}_Dense", "type": KINDS + "Dense"})
+        sort = f"torch.nn.modules.activation.{type(act).__name__}"
+        about = {"in_features": inputs, "out_features": outputs, "bias": bias, "activation_function": sort}
+        write(path, f"{i}_Dense/config.json", about)
+        tensors = {f"linear.{name}": tensor for name, tensor in linear.state_dict().items()}
+        safetensors.torch.save_file(tensors, path / f"{i}_Dense/model.safetensors")
+        layers += torch.nn.Sequential(linear.float(), act)
+    write(path, "modules.json", modules)
+    return layers
+
+
+@pytest.mark.parametrize(
+    ("sizes", "act", "bias", "normalize", "dtype"),
+    [
+        ((32, 12), torch.nn.Tanh(), True, False, torch.float32),
+        ((32, 48), torch.nn.Identity(), False, True, torch.bfloat16),
+        ((32, 20, 7), torch.nn.GELU(), True, True, torch.float16),
+    ],
+)
+def test_dense_layers_over_the_vector(tmp_path, sizes, act, bias, normalize, dtype):
+    reference = folder(tmp_path, normalize=normalize)
+    layers = with_dense(tmp_path, sizes, act, bias, dtype)
+    wanted = layers(torch.tensor(reference_vectors(reference, tmp_path, TEXTS, ("mean_tokens",))))
+    wanted = (torch.nn.functional.normalize(wanted) if normalize else wanted).detach().numpy()
+    encoder = pyllm.SentenceEncoder(tmp_path)
+    found = encoder.encode(TEXTS, batch_size=3)
+    assert encoder.get_sentence_embedding_dimension() == found.shape[1] == sizes[-1]
+    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    assert same_bits(found, np.stack([encoder.encode(text) for text in TEXTS]))
+
+
+def test_dense_layers_that_do_not_fit_are_named(tmp_path):
+    folder(tmp_path, modes=("mean_tokens", "cls_token"))
+    with_dense(tmp_path, (32, 12), torch.nn.Tanh(), True)
+    with pytest.raises(ValueError, match="a Dense layer of 32 inputs over vectors of 64 numbers"):
+        pyllm.SentenceEncoder(tmp_path)
+    about = json.loads((tmp_path / "2_Dense/config.json").read_text())
+    for change, message in (
+        ({"out_features": 13}, r"'linear.weight' is \[12, 32\], expected \[13, 32\]; 'linear.bias' is \[12\]"),
+        ({"in_features": 0}, "'in_features': 0; 1 to"),
+        ({"activation_function": "torch.nn.Mish"}, "'activation_function': Mish; Identity, Tanh, ReLU"),
+    ):
+        write(tmp_path, "2_Dense/config.json", about | change)
+        with pytest.raises(ModelFileError, match=message):
+            pyllm.SentenceEncoder(tmp_path)
+
+
+def test_queries_documents_and_the_first_numbers(tmp_path):
+    folder(tmp_path)
+    write(tmp_path, "config_sentence_transformers.json", {"prompts": {"query": "the ", "passage": "a "}})
+    encoder = pyllm.SentenceEncoder(tmp_path)
+    assert same_bits(encoder.encode_query("capital"), encoder.encode("the capital"))
+    assert same_bits(encoder.encode_query("capital", prompt="my "), encoder.encode("my capital"))
+    assert same_bits(encoder.encode_document(["capital"]), encoder.encode(["a capital"]))
+    whole = encoder.encode(TEXTS)
+    assert same_bits(encoder.encode(TEXTS, truncate_dim=5), np.ascontiguousarray(whole[:, :5]))
+    short = encoder.encode(TEXTS, truncate_dim=5, normalize_embeddings=True)
+    np.testing.assert_allclose(np.linalg.norm(short, axis=1), 1, rtol=1e-6)
+
+
 def test_vectors_have_length_one_where_it_is_asked_for(tmp_path):
     folder(tmp_path, normalize=True)
     encoder = pyllm.SentenceEncoder(tmp_path)
@@ -143,7 +222,7 @@ def test_the_nearest_are_those_of_the_greatest_cosines(tmp_path):
     ("name", "value", "message"),
     [
         ("modules.json", {}, r"modules.json: \{\}; a list of modules"),
-        ("modules.json", [{"type": KINDS + "Dense"}], "Dense; Transformer, Pooling and perhaps Normalize"),
+        ("modules.json", [{"type": KINDS + "Dense"}], "Dense; Transformer, Pooling, perhaps Dense and perhaps"),
         (
             "modules.json",
             [{"type": "Transformer", "path": ""}, {"type": "Pooling", "path": "../x"}],
@@ -156,6 +235,7 @@ def test_the_nearest_are_those_of_the_greatest_cosines(tmp_path):
         ),
         ("1_Pooling/config.json", {"pooling_mode_lasttoken": True}, "lasttoken; some of cls_token, max_tokens"),
         ("1_Pooling/config.json", {"pooling_mode_cls_token": False}, "'pooling_mode': none; some of"),
+        ("1_Pooling/config.json", {"pooling_mode": ["mean", "lasttoken"]}, "lasttoken; some of cls, max, mean, mean_s"),
         ("1_Pooling/config.json", [], r"config.json: \[\]; an object"),
         (
             "modules.json",

@@ -167,7 +167,7 @@ def test_what_is_refused(tmp_path):
     tensors["vit.embeddings.cls_token"] = np.zeros((1, 2, 24), np.float32)
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(ModelFileError, match="cls_token"):
-        AutoModelForImageClassification.from_pretrained(tmp_path)
+        pyllm.AutoModelForImageClassification.from_pretrained(tmp_path)
     with pytest.raises(ModelFileError, match="vit"):
         pyllm.AutoModelForCausalLM.from_pretrained(tmp_path)
     with pytest.raises(ModelFileError, match="one of bert"):

@@ -29,14 +29,14 @@ __all__ = [
 ]
 
 PRECISIONS = ("default", "high")
-_IGNORED = {
+IGNORED = {
     *("revision", "token", "cache_dir", "local_files_only", "trust_remote_code", "low_cpu_mem_usage", "device_map")
 }
 
 
 def known_arguments(others: dict[str, Any]) -> None:
     """Raise TypeError for arguments that mean nothing here; some of transformers' have nothing to do."""
-    unknown = set(others) - _IGNORED
+    unknown = set(others) - IGNORED
     if unknown:
         raise TypeError(f"from_pretrained: unknown arguments {', '.join(sorted(unknown))}")
 

@@ -24,7 +24,7 @@ from pyllm.auto.state import Held, arrays_of
 from pyllm.auto.weights import FOLDER, load_weights, placed, rearranged
 from pyllm.errors import ModelFileError, printable
 from pyllm.formats import TensorInfo, download
-from pyllm.formats.weights import differences
+from pyllm.formats.weights import check_weights, differences
 from pyllm.models.encoder import Encoder
 from pyllm.models.naming import module_of, same_module
 from pyllm.nn.module import Parameter, check_state
@@ -71,9 +71,10 @@ class AutoModel:
         dtype: "auto" keeps weights as stored, the names of weights.DTYPES convert.
 
         A head, and a pooler, that the folder does not hold get random values of the seed: their names are logged, and
-        stay in model.missing_keys; model.unexpected_keys are those of which nothing is made. num_labels or id2label: of
-        a head that is to be learned; with ignore_mismatched_sizes one of another size is random too. Raises
-        ModelFileError for bad files and for families that are no encoders, ValueError for unknown types, TypeError.
+        stay in model.missing_keys; model.unexpected_keys are those of other heads, of which nothing is made. num_labels
+        or id2label: of a head that is to be learned; with ignore_mismatched_sizes one of another size is random too.
+
+        Raises ModelFileError for bad files and for families that are no encoders, ValueError, TypeError.
         """
         known_arguments(others)
         if threads is not None:
@@ -218,10 +219,19 @@ def _load(
     spare = [*model.tied, *model.tied.values()] if _fills(model) else []
     known = {*expected, *ignored, *spare}
     model.unexpected_keys = tuple(name for name in renamed.tensors if name not in known)
+    parts = tuple({_part(place.name, model.prefix) for parameter, place, _ in found if parameter not in free})
+    odd = {name: renamed.tensors[name] for name in model.unexpected_keys if name.startswith(parts)}
+    check_weights(source.path, {}, odd)
     model.missing_keys = tuple(load_weights(model, family, renamed, values, dtype, free))
     if model.missing_keys:
         model.initialise(seed, [path for path, each in model.own_parameters().items() if each.value is None])
         model.eval()
+
+
+def _part(name: str, prefix: str) -> str:
+    """What the names of all tensors of the same part of the trunk begin with, as bert.encoder. and embeddings. do."""
+    begin = prefix if name.startswith(prefix) else ""
+    return begin + name.removeprefix(begin).partition(".")[0] + "."
 
 
 def _tell_missing(model: Encoder) -> None:

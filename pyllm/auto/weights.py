@@ -28,7 +28,7 @@ FOLDER, GGUF_FILE = 0, 1  # which of the names in NAMES
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "generator.weight", "head.weight")
 # What weights may be turned into while they load.
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int8": "INT8"}
-DTYPES |= {name.lower(): name for name in ("Q8_0", "Q4_0", "Q4_1")}
+DTYPES |= {name.lower(): name for name in ("Q8_0", "Q4_0", "Q4_1", "F32", "F16", "BF16")}
 
 
 _buffer = threading.local()

@@ -17,9 +17,11 @@ class TokenClassification(Pipeline):
     aggregation_strategy: "none", or groups [{"entity_group", "score", "word", "start", "end"}, ...]: "simple" of tokens
     side by side; "first", "max" and "average" of whole words, whose class is that of their first token, of their
     surest, or of their mean. B-... begins a group. ignore_labels: classes that are left out, "O" unless given.
+    stride: a text that is too long is read in windows that have so many tokens in common; where two see an entity the
+    longer stays, of equal ones the surer.
     """
 
-    known: ClassVar[dict[str, Any]] = {"aggregation_strategy": "none", "ignore_labels": None}
+    known: ClassVar[dict[str, Any]] = {"aggregation_strategy": "none", "ignore_labels": None, "stride": None}
 
     def answers(self, inputs: list[Any], values: dict[str, Any], ranked: bool) -> list[Any]:
         """One for each text. Raises ValueError for an unknown strategy."""
@@ -27,14 +29,24 @@ class TokenClassification(Pipeline):
         if strategy not in STRATEGIES:
             raise ValueError(f"aggregation_strategy: {strategy!r}, allowed are {', '.join(STRATEGIES)}")
         ignored = ["O"] if values["ignore_labels"] is None else values["ignore_labels"]
-        encoded = self.encoded(inputs, values, return_offsets_mapping=True, return_special_tokens_mask=True)
-        logits = self.computed(encoded, values, "logits")
+        more = {"return_offsets_mapping": True, "return_special_tokens_mask": True}
+        stride, longest = values["stride"], self.longest(values)
+        if stride is not None:
+            if strategy == "none":
+                raise ValueError("stride: aggregation_strategy none, allowed are the others")
+            values = values | {"truncation": False}
+        encoded = self.encoded(inputs, values, **more)
+        rows = [{name: column[i] for name, column in encoded.items()} for i in range(len(inputs))]
+        pieces = [[row] if stride is None else _windows(row, longest, stride) for row in rows]
+        together = {name: [piece[name] for each in pieces for piece in each] for name in encoded}
+        logits = iter(self.computed(together, values, "logits"))
         found = []
-        for number, text in enumerate(inputs):
-            row = {name: column[number] for name, column in encoded.items()}
-            tokens = self._tokens(text, row, softmax(logits[number]))
-            entities = self._put_together(tokens, strategy)
-            found.append([each for each in entities if each.get("entity", each.get("entity_group")) not in ignored])
+        for text, windows in zip(inputs, pieces, strict=True):
+            entities: list[dict[str, Any]] = []
+            for row in windows:
+                said = self._put_together(self._tokens(text, row, softmax(next(logits))), strategy)
+                entities += [each for each in said if each.get("entity", each.get("entity_group")) not in ignored]
+            found.append(entities if len(windows) == 1 else _without_overlaps(entities))
         return found
 
     def _tokens(self, text: Any, row: dict[str, Any], shares: Array) -> list[dict[str, Any]]:
@@ -110,3 +122,36 @@ class TokenClassification(Pipeline):
 def _tag(name: str) -> tuple[bool, str]:
     """(whether it begins a group, its class) of B-PER, I-PER or PER."""
     return name.startswith("B-"), name[2:] if name.startswith(("B-", "I-")) else name
+
+
+def _windows(row: dict[str, Any], longest: int, stride: int) -> list[dict[str, Any]]:
+    """A text's columns as those of windows of `longest` tokens, which begin and end with its special tokens.
+
+    Raises ValueError for a stride that is no part of a window.
+    """
+    marks = row["special_tokens_mask"]
+    if len(marks) <= longest:
+        return [row]
+    first = next((i for i, mark in enumerate(marks) if not mark), 0)
+    last = len(marks) - next((i for i, mark in enumerate(reversed(marks)) if not mark), 0)
+    room = longest - first - (len(marks) - last)
+    if not 0 <= stride < room:
+        raise ValueError(f"stride: {stride}, allowed are 0 to {room - 1}")
+    starts = range(first, max(first + 1, last - stride), room - stride)
+    return [
+        {name: [*column[:first], *column[i : min(i + room, last)], *column[last:]] for name, column in row.items()}
+        for i in starts
+    ]
+
+
+def _without_overlaps(entities: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of entities that have characters in common the longest, then the surest; in order."""
+    found: list[dict[str, Any]] = []
+    for each in sorted(entities, key=lambda entity: entity["start"]):
+        if not found or each["start"] >= found[-1]["end"]:
+            found.append(each)
+            continue
+        length, before = each["end"] - each["start"], found[-1]["end"] - found[-1]["start"]
+        if (length, each["score"]) > (before, found[-1]["score"]):
+            found[-1] = each
+    return found

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from pyllm.errors import ContextError
 from pyllm.evaluate.translation import source_of, task_of
 
 OWN = {"batch_size": 32, "truncation": False, "prefix": None, "return_text": True, "return_tensors": False}
+OWN |= {"padding": False}  # nothing is padded, whatever is asked for
 
 
 class TextToText:
@@ -35,7 +36,7 @@ class TextToText:
         """The answers; settings for this call. Raises ValueError for what is no text, ContextError, GenerationError."""
         given = {**self.settings, **settings}
         own = {name: given.pop(name) for name in OWN}
-        single = isinstance(inputs, str)
+        single = isinstance(inputs, str | Mapping) or not isinstance(inputs, Iterable)
         texts = [inputs] if single else list(inputs)
         sources = [self.source(number, text, own) for number, text in enumerate(texts)]
         found: list[list[dict[str, Any]]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple
 
@@ -39,16 +39,20 @@ TASKS: dict[str, Task] = {
     "translation": Task(AutoModelForSeq2SeqLM, "pyllm.evaluate.pair_pipelines:Translation"),
     "summarization": Task(AutoModelForSeq2SeqLM, "pyllm.evaluate.pair_pipelines:Summarization"),
 }
+LOADING = ("dtype", "torch_dtype", "threads", *auto.IGNORED)  # what is from_pretrained's of a pipeline's settings
 ALIASES = {"sentiment-analysis": "text-classification", "ner": "token-classification"}
 
 
-def pipeline(task: str, model: Any = None, tokenizer: Any = None, **settings: Any) -> Any:
-    """What does a task: a callable of a text or texts. model: a name, a path, or a loaded one.
+def pipeline(task: str, model: Any = None, tokenizer: Any = None, *, device: Any = None, **settings: Any) -> Any:
+    """What does a task: a callable of a text or texts. model: a name, a path, or a loaded one; tokenizer: too.
 
     settings: those that each call may give too (see the class of the task), and what from_pretrained takes: dtype,
-    threads. Raises ValueError for unknown tasks, TypeError for unknown settings, and as from_pretrained does.
+    threads, and what means nothing here. device: the CPU alone. Raises ValueError for unknown tasks, TypeError for
+    unknown settings, and as from_pretrained does.
     """
-    found = TASKS.get("translation" if task.startswith("translation_") else ALIASES.get(task, task))
+    if str(device) not in ("None", "cpu", "-1"):
+        raise ValueError(f"pipeline: device {device!r}, allowed is 'cpu'")
+    found = TASKS.get("translation" if str(task).startswith("translation_") else ALIASES.get(task, task))
     if found is None:
         known = ", ".join([*TASKS, *ALIASES, "translation_xx_to_yy"])
         raise ValueError(f"pipeline: task {task!r} is not known; known are {known}")
@@ -57,11 +61,13 @@ def pipeline(task: str, model: Any = None, tokenizer: Any = None, **settings: An
     if model is None:
         raise ValueError(f"pipeline: {task} without a model; give a name, a path, or a loaded one")
     if isinstance(model, str | os.PathLike):
-        loading = {key: settings.pop(key) for key in ("dtype", "torch_dtype", "threads") if key in settings}
-        tokenizer = auto.AutoTokenizer.from_pretrained(model) if tokenizer is None else tokenizer
+        loading = {key: settings.pop(key) for key in LOADING if key in settings}
+        tokenizer = model if tokenizer is None else tokenizer
         model = found.loads.from_pretrained(model, **loading)
     if found.loads is AutoModelForSeq2SeqLM:
         settings = {"task": task} | settings
+    if isinstance(tokenizer, str | os.PathLike):
+        tokenizer = auto.AutoTokenizer.from_pretrained(tokenizer)
     return kind(model, model.tokenizer if tokenizer is None else tokenizer, **settings)
 
 
@@ -72,6 +78,7 @@ class Pipeline(ABC):
     shared: ClassVar[dict[str, Any]] = {
         "batch_size": 32,
         "truncation": False,
+        "padding": False,  # nothing is padded, whatever is asked for
         "max_length": None,
         "tokenizer_kwargs": None,
     }
@@ -90,9 +97,11 @@ class Pipeline(ABC):
     def __call__(self, inputs: Any, **settings: Any) -> Any:
         """The answer for a text, or a list of answers for texts; settings for this call."""
         given = self.settings | self._checked(settings)
-        values = {**self.shared, **self.known, **given} | (given.get("tokenizer_kwargs") or {})
-        single = not isinstance(inputs, list | tuple)
-        found = self.answers([inputs] if single else list(inputs), values, "top_k" in given)
+        values = {**self.shared, **self.known, **given}
+        values["tokenizer_kwargs"] = {**(values["tokenizer_kwargs"] or {}), **(values.get("tokenize_kwargs") or {})}
+        single = isinstance(inputs, str | Mapping) or not isinstance(inputs, Iterable)
+        rows = [inputs] if single else list(inputs)
+        found = self.answers(rows, values, "top_k" in given) if rows else []
         return found[0] if single else found
 
     @abstractmethod
@@ -100,15 +109,28 @@ class Pipeline(ABC):
         """One for each input. ranked: the caller has said how many of the best."""
 
     def encoded(self, inputs: list[Any], values: dict[str, Any], **more: Any) -> Any:
-        """What the tokenizer makes of texts, or of {"text": ..., "text_pair": ...}. Raises ValueError for others."""
-        texts, pairs = zip(*(_pair(i, each) for i, each in enumerate(inputs)), strict=True)
-        second = None if all(each is None for each in pairs) else [each or "" for each in pairs]
-        longest = min(
-            each
-            for each in (values["max_length"], self.tokenizer.model_max_length, self.model.context_length)
-            if each is not None
-        )
-        return self.tokenizer(list(texts), second, truncation=values["truncation"] or None, max_length=longest, **more)
+        """What the tokenizer makes of texts, and of {"text": ..., "text_pair": ...}: its columns, a row for each.
+
+        Raises ValueError for others.
+        """
+        both = [_pair(i, each) for i, each in enumerate(inputs)]
+        own = {name: values[name] for name in ("truncation", "max_length")} | values["tokenizer_kwargs"]
+        own["truncation"], own["max_length"] = own["truncation"] or None, self.longest(values)
+        own |= {"padding": False, "return_tensors": None}
+        found: dict[str, list[Any]] = {}
+        for alone in (True, False):
+            group = [i for i, (_, pair) in enumerate(both) if (pair is None) is alone]
+            texts, pairs = [both[i][0] for i in group], None if alone else [both[i][1] for i in group]
+            for name, column in self.tokenizer(texts, pairs, **own, **more).items() if group else ():
+                for i, each in zip(group, column, strict=True):
+                    found.setdefault(name, [None] * len(both))[i] = each
+        return found
+
+    def longest(self, values: dict[str, Any]) -> int:
+        """Tokens of a text at most: as the caller, the tokenizer and the model allow."""
+        given = values["tokenizer_kwargs"].get("max_length", values["max_length"])
+        limits = given, self.tokenizer.model_max_length, self.model.context_length
+        return min(each for each in limits if each is not None)
 
     def computed(self, encoded: Any, values: dict[str, Any], what: str) -> list[Any]:
         """A field of the model's answer for each of the rows, those of like length together."""
@@ -189,30 +211,35 @@ class FillMask(Pipeline):
 class TextClassification(Pipeline):
     """[{"label", "score"}] of a text; of texts the best of each, or with top_k (None: all) a list for each.
 
-    function_to_apply: "softmax", "sigmoid", "none"; without it what the configuration's problem asks for. Takes what
-    `pyllm finetune --task classify` writes too.
+    function_to_apply: "softmax", "sigmoid", "none"; without it what the configuration's problem asks for.
+    return_all_scores: of older callers, all in the classes' order. Takes what `pyllm finetune --task classify` writes
+    too.
     """
 
-    known: ClassVar[dict[str, Any]] = {"top_k": 1, "function_to_apply": None}
+    known: ClassVar[dict[str, Any]] = {"top_k": 1, "function_to_apply": None, "return_all_scores": False}
 
     def __call__(self, inputs: Any, **settings: Any) -> Any:
-        """As every pipeline; of a single text without top_k a list of one, as transformers has it."""
+        """As every pipeline; of a single text, without top_k in this call, a list of one, as transformers has it."""
         found = super().__call__(inputs, **settings)
-        return [found] if isinstance(found, dict) and isinstance(inputs, str) else found
+        return [found] if isinstance(inputs, str) and "top_k" not in settings else found
 
     def answers(self, inputs: list[Any], values: dict[str, Any], ranked: bool) -> list[Any]:
         """One for each text."""
         if isinstance(self.model, TextClassifier):
-            rows: Any = probabilities(self.model, self.tokenizer, [_pair(i, each)[0] for i, each in enumerate(inputs)])
+            texts, pairs = zip(*(_pair(i, each) for i, each in enumerate(inputs)), strict=True)
+            if any(pair is not None for pair in pairs):
+                raise ValueError("text-classification: text_pair, allowed of this model are texts alone")
+            rows: Any = probabilities(self.model, self.tokenizer, texts)
             names = dict(enumerate(self.model.config.classes))
         else:
             scores = self.computed(self.encoded(inputs, values), values, "logits")
             rows, names = [self._shares(row, values["function_to_apply"]) for row in scores], self.model.config.id2label
         found: list[Any] = []
+        every = values["return_all_scores"] and not ranked
         for row in rows:
-            order = np.argsort(-row, kind="stable")[: values["top_k"]]
+            order = np.arange(len(row)) if every else np.argsort(-row, kind="stable")[: values["top_k"]]
             best = [{"label": names[int(i)], "score": float(row[i])} for i in order]
-            found.append(best if ranked else best[0])
+            found.append(best if ranked or every else best[0])
         return found
 
     def _shares(self, row: Array, function: str | None) -> Array:
@@ -229,7 +256,7 @@ class TextClassification(Pipeline):
 class FeatureExtraction(Pipeline):
     """The rows of a text as nested lists [[[...], ...]], (1, tokens, width), or with return_tensors an array."""
 
-    known: ClassVar[dict[str, Any]] = {"return_tensors": False}
+    known: ClassVar[dict[str, Any]] = {"return_tensors": False, "tokenize_kwargs": None}
 
     def answers(self, inputs: list[Any], values: dict[str, Any], ranked: bool) -> list[Any]:
         """One for each text."""
@@ -240,7 +267,8 @@ class FeatureExtraction(Pipeline):
 class TextGeneration(Pipeline):
     """[{"generated_text"}, ...] of a text, one for each of num_return_sequences; of messages the conversation.
 
-    return_full_text: with the prompt before it. All else are settings of generate(), which it checks.
+    return_full_text: with the prompt before it; truncation: of a text that is too long. All else are settings of
+    generate(), which it checks; max_length is of both, as transformers has it.
     """
 
     known: ClassVar[dict[str, Any]] = {"return_full_text": True}
@@ -255,12 +283,16 @@ class TextGeneration(Pipeline):
 
     def answers(self, inputs: list[Any], values: dict[str, Any], ranked: bool) -> list[Any]:
         """One for each text."""
-        options = {name: value for name, value in values.items() if name not in {**self.shared, **self.known}}
+        own = {**self.shared, **self.known}
+        options = {name: value for name, value in values.items() if name not in own}
+        if values["max_length"] is not None:
+            options["max_length"] = values["max_length"]
+        cut = {"truncation": values["truncation"] or None, "max_length": self.longest(values)}
         chats = [isinstance(each, list) for each in inputs]
         rows = [
             self.tokenizer.apply_chat_template(each, add_generation_prompt=True)
             if chat
-            else self.tokenizer.encode(_pair(i, each)[0])
+            else self.tokenizer(_pair(i, each)[0], **cut).input_ids
             for i, (each, chat) in enumerate(zip(inputs, chats, strict=True))
         ]
         found: list[Any] = []

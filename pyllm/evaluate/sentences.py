@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from pyllm import ops
 from pyllm.auto import AutoTokenizer
+from pyllm.auto.dense import load_dense
 from pyllm.auto.encoders import AutoModel
 from pyllm.evaluate.embedding import unit
 from pyllm.formats import download
@@ -43,12 +44,19 @@ class SentenceEncoder:
         encoder = os.path.join(place, self.config.encoder) if self.config.encoder else place
         self.model = AutoModel.from_pretrained(encoder, **options)
         self.tokenizer = AutoTokenizer.from_pretrained(encoder)
+        self.dense = [load_dense(place, each) for each in self.config.dense]
+        width = self.model.width * len(self.config.modes)
+        for each in self.config.dense:
+            if each.inputs != width:
+                raise ValueError(f"encode: a Dense layer of {each.inputs:,} inputs over vectors of {width:,} numbers")
+            width = each.outputs
         longest = [self.model.context_length, self.config.longest, self.tokenizer.model_max_length]
         self.max_seq_length = min(each for each in longest if each is not None)
 
     def get_sentence_embedding_dimension(self) -> int:
         """Numbers of a vector."""
-        return self.model.width * len(self.config.modes)
+        dense = self.config.dense
+        return dense[-1].outputs if dense else self.model.width * len(self.config.modes)
 
     def encode(
         self,
@@ -63,13 +71,15 @@ class SentenceEncoder:
         convert_to_tensor: bool = False,
         device: Any = None,
         normalize_embeddings: bool = False,
+        truncate_dim: int | None = None,
     ) -> Any:
         """Vectors (sentences, width) float32, of one sentence (width,); a list of them without convert_to_numpy.
 
         Texts of like length are computed together, batch_size of them at most, and no padding: a vector's bits do not
         depend on its company. Longer ones than max_seq_length are cut. output_value "token_embeddings": a list of
         (tokens, width). convert_to_tensor: of torch. prompt, prompt_name: what stands before every text.
-        normalize_embeddings: to length 1, which some folders ask for anyway. Raises ValueError.
+        normalize_embeddings: to length 1, which some folders ask for anyway. truncate_dim: the first numbers of each
+        vector alone. Raises ValueError.
         """
         if output_value not in ("sentence_embedding", "token_embeddings"):
             raise ValueError(f"encode: output_value {output_value!r}, allowed are sentence_embedding, token_embeddings")
@@ -93,7 +103,10 @@ class SentenceEncoder:
             return found[0] if single else found
         width = self.get_sentence_embedding_dimension()
         vectors = np.stack(found) if found else np.empty((0, width), np.float32)
-        if self.config.normalize or normalize_embeddings:
+        if self.config.normalize:
+            vectors = unit(vectors)
+        vectors = vectors[:, :truncate_dim]
+        if normalize_embeddings:
             vectors = unit(vectors)
         if convert_to_tensor:
             import torch
@@ -102,6 +115,20 @@ class SentenceEncoder:
         if single:
             return vectors[0]
         return vectors if convert_to_numpy else list(vectors)
+
+    def encode_query(self, sentences: str | Sequence[str], **settings: Any) -> Any:
+        """As encode, behind the folder's prompt "query" where it has one and the settings name none."""
+        return self.encode(sentences, **self._for(("query",), settings))
+
+    def encode_document(self, sentences: str | Sequence[str], **settings: Any) -> Any:
+        """As encode, behind the folder's prompt "document", else "passage", else "corpus"."""
+        return self.encode(sentences, **self._for(("document", "passage", "corpus"), settings))
+
+    def _for(self, names: Sequence[str], settings: dict[str, Any]) -> dict[str, Any]:
+        """Settings that name a prompt: the first of those that the folder has."""
+        name = next((each for each in names if each in self.config.prompts), None)
+        named = settings.get("prompt") is not None or settings.get("prompt_name") is not None
+        return settings if named or name is None else settings | {"prompt_name": name}
 
     def _text(self, number: int, text: Any) -> str:
         if not isinstance(text, str):
@@ -129,8 +156,10 @@ class SentenceEncoder:
         hidden = np.concatenate([np.asarray(each) for each in self.model(rows).last_hidden_state])
         if output_value == "token_embeddings":
             return [hidden[first:end] for first, end in pairwise(starts)]
-        vectors = [pooled(hidden, starts, mode) for mode in self.config.modes]
-        return list(np.concatenate(vectors, axis=1))
+        vectors = np.concatenate([pooled(hidden, starts, mode) for mode in self.config.modes], axis=1)
+        for layer in self.dense:
+            vectors = layer(vectors)
+        return list(vectors)
 
     def similarity(self, one: Any, other: Any) -> Vectors:
         """Cosines (n, m) of vectors (n, width) and (m, width); the same name as sentence-transformers'."""

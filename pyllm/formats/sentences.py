@@ -10,12 +10,25 @@ from pyllm.formats.folder import inside
 from pyllm.formats.json_file import load_json
 
 _LIMIT = 1 << 20
+ACTIVATIONS = {"Identity": "none", "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu", "Sigmoid": "sigmoid"}
 MODES = {"cls_token": "cls", "max_tokens": "max", "mean_tokens": "mean", "mean_sqrt_len_tokens": "mean_sqrt_len"}
+_NAMES = {"cls": "cls", "max": "max", "mean": "mean", "mean_sqrt_len_tokens": "mean_sqrt_len"}  # in later versions
 _MOST = 1 << 24
 
 
+class Dense(NamedTuple):
+    """act(W x + b) of a pooled vector: the folder in this one that W and b lie in, their sizes, the activation."""
+
+    folder: str
+    inputs: int
+    outputs: int
+    bias: bool
+    activation: str
+
+
 class SentenceConfig(NamedTuple):
-    """modes: how rows become a vector, their results side by side in this order; normalize: to length 1.
+    """modes: how rows become a vector, their results side by side in this order; dense: layers over it, one after the
+    other; normalize: to length 1.
 
     encoder: the folder in this one that the encoder lies in, "" for this one. longest: tokens of a text at most, None
     where the folder does not say; lower: whether texts are made lower case; prompts: what may stand before a text, by
@@ -29,11 +42,12 @@ class SentenceConfig(NamedTuple):
     lower: bool = False
     prompts: dict[str, str] = {}  # noqa: RUF012
     prompt: str | None = None
+    dense: tuple[Dense, ...] = ()
 
 
 def read_sentence_config(folder: str) -> SentenceConfig:
     """Of a folder; of one without modules.json, as every encoder's, the mean. Raises ModelFileError."""
-    encoder, modes, normalize = _modules(folder)
+    encoder, modes, dense, normalize = _modules(folder)
     about = _object(folder, os.path.join(encoder, "sentence_bert_config.json"))
     longest = about.get("max_seq_length")
     if longest is not None and (isinstance(longest, bool) or not isinstance(longest, int) or not 1 <= longest < _MOST):
@@ -44,23 +58,42 @@ def read_sentence_config(folder: str) -> SentenceConfig:
         _refuse(folder, "config_sentence_transformers.json", "prompts", prompts, "texts by name")
     if prompt is not None and prompt not in prompts:
         _refuse(folder, "config_sentence_transformers.json", "default_prompt_name", prompt, "one of the prompts")
-    return SentenceConfig(encoder, modes, normalize, longest, about.get("do_lower_case") is True, prompts, prompt)
+    lower = about.get("do_lower_case") is True
+    return SentenceConfig(encoder, modes, normalize, longest, lower, prompts, prompt, dense)
 
 
-def _modules(folder: str) -> tuple[str, tuple[str, ...], bool]:
-    """(where the encoder lies, how its rows are pooled, whether vectors are normalised), as modules.json says."""
+def _modules(folder: str) -> tuple[str, tuple[str, ...], tuple[Dense, ...], bool]:
+    """(where the encoder lies, how its rows are pooled, layers over that, whether vectors are normalised), as
+    modules.json says."""
     path = os.path.join(folder, "modules.json")
     if not os.path.lexists(path):
-        return "", ("mean",), False
+        return "", ("mean",), (), False
     modules = load_json(path, _LIMIT)
     if not isinstance(modules, list) or not all(isinstance(each, dict) for each in modules):
         _refuse(folder, "modules.json", "", modules, "a list of modules")
     kinds = [str(each.get("type")).rpartition(".")[2] for each in modules]
-    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        allowed = "Transformer, Pooling and perhaps Normalize, in this order"
+    normalize = kinds[-1:] == ["Normalize"]
+    layers = kinds[2 : len(kinds) - normalize]
+    if kinds[:2] != ["Transformer", "Pooling"] or any(each != "Dense" for each in layers):
+        allowed = "Transformer, Pooling, perhaps Dense and perhaps Normalize, in this order"
         _refuse(folder, "modules.json", "type", ", ".join(kinds), allowed)
-    encoder, pooling = (_place(folder, each.get("path")) for each in modules[:2])
-    return encoder, _modes(folder, os.path.join(pooling, "config.json")), len(kinds) == 3
+    encoder, pooling, *rest = (_place(folder, each.get("path")) for each in modules[: 2 + len(layers)])
+    dense = tuple(_dense(folder, each) for each in rest)
+    return encoder, _modes(folder, os.path.join(pooling, "config.json")), dense, normalize
+
+
+def _dense(folder: str, place: str) -> Dense:
+    """What a Dense module says of itself."""
+    name = os.path.join(place, "config.json")
+    values = _object(folder, name)
+    sizes = [values.get(each) for each in ("in_features", "out_features")]
+    for field, size in zip(("in_features", "out_features"), sizes, strict=True):
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size < _MOST:
+            _refuse(folder, name, field, size, f"1 to {_MOST:,}")
+    act = str(values.get("activation_function", "Tanh")).rpartition(".")[2]
+    if act not in ACTIVATIONS:
+        _refuse(folder, name, "activation_function", act, ", ".join(ACTIVATIONS))
+    return Dense(place, sizes[0], sizes[1], values.get("bias") is not False, ACTIVATIONS[act])  # type: ignore[arg-type]
 
 
 def _place(folder: str, place: Any) -> str:
@@ -71,14 +104,19 @@ def _place(folder: str, place: Any) -> str:
 
 
 def _modes(folder: str, name: str) -> tuple[str, ...]:
-    """How a Pooling module pools."""
-    values = _object(folder, name)
-    asked = [key.removeprefix("pooling_mode_") for key, on in values.items() if key.startswith("pooling_mode_") and on]
-    odd = [each for each in asked if each not in MODES]
+    """How a Pooling module pools: a flag for each way, or in later versions pooling_mode, a name or a list of names."""
+    values, known = _object(folder, name), _NAMES
+    given = values.get("pooling_mode")
+    if given is None:
+        known, flag = MODES, "pooling_mode_"
+        on = [key.removeprefix(flag) for key, value in values.items() if key.startswith(flag) and value]
+        given = [mode for mode in MODES if mode in on] + [mode for mode in on if mode not in MODES]
+    asked = [str(each) for each in (given if isinstance(given, list) else [given])]
+    odd = [each for each in asked if each not in known]
     if odd or not asked or values.get("include_prompt") is False:
         found = ", ".join(odd) or ("include_prompt false" if asked else "none")
-        _refuse(folder, name, "pooling_mode", found, f"some of {', '.join(MODES)}")
-    return tuple(mode for key, mode in MODES.items() if key in asked)
+        _refuse(folder, name, "pooling_mode", found, f"some of {', '.join(known)}")
+    return tuple(known[each] for each in asked)
 
 
 def _object(folder: str, name: str) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class GenerationConfig:
     presence_penalty and frequency_penalty count generated tokens (OpenAI); repetition_penalty looks at the prompt too.
     prompt_lookup_num_tokens: drafts at a time, from what followed the last tokens (max_matching_ngram_size of them at
     most, 2) where they stood before; the answer is the same, only sooner.
+    renormalize_logits: beams add up log-probabilities of what edits have left, as MarianMT's folders ask for.
     forced_bos_token_id, forced_eos_token_id: what must come second, and last where there is room for no more.
     decoder_start_token_id, output_attentions: of encoder-decoders.
     seed: one integer, or one per prompt; None draws a fresh one. See `generate` for what each field does.
@@ -56,6 +57,7 @@ class GenerationConfig:
     bad_words_ids: Sequence[Sequence[int]] | None = None
     suppress_tokens: Sequence[int] | None = None
     logit_bias: Mapping[int, float] | None = None
+    renormalize_logits: bool = False
     prompt_lookup_num_tokens: int | None = None
     max_matching_ngram_size: int | None = None
     num_return_sequences: int = 1
@@ -90,6 +92,10 @@ class GenerationConfig:
     def samples(self) -> bool:
         """True when tokens are drawn, false when the likeliest is taken."""
         return self.do_sample and self.temperature > 0
+
+    def least(self, begin: int) -> int:
+        """New tokens at least, behind `begin` others; min_new_tokens, where it is said, is what counts."""
+        return self.min_new_tokens or max(0, self.min_length - begin)
 
     @property
     def end_ids(self) -> list[int]:
@@ -261,6 +267,7 @@ CHECKS: dict[str, Check] = {
     "bad_words_ids": optional(words),
     "suppress_tokens": optional(ids),
     "logit_bias": optional(bias),
+    "renormalize_logits": flag,
     "prompt_lookup_num_tokens": optional(whole(0, 64), 0),
     "max_matching_ngram_size": optional(whole(1, 64), 2),
     "num_return_sequences": whole(1, 65536),

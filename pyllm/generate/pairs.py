@@ -113,7 +113,7 @@ class Asked:
         self.sources = sources_of(model, input_ids, mask, config)
         self.starts = starts_of(model, config, begin, len(self.sources))
         self.criteria = listed(criteria)
-        self.sampler = Sampler(config.update(min_new_tokens=_least(config, self.starts.shape[1])), listed(processors))
+        self.sampler = Sampler(config.update(min_new_tokens=config.least(self.starts.shape[1])), listed(processors))
         self.deadline = None if config.max_time is None else time.monotonic() + config.max_time
 
     def rules(self, source: list[int]) -> StopRules:
@@ -280,7 +280,3 @@ def _most(config: GenerationConfig, source: int, begin: int) -> int:
     if config.max_length is not None:
         return max(config.max_length, begin + 1)
     return begin + 2 * source + 10
-
-
-def _least(config: GenerationConfig, begin: int) -> int:
-    return max(config.min_new_tokens, config.min_length - begin)

@@ -141,7 +141,7 @@ def lengths_of(config: GenerationConfig, padded: int) -> tuple[int, int]:
             raise GenerationError("max_length", config.max_length, f"the prompt has {padded}; try max_new_tokens")
     else:
         most = DEFAULT_NEW_TOKENS
-    return max(config.min_new_tokens, config.min_length - padded), most
+    return config.least(padded), most
 
 
 def seeds_of(config: GenerationConfig, prompts: int) -> list[tuple[int, int]]:

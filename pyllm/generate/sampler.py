@@ -29,18 +29,25 @@ class Choice:
     scores: np.ndarray | None = None
 
 
+def renormalised(_: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Scores (1, vocabulary) as log-probabilities, of which some may be -inf."""
+    return scores - np.float32(_core.log_sum_exp(scores[0]))
+
+
 class Sampler:
     """Chooses tokens as a GenerationConfig says.
 
     The order of the steps: logit_bias, repetition_penalty, frequency_penalty and presence_penalty,
     no_repeat_ngram_size, bad_words_ids, suppress_tokens, min_new_tokens, forced tokens, then the caller's processors,
-    then (only when sampling) temperature, top_k, top_p, min_p, typical_p. A draw is Philox4x32-10 of (seed, sequence,
-    position).
+    renormalize_logits, then (only when sampling) temperature, top_k, top_p, min_p, typical_p. A draw is Philox4x32-10
+    of (seed, sequence, position).
     """
 
     def __init__(self, config: GenerationConfig, processors: Sequence[Processor] = ()) -> None:
         self.config = config
         self.processors = list(processors)
+        if config.renormalize_logits and (config.num_beams > 1 or config.output_scores):  # no choice depends on it
+            self.processors.append(renormalised)
         self.core = _core.Sampling()
         self.core.sample = config.do_sample
         for name in ("temperature", "top_k", "top_p", "min_p", "typical_p", "min_new_tokens"):

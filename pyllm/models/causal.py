@@ -15,6 +15,7 @@ from pyllm import _core, nn, ops
 from pyllm.errors import ContextError
 from pyllm.models.adapters import Adaptable
 from pyllm.models.attentions import batched
+from pyllm.ops.arrays import int32
 
 Logits = NDArray[np.float32]
 Hidden = NDArray[np.float32]
@@ -240,7 +241,7 @@ class CausalLM(Adaptable, ABC):
             raise ValueError(f"model: attention_mask {seen.shape} for input_ids {ids.shape}, each row with a 1")
         out = np.zeros((*ids.shape, self.config.vocab_size), np.float32)
         for row, mask, target in zip(ids, seen, out, strict=True):
-            target[mask] = self.whole(row[mask])
+            target[mask] = self.whole(int32(row[mask], "model", "input_ids"))
         loss = None if labels is None else _cross_entropy(out, np.asarray(labels))
         return CausalOutput(out, loss, batched(self, ids, seen) if output_attentions else None)
 

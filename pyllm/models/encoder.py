@@ -18,6 +18,7 @@ from pyllm import nn, ops
 from pyllm.autograd import checkpoint
 from pyllm.models.adapters import Adaptable
 from pyllm.models.ragged import Ragged, Starts, check_length, check_range, ragged
+from pyllm.ops.arrays import int32
 from pyllm.tensor import Array, Tensor
 
 # Parts of heads that give their answers.
@@ -201,8 +202,10 @@ class Encoder(Adaptable, ABC):
         attentions = None if own is None else tuple(batch.squares(each) for each in own.layers)
         if self.head is not None:
             return self.head.output(self, rows, batch, labels, hidden, attentions, **more)
-        if labels is not None or more:
+        if labels is not None:
             raise TypeError(f"{type(self).__name__}: labels without a head; AutoModelFor... has one")
+        if more:
+            raise TypeError(f"{type(self).__name__}: unknown arguments {', '.join(sorted(more))}")
         pooled = None if self.pooler is None else self.pooled(rows, batch.starts)
         return EncoderOutput(batch.back(rows), pooled, hidden, attentions)
 
@@ -215,8 +218,8 @@ class Encoder(Adaptable, ABC):
         if self.head is None:
             raise ValueError(f"{type(self).__name__}: a loss without a head; AutoModelFor... has one")
         ids = np.asarray(tokens)
-        kinds = None if types is None else np.asarray(types).reshape(-1).astype(np.int32)
-        batch = Ragged(ids.reshape(-1).astype(np.int32), ops.starts_of(ids.shape), kinds)
+        kinds = None if types is None else int32(types, "loss", "types").reshape(-1)
+        batch = Ragged(int32(ids, "loss", "tokens").reshape(-1), ops.starts_of(ids.shape), kinds)
         return self.head.loss(self, self.rows(batch), batch.starts, targets, **more)
 
     def training_flops(self) -> float:

@@ -15,6 +15,7 @@ from pyllm.autograd import no_grad
 from pyllm.errors import ContextError
 from pyllm.models.adapters import Adaptable
 from pyllm.models.pair_call import PairOutput, called
+from pyllm.ops.arrays import int32
 
 Starts = NDArray[np.int32]
 
@@ -201,7 +202,7 @@ class EncoderDecoder(Adaptable, ABC):
 
         Raises ContextError where the beams have as many as the model can count.
         """
-        given = np.ascontiguousarray(ids, np.int32)
+        given = int32(ids, "step", "ids")
         if given.shape != (len(state.source),):
             raise ValueError(f"step: ids {given.shape} for {len(state.source)} beams, allowed is one for each")
         if state.length >= self.context_length:
@@ -238,7 +239,7 @@ class EncoderDecoder(Adaptable, ABC):
                 found = f"{len(row):,} tokens, the model's context has {self.context_length:,}"
                 raise ContextError(f"{what} {number}: {found}; shorten it, or take a model with a longer context")
         starts = np.cumsum([0, *map(len, rows)]).astype(np.int32)
-        return np.concatenate(rows).astype(np.int32), starts
+        return int32(np.concatenate(rows), "model", what), starts
 
     def _pause(self) -> None:
         self._paused = self._paused or bool(self.parameters())

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pyllm import ops
 from pyllm.errors import ContextError
+from pyllm.ops.arrays import int32
 
 Starts = NDArray[np.int32]
 Ids = NDArray[np.int32]
@@ -77,12 +78,12 @@ def ragged(
         if empty is not None:
             raise ValueError(f"model: {what}[{empty}] has shape {rows[empty].shape}, allowed is a token or more")
         starts = np.cumsum([0, *map(len, rows)]).astype(np.int32)
-        found = Ragged(np.concatenate(rows).astype(np.int32), starts)
+        found = Ragged(int32(np.concatenate(rows), "model", what), starts)
     else:
         found = _rectangle(_integers(input_ids, what), attention_mask, what)
     types, places = (
-        None if each is None else _integers(found.rows_of(_two(each), what), what).astype(np.int32)
-        for each, what in ((token_type_ids, "token_type_ids"), (position_ids, "position_ids"))
+        None if each is None else int32(_integers(found.rows_of(_two(each), name), name), "model", name)
+        for each, name in ((token_type_ids, "token_type_ids"), (position_ids, "position_ids"))
     )
     return found._replace(types=types, places=places)
 
@@ -99,7 +100,8 @@ def _rectangle(ids: NDArray[Any], attention_mask: Any, what: str) -> Ragged:
         raise ValueError(f"model: attention_mask hides all of row {int(np.argmin(lengths))}, allowed is a 1 in each")
     kept = np.flatnonzero(seen)
     starts = np.cumsum([0, *lengths]).astype(np.int32)
-    return Ragged(ids.reshape(-1)[kept].astype(np.int32), starts, kept=kept, shape=(ids.shape[0], ids.shape[1]))
+    rows = int32(ids.reshape(-1)[kept], "model", what)
+    return Ragged(rows, starts, kept=kept, shape=(ids.shape[0], ids.shape[1]))
 
 
 def _two(given: Any) -> Any:

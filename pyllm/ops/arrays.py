@@ -23,6 +23,16 @@ def float32(x: Any, op: str, name: str = "x") -> Array:
     return np.asarray(array, np.float32, order="C")
 
 
+def int32(x: Any, op: str, name: str) -> NDArray[np.int32]:
+    """Integers x as int32. Raises IndexError for one that needs more bits, which would become another number."""
+    array = np.asarray(x)
+    found = array.astype(np.int32)
+    wrong = array[found != array]
+    if wrong.size:
+        raise IndexError(f"{op}: {name}: {wrong[0]}, allowed are numbers of 32 bits")
+    return found
+
+
 def vector(x: Any, size: int, op: str, name: str) -> Array:
     """x as float32 of shape (size,). Raises ValueError."""
     array = float32(x, op, name)
