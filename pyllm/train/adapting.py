@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from pyllm.data.lexicon import mask_of, surroundings
 from pyllm.formats.memory import available
 from pyllm.models.counting import Group
+from pyllm.models.encoder import Encoder
 from pyllm.models.fitting import refuse_unless_fits
 from pyllm.models.planning import Plan, Sizes, sizes
 from pyllm.models.presets import from_config
 from pyllm.nn import LoraConfig
 from pyllm.tensor import Tensor
+from pyllm.text.framing import framed
 from pyllm.train.arguments import TrainingArguments
 
 
@@ -50,3 +53,13 @@ def stored_bytes(model: Any) -> int:
 def save(model: Any, folder: str) -> None:
     """Write a run's folder: an adapter as PEFT does, else the model in float32."""
     model.save_pretrained(folder, **({} if getattr(model, "adapters", None) else {"dtype": "float32"}))
+
+
+def save_tokenizer(model: Any, tokenizer: Any, folder: str) -> None:
+    """Write the tokenizer of a model that has learned: of encoders, and sources of encoder-decoders, with the tokens
+    that stood around their texts."""
+    if isinstance(model, Encoder):
+        tokenizer = framed(tokenizer, *surroundings(tokenizer), mask_of(tokenizer))
+    elif hasattr(model, "start_id"):
+        tokenizer = framed(tokenizer, tokenizer.coder.before, tokenizer.ending, mask_of(tokenizer))
+    tokenizer.save_pretrained(folder)

@@ -21,7 +21,7 @@ from pyllm.formats import download
 from pyllm.formats.writing import Staging
 from pyllm.models.classifier import ClassifierConfig, TextClassifier
 from pyllm.nn import LoraConfig
-from pyllm.train.adapting import refuse_adapted, save
+from pyllm.train.adapting import refuse_adapted, save, save_tokenizer
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback
 from pyllm.train.encoder_texts import learn_encoder_texts
@@ -91,7 +91,7 @@ def save_texts(model: Any, tokenizer: Any, folder: str) -> None:
         save_classifier(model, folder)
     else:
         save(model, folder)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(model, tokenizer, folder)
 
 
 def learn_pretrained(
