@@ -127,9 +127,14 @@ def numbered(labels: Sequence[str | None], classes: Sequence[str] | None = None)
 
 def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Ids]:
     """Ids of texts, each after the token that ends texts (or begins them): an empty text is this token alone."""
-    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    begin = [0 if first is None else int(first)]
+    begin = beginning(tokenizer)
     return [np.array(begin + list(tokenizer.encode(text, add_special_tokens=False)), np.int32) for text in texts]
+
+
+def beginning(tokenizer: Any) -> list[int]:
+    """The token before a text that is read from left to right: what begins texts, else what ends them."""
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return [0 if first is None else int(first)]
 
 
 def surrounded(tokenizer: Any, texts: Sequence[str], longest: int) -> list[Ids]:
