@@ -260,6 +260,7 @@ def test_what_is_refused(place, tmp_path, capsys):
     for words, code, error in (
         (["finetune", "@bert", "--task", "classify", "--lora-alpha", "4", *flags], 2, "go with --lora R"),
         (["finetune", "@bert", *flags], 1, "continues texts"),
+        (["predict", "@bert", "a fox"], 1, "bert: a model without classes or tags; of `pyllm fit`"),
         (["finetune", "@texts.csv", "--task", "tag", *flags], 1, ""),
         (["finetune", "@bert", "--task", "tag", "--data", "@texts.csv", "--out", "@x"], 1, "a word and its tag"),
     ):
