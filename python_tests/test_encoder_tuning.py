@@ -79,6 +79,18 @@ def test_classes_are_learned_by_the_recipe(place, capsys):
     assert np.abs(np.array(facts["probabilities"][0]) - exact).max() < 1e-5
 
 
+def test_every_way_to_ask_gives_the_same_probabilities(place, tmp_path):
+    pretrained = read_texts(place / "texts.csv")
+    settings = TextSettings(recipe="plain", lm_epochs=0.0)
+    finetune_texts(str(place / "bert"), pretrained, told(tmp_path / "r", max_steps=2), settings)
+    kinds = pyllm.AutoModelForSequenceClassification, pyllm.AutoTokenizer
+    opened = (each.from_pretrained(tmp_path / "r") for each in kinds)
+    exact = np.sort(probabilities(*opened, ["the lazy fox"])[0])
+    for maker in (pyllm.pipeline, transformers.pipeline):
+        found = maker("text-classification", str(tmp_path / "r"))("the lazy fox", top_k=None)
+        assert np.abs(np.sort([each["score"] for each in found]) - exact).max() < 1e-6
+
+
 def test_probabilities_do_not_depend_on_the_company(place):
     model = pyllm.AutoModelForSequenceClassification.from_pretrained(place / "bert", num_labels=3)
     tokenizer = pyllm.AutoTokenizer.from_pretrained(place / "bert")
@@ -248,6 +260,7 @@ def test_what_is_refused(place, tmp_path, capsys):
     for words, code, error in (
         (["finetune", "@bert", "--task", "classify", "--lora-alpha", "4", *flags], 2, "go with --lora R"),
         (["finetune", "@bert", *flags], 1, "continues texts"),
+        (["predict", "@bert", "a fox"], 1, "bert: a model without classes or tags; of `pyllm fit`"),
         (["finetune", "@texts.csv", "--task", "tag", *flags], 1, ""),
         (["finetune", "@bert", "--task", "tag", "--data", "@texts.csv", "--out", "@x"], 1, "a word and its tag"),
     ):

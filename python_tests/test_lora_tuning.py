@@ -1,6 +1,7 @@
 """Adapters of encoders and encoder-decoders by the command: runs that are PEFT's folders, resumed, merged, refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,10 +18,12 @@ from tiny_training import end_of
 import pyllm
 from pyllm.auto.classifiers import head_of
 from pyllm.auto.encoders import AutoModelForTokenClassification
+from pyllm.auto.new import new_config
 from pyllm.auto.pairs import AutoModelForSeq2SeqLM
 from pyllm.data import read_texts
 from pyllm.data.tagged import read_tagged
-from pyllm.errors import CheckpointError, DoesNotFitError
+from pyllm.errors import CheckpointError, DoesNotFitError, ModelFileError
+from pyllm.evaluate.texts import probabilities
 from pyllm.models.fitting import refuse_unless_fits
 from pyllm.models.planning import memory
 from pyllm.train import LoraConfig, adapting
@@ -88,6 +91,42 @@ def test_classes_are_learned_by_an_adapter(place, capsys):  # noqa: F811
     with torch.no_grad():
         np.testing.assert_allclose(merged(torch.tensor(ids)).logits.numpy(), wanted, rtol=1e-4, atol=1e-5)
     assert merged.config.id2label == {0: "a", 1: "b"}
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_decoders_learn_classes_as_peft_has_it(place, tmp_path, family, capsys):  # noqa: F811
+    tokenizer = pyllm.AutoTokenizer.from_pretrained(place / "bert")
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes = sizes if family == "llama" else {"n_embd": 32, "n_layer": 2, "n_head": 2}
+    model = pyllm.AutoModelForCausalLM.from_config(new_config(family, **sizes, vocab_size=tokenizer.vocab_size), 3)
+    model.eval().save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    data = read_texts(place / "texts.csv")
+    settings = TextSettings(recipe="plain", lm_epochs=0.0)
+    lora = LoraConfig(4, 8)
+    a = told(tmp_path / "r", max_steps=100, learning_rate=1e-2, per_device_train_batch_size=8)
+    learned = finetune_texts(str(tmp_path / "base"), data, a, settings, lora=lora)
+    assert learned.result.loss < 0.5  # of two classes: 0.69
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=2)
+    arrays = load_file(tmp_path / "r" / "adapter_model.safetensors")
+    arrays = {name.removeprefix("base_model.model."): torch.tensor(array) for name, array in arrays.items()}
+    state = theirs.state_dict() | {"score.weight": arrays["score.weight"]}
+    for name in (each for each in arrays if "lora_A" in each):
+        change = 2 * arrays[name.replace("lora_A", "lora_B")] @ arrays[name]
+        state[name.replace("lora_A.", "")] += change.T if family == "gpt2" else change
+    theirs.load_state_dict(state)
+    mine = pyllm.AutoModelForSequenceClassification.from_pretrained(tmp_path / "r")
+    ids = transformers.AutoTokenizer.from_pretrained(tmp_path / "r")("the lazy fox", return_tensors="pt").input_ids
+    with torch.no_grad():
+        exact = torch.softmax(theirs.eval()(ids).logits[0], -1).numpy()
+    tokenizer = pyllm.AutoTokenizer.from_pretrained(tmp_path / "r")
+    assert np.abs(probabilities(mine, tokenizer, ["the lazy fox"])[0] - exact).max() < 1e-5
+    assert run(tmp_path, "predict", "@r", "the lazy fox", "--json") == 0
+    assert said(capsys)[0]["classes"] == ["a", "b"]
+    with pytest.raises(ModelFileError, match="tells classes"):
+        pyllm.AutoModelForCausalLM.from_pretrained(tmp_path / "r")
+    with pytest.raises(ValueError, match="pooling mean"):
+        finetune_texts(str(tmp_path / "base"), data, a, replace(settings, pooling="mean"), lora=lora)
 
 
 def test_tags_are_learned_by_an_adapter(place, capsys):  # noqa: F811
@@ -206,7 +245,7 @@ def test_what_is_refused(place, pairs, capsys, monkeypatch):  # noqa: F811
     model.add_adapter(LoraConfig(2)).eval().save_pretrained(place / "adapter")
     pyllm.AutoTokenizer.from_pretrained(place / "bert").save_pretrained(place / "adapter")
     for words, code, error in (
-        ([*texts, "--lm-epochs", "1"], 2, "--lm-epochs changes the encoder, which --lora leaves as it is stored"),
+        ([*texts, "--lm-epochs", "1"], 2, "--lm-epochs changes the model, which --lora leaves as it is stored"),
         ([*texts, "--lora-targets", "q_proj"], 1, "'q_proj' is not known; known are q, k, v, o, up, down"),
         (["finetune", "@adapter", "--task", "classify", *flags], 1, "is an adapter; merge it first: pyllm convert"),
         (["finetune", "@adapter", "--task", "classify", "--lora", "4", "--lm-epochs", "0", *flags], 1, "is an adapter"),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from itertools import pairwise
 
 import data_corpora
@@ -14,7 +15,8 @@ from tiny_training import end_of
 
 import pyllm
 from pyllm.auto.encoders import AutoModelForPreTraining
-from pyllm.data import IGNORED, Shards
+from pyllm.data import IGNORED, Shards, fingerprint
+from pyllm.errors import TokenizerError
 from pyllm.evaluate.objectives import measure
 from pyllm.train import Callback, TrainingArguments
 from pyllm.train.language import pretrain
@@ -121,6 +123,44 @@ def test_text_to_text_goes_on_from_a_pretrained_model(place, tmp_path, family, n
         exact = theirs(torch.tensor([source]), decoder_input_ids=torch.tensor([target])).logits[0].numpy()
     mine = model([source], decoder_input_ids=[target]).logits[0]
     assert np.abs(mine - exact).max() <= 1e-4 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("kind", ["bpe", "word"])
+def test_folders_say_how_texts_were_read(tmp_path, capsys, monkeypatch, kind):
+    """What stood around texts, and the mask, for transformers and for whoever has no `tokenizers`."""
+    (tmp_path / "in.txt").write_text("\n\n".join(f"the fox sees {i} dogs . it likes the dog ." for i in range(40)))
+    flags = ["--kind", kind, "--vocab", "300", "--special", "<mask>", "--sentinels", "8"]
+    assert run(tmp_path, "tokenizer", "train", "@in.txt", "-o", "@tok", *flags) == 0
+    flags = ["--tokenizer", "@tok", "-o", "@shards", "--separator", "blank"]
+    assert run(tmp_path, "data", "prepare", "@in.txt", *flags) == 0
+    for family, fields in (("bert", CASES["mlm"][1]), ("t5", MORE["t5"][1])):
+        pretrain(family, fields, str(tmp_path / "shards"), told(tmp_path / family, max_steps=2), 24)
+        assert run(tmp_path, "eval", f"@{family}", "--data", "@shards", "--split", "train") == 0
+    capsys.readouterr()
+    texts = ["the fox <mask> dogs", "it <mask><mask>", "", "the fox likes it"]
+    mine = [pyllm.AutoTokenizer.from_pretrained(tmp_path / family) for family in ("bert", "t5")]
+    for tokenizer, family in zip(mine, ("bert", "t5"), strict=True):
+        exact = transformers.AutoTokenizer.from_pretrained(tmp_path / family)(texts)["input_ids"]
+        assert tokenizer(texts, allow_special=True).input_ids == exact
+        end, around = tokenizer.eos_token_id, family == "bert"
+        assert all(row[-1] == end and (row[0] == end or not around) for row in exact)
+    found = pyllm.pipeline("fill-mask", tmp_path / "bert")(texts[0])
+    theirs = transformers.pipeline("fill-mask", str(tmp_path / "bert"))(texts[0])
+    assert [each["token"] for each in found] == [each["token"] for each in theirs]
+    assert np.allclose([each["score"] for each in found], [each["score"] for each in theirs], atol=1e-5)
+    assert run(tmp_path, "fill", "@bert", texts[0]) == 0
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "bert")
+    whole, pair = (theirs(*each)["input_ids"] for each in (texts[3:], ("fox", "sees dogs")))
+    kinds = theirs("fox", "sees dogs", return_token_type_ids=True)["token_type_ids"]
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    native = pyllm.AutoTokenizer.from_pretrained(tmp_path / "bert")
+    assert native(texts, allow_special=True).input_ids == mine[0](texts, allow_special=True).input_ids
+    assert native("fox", "sees dogs") == {"input_ids": pair, "token_type_ids": kinds, "attention_mask": [1] * len(pair)}
+    for most in (2, 3, 6):
+        assert native(texts[3], truncation=True, max_length=most).input_ids == [pair[0], *whole[1 : most - 1], pair[0]]
+    with pytest.raises(TokenizerError, match="pairs are not cut"):
+        native("fox", "sees dogs", truncation=True, max_length=5)
+    assert fingerprint(native) == fingerprint(mine[0]) and native.mask_token == "<mask>"
 
 
 @pytest.mark.parametrize("family", MORE)

@@ -88,6 +88,15 @@ def test_texts_are_read_from_tables_objects_and_lines(tmp_path):
     assert read_texts(tmp_path / "t.txt") == Texts(["one", "two"], [None, None])
 
 
+def test_a_label_that_was_named_is_there(tmp_path):
+    (tmp_path / "t.csv").write_text("text,label\na,1\n")
+    (tmp_path / "t.jsonl").write_text('{"text": "a"}\n{"text": "b", "mood": 1}\n')
+    assert read_texts(tmp_path / "t.jsonl", label="mood").labels == [None, "1"]
+    for name in ("t.csv", "t.jsonl"):
+        with pytest.raises(DataError, match=f"{name}: no 'moood'; one of 'text', "):
+            read_texts(tmp_path / name, label="moood")
+
+
 @pytest.mark.parametrize(("name", "content", "found"), (
     ("a.csv", "x,y\n1,2\n", "no column of text among 'x', 'y'"), ("a.csv", "text,label\n", "has no rows"),
     ("a.csv", "", "is empty"), ("a.jsonl", "[1]\n", "a list; an object"), ("a.jsonl", '{"text": 3}\n', "its text is 3"),

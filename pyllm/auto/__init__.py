@@ -11,7 +11,7 @@ from typing import Any
 from pyllm import _core
 from pyllm.auto.adapter_config import base_of
 from pyllm.auto.adapters import load_adapter
-from pyllm.auto.classifiers import AutoModelForSequenceClassification
+from pyllm.auto.classifiers import AutoModelForSequenceClassification, is_decoders
 from pyllm.auto.new import ENCODERS, IMAGES, PAIRS, new_config, new_model
 from pyllm.auto.weights import load_weights
 from pyllm.errors import ModelFileError
@@ -167,6 +167,9 @@ class AutoModelForCausalLM:
             _core.set_threads(threads)
         place = download.resolve(path)
         base = base_of(place)
+        if is_decoders(place):
+            allowed = "one that continues texts; AutoModelForSequenceClassification and `pyllm predict` take this"
+            raise ModelFileError(os.fspath(path), "adapter", None, "it tells classes of texts", allowed)
         with opened(place if base is None else base, gguf_file) as source:
             config, values = config_of(source, context_length)
             refuse_pairs(path, values)

@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from math import prod
@@ -32,12 +33,22 @@ from pyllm.formats.safetensors_writer import write_safetensors
 from pyllm.formats.types import READABLE
 from pyllm.formats.weights import check_weights
 from pyllm.formats.writing import NewTensor, Staging, make_folder
-from pyllm.models.adapters import Attached
+from pyllm.models.adapters import HEADS, Attached
 from pyllm.nn import Parameter
 from pyllm.nn.adapter import Adapter, LoraConfig
 
 CLASSES = {"head.score.weight", "head.tags.weight"}  # matrices whose rows are classes with names
+SCORE = "score.weight"  # the matrix of classes of transformers' decoders
+_CLASSES: dict[str, Any] = {"task_type": "SEQ_CLS", "modules_to_save": HEADS["SEQ_CLS"]}
 Array = NDArray[np.float32]
+
+
+class Score(NamedTuple):
+    """The classes of a decoder's texts: (classes, width) float32, and what the classes are called."""
+
+    weight: Array
+    id2label: dict[int, str]
+    problem_type: str = "single_label_classification"
 
 
 class Row(NamedTuple):
@@ -49,8 +60,15 @@ class Row(NamedTuple):
     shape: tuple[int, ...]
 
 
-def save_adapter(model: Any, path: str | os.PathLike[str], name: str | None = None, base: str | None = None) -> None:
-    """Write an adapter, the one in use unless named, as a PEFT folder; base: the model's name there.
+def save_adapter(
+    model: Any,
+    path: str | os.PathLike[str],
+    name: str | None = None,
+    base: str | None = None,
+    score: Score | None = None,
+) -> None:
+    """Write an adapter, the one in use unless named, as a PEFT folder; base: the model's name there; score: of a
+    decoder that tells classes, which transformers keeps beside it.
 
     Raises ValueError where there is none of that name, ModelFileError for what the disk refuses.
     """
@@ -67,16 +85,18 @@ def save_adapter(model: Any, path: str | os.PathLike[str], name: str | None = No
             a, b = _joined(present, rows, attached.parts)
             tensors |= {f"{PREFIX}{module}.lora_A.weight": a, f"{PREFIX}{module}.lora_B.weight": b}
             ranks[module] = len(a)
-    config = _described(attached.config, base or _base_name(model), ranks, modules)
+    tensors |= {} if score is None else {f"{PREFIX}{SCORE}": score.weight}
+    about = attached.config if score is None else replace(attached.config, **_CLASSES)
+    config = _described(about, base or _base_name(model), ranks, modules)
     entries = [NewTensor(key, array.shape, "F32", partial(_once, array)) for key, array in tensors.items()]
     with _using(model, name), Staging(make_folder(path), sum(each.nbytes for each in entries)) as staging:
         with staging.create(WEIGHTS) as file:
             write_safetensors(file, [*entries, *_whole(model, attached)])
         with staging.create(CONFIG) as file:
             file.write((json.dumps(config, indent=2) + "\n").encode())
-        if CLASSES & set(attached.whole):
+        if score is not None or CLASSES & set(attached.whole):
             with staging.create(LABELS) as file:
-                file.write(labels_text(model.config))
+                file.write(labels_text(model.config if score is None else score))
 
 
 def _described(c: LoraConfig, base: str | None, ranks: dict[str, int], modules: dict[str, list[Row]]) -> dict[str, Any]:
@@ -135,12 +155,25 @@ def _whole(model: Any, attached: Attached) -> list[NewTensor]:
     return [each._replace(name=PREFIX + each.name) for each in entries if each.name in mine]
 
 
+def read_score(path: str | os.PathLike[str], width: int) -> Array:
+    """The matrix of classes (classes, width) beside a decoder's adapter. Raises ModelFileError."""
+    name = os.path.join(path, WEIGHTS)
+    with SafeTensors(name) as file:
+        found = _tensor(file, PREFIX + SCORE, name)
+    if found.shape[1] != width or not np.isfinite(found).all():
+        what = f"shape {found.shape}" if found.shape[1] != width else "nan or infinity"
+        raise ModelFileError(name, f"tensor '{PREFIX}{SCORE}'", None, what, f"(classes, {width}), finite")
+    return found
+
+
 def _once(array: Array) -> Iterator[Array]:
     yield array
 
 
-def load_adapter(model: Any, path: str | os.PathLike[str], name: str = "default") -> None:
-    """Take the adapter of a PEFT folder and use it.
+def load_adapter(
+    model: Any, path: str | os.PathLike[str], name: str = "default", beside: Collection[str] = ()
+) -> None:
+    """Take the adapter of a PEFT folder and use it; beside: tensors there that are not the model's.
 
     Raises ModelFileError that names a tensor which is missing, unknown or of another shape, and fields that mean
     something else than W + scale B A.
@@ -161,7 +194,7 @@ def load_adapter(model: Any, path: str | os.PathLike[str], name: str = "default"
             scale = config.scaling(module, len(a))
             parts |= {row.path: part for row, part in _split(rows, a, b, scale, config.lora)}
         whole = _loaded_whole(model, file, folder, config.lora)
-        left -= {PREFIX + each for each in whole.names}
+        left -= {PREFIX + each for each in (*whole.names, *beside)}
     if left or not parts:
         found = f"{printable(min(left))}: the model has no such matrix" if left else "no adapters"
         raise ModelFileError(file_name, "", None, found, f"{PREFIX}PATH.lora_A.weight and lora_B of its own linears")

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from pyllm.auto.adapter_config import base_of, read_adapter
+from pyllm.auto.adapter_config import base_of, head_options, read_adapter
+from pyllm.auto.adapters import SCORE, Score, load_adapter, read_score, save_adapter
 from pyllm.errors import ModelFileError, printable
 from pyllm.formats import download
 from pyllm.formats.json_file import load_json
@@ -27,8 +28,18 @@ _KINDS = {"classes": list, "pooling": str, "hidden": int, "dropout": float, "bpt
 
 
 def is_classifier(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds a text classifier: save_classifier's, or an encoder with its head."""
-    return os.path.isfile(os.path.join(os.fspath(path), CONFIG)) or head_of(path) == "ForSequenceClassification"
+    """Whether a folder holds a text classifier: save_classifier's, an encoder with a head, an adapter of either."""
+    if os.path.isfile(os.path.join(os.fspath(path), CONFIG)) or is_decoders(path):
+        return True
+    return head_of(path) == "ForSequenceClassification"
+
+
+def is_decoders(path: str | os.PathLike[str]) -> bool:
+    """Whether a PEFT folder lets a decoder tell classes of texts. Raises ModelFileError."""
+    base = base_of(path)
+    if base is None or read_adapter(os.fspath(path)).lora.task_type != "SEQ_CLS":
+        return False
+    return not head_of(base)
 
 
 def head_of(path: str | os.PathLike[str]) -> str:
@@ -52,8 +63,13 @@ def head_of(path: str | os.PathLike[str]) -> str:
 
 
 def save_classifier(model: TextClassifier, path: str | os.PathLike[str]) -> None:
-    """Write the folder; the trunk's files open as a language model's do. Raises ModelFileError."""
+    """Write the folder; the trunk's files open as a language model's do. Of an adapted trunk PEFT's folder, as it has
+    transformers' ...ForSequenceClassification. Raises ModelFileError."""
     folder = make_folder(path)
+    if model.trunk.adapters:
+        score = Score(model.head.score.weight.array(), dict(enumerate(model.config.classes)))
+        save_adapter(model.trunk, folder, score=score)
+        return
     arrays = {name: parameter.array() for name, parameter in model.head.own_parameters().items()}
     tensors = [tensor_of(name, array) for name, array in arrays.items()]
     about = {"format": FORMAT, "version": VERSION, **asdict(model.config)}
@@ -85,12 +101,14 @@ class AutoModelForSequenceClassification:
         from pyllm.auto.encoders import EncoderForSequenceClassification
         from pyllm.auto.new import ENCODERS
 
-        if not os.path.isfile(os.path.join(download.resolve(path), CONFIG)):
+        place = download.resolve(path)
+        if is_decoders(place):
+            return _adapted(place, options)
+        if not os.path.isfile(os.path.join(place, CONFIG)):
             with opened(path) as source:
                 kind = source.config["model_type"] if hasattr(source, "config") else ""
             if kind in ENCODERS:
                 return EncoderForSequenceClassification.from_pretrained(path, **options)
-        place = download.resolve(path)
         config = _config(os.path.join(place, CONFIG))
         model = TextClassifier(AutoModelForCausalLM.from_pretrained(place, **options), config)
         name = os.path.join(place, WEIGHTS)
@@ -107,6 +125,24 @@ class AutoModelForSequenceClassification:
             raise ModelFileError(name, "", None, "holds nan or infinity", "finite numbers")
         model.head.load_state_dict(state)
         return model.eval()  # type: ignore[no-any-return]
+
+
+def _adapted(folder: str, options: dict[str, Any]) -> TextClassifier:
+    """The decoder that a PEFT folder changes, with the adapter and the head beside it. Raises ModelFileError."""
+    from pyllm.auto import AutoModelForCausalLM
+
+    trunk: Any = AutoModelForCausalLM.from_pretrained(str(base_of(folder)), **options)
+    load_adapter(trunk, folder, beside=[SCORE])
+    weight = read_score(folder, trunk.width)
+    names = head_options(folder, SCORE).get("id2label") or {i: f"LABEL_{i}" for i in range(len(weight))}
+    try:
+        config = ClassifierConfig(tuple(names[i] for i in range(len(weight))), "last", 0, 0.0)
+    except (KeyError, ValueError) as error:
+        found = f"{len(weight)} classes, {len(names)} names"
+        raise ModelFileError(folder, "classes", None, found, "two classes or more, as many names") from error
+    model = TextClassifier(trunk, config)
+    model.head.score.weight.take(weight)
+    return model.eval()  # type: ignore[no-any-return]
 
 
 def _config(path: str) -> ClassifierConfig:

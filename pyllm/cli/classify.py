@@ -37,17 +37,13 @@ def add_columns(parser: Any) -> None:
 
 def finetune(args: argparse.Namespace, lora: Any = None) -> int:
     """Learn texts, score those held out beside the baseline; the same command goes on where it was interrupted."""
-    from pyllm.auto.classifiers import head_of
     from pyllm.data import read_texts
     from pyllm.evaluate.texts import compared
-    from pyllm.formats import download
     from pyllm.train import ProgressBar
     from pyllm.train.texts import RATES, TextSettings, finetune_texts, is_recurrent, write_facts
 
-    if lora is not None and not head_of(download.resolve(args.model)):
-        raise options.UsageError("--lora with --task classify takes encoders")
     if lora is not None and args.lm_epochs:
-        raise options.UsageError("--lm-epochs changes the encoder, which --lora leaves as it is stored")
+        raise options.UsageError("--lm-epochs changes the model, which --lora leaves as it is stored")
     rows = read_texts(args.data[0], args.text, args.label)
     recurrent = is_recurrent(args.model)
     args.lr = RATES[recurrent] if args.lr is None else args.lr

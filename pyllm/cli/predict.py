@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pyllm.cli import classify, options, output, tag
-from pyllm.errors import printable
+from pyllm.errors import ModelFileError, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +36,9 @@ def run(args: argparse.Namespace) -> int:
         return classify.predict(args)
     if head_of(args.run) == "ForTokenClassification":
         return tag.predict(args)
+    if os.path.isfile(os.path.join(args.run, "config.json")):
+        allowed = "of `pyllm fit` or `pyllm finetune --task classify|tag`"
+        raise ModelFileError(args.run, "", None, "a model without classes or tags", allowed)
     if len(args.data) != 1:
         raise options.UsageError(f"{len(args.data)} files; one, as the net of a table takes them")
     from pyllm import _core

@@ -65,7 +65,7 @@ def _lines(name: str) -> list[str]:
 
 def _from_table(file: CsvFile, text: str | None, label: str | None) -> Texts:
     where = file.column(_named(file.path, file.names, text, TEXT_NAMES, True))
-    named = _named(file.path, file.names, label, LABEL_NAMES, False)
+    named = _named(file.path, file.names, label, LABEL_NAMES, label is not None)
     rows = [fields for _, fields in file.rows()]
     if not rows:
         file.refuse(None, "has no rows", "rows after the line of names")
@@ -74,12 +74,13 @@ def _from_table(file: CsvFile, text: str | None, label: str | None) -> Texts:
 
 
 def _from_objects(name: str, source: Any, text: str | None, label: str | None) -> Texts:
-    found = Texts([], [])
+    found, met = Texts([], []), dict[str, None]()
     for line, offset, value in json_lines(source):
         where = f"line {line}"
         if not isinstance(value, dict):
             raise DataError(name, where, offset, f"a {type(value).__name__}", "an object with a text and a label")
         names = [str(each) for each in value]
+        met |= dict.fromkeys(names)
         content = value.get(_named(name, names, text, TEXT_NAMES, True))
         given = value.get(_named(name, names, label, LABEL_NAMES, False))
         if not isinstance(content, str):
@@ -90,6 +91,7 @@ def _from_objects(name: str, source: Any, text: str | None, label: str | None) -
         found.labels.append(None if given is None or given == "" else str(given))
     if not found.texts:
         raise DataError(name, "", None, "holds no record", "an object in each line")
+    _named(name, list(met), label, LABEL_NAMES, label is not None)
     return found
 
 
@@ -127,9 +129,14 @@ def numbered(labels: Sequence[str | None], classes: Sequence[str] | None = None)
 
 def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Ids]:
     """Ids of texts, each after the token that ends texts (or begins them): an empty text is this token alone."""
-    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    begin = [0 if first is None else int(first)]
+    begin = beginning(tokenizer)
     return [np.array(begin + list(tokenizer.encode(text, add_special_tokens=False)), np.int32) for text in texts]
+
+
+def beginning(tokenizer: Any) -> list[int]:
+    """The token before a text that is read from left to right: what begins texts, else what ends them."""
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    return [0 if first is None else int(first)]
 
 
 def surrounded(tokenizer: Any, texts: Sequence[str], longest: int) -> list[Ids]:

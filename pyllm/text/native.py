@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from pyllm import _core
 from pyllm.errors import TokenizerError
+from pyllm.text.encoding import Pieces
+from pyllm.text.framing import around
 from pyllm.text.gguf import CONTROL, NORMAL, UNKNOWN, NativeCoder
 from pyllm.text.pre_tokenizers import name_of
 from pyllm.text.tokenizer import Text
@@ -31,8 +34,10 @@ class DescribedCoder(NativeCoder):
     """A NativeCoder that keeps its description, the value of tokenizer.json."""
 
     def __init__(self, document: dict[str, Any], vocabulary: Any, model: Any, lead: bytes = b"") -> None:
-        super().__init__(vocabulary, model, [], [], lead)
+        super().__init__(vocabulary, model, *(around(document["post_processor"]) or ([], [])), lead)
         self._document = document
+        greedy = [re.escape(token["content"]) for token in document["added_tokens"] if token.get("lstrip")]
+        self._spaces = re.compile(rf"(?<!\s)\s+(?={'|'.join(greedy)})") if greedy else None
 
     def document(self) -> dict[str, Any]:
         """The value of tokenizer.json."""
@@ -44,7 +49,39 @@ class DescribedCoder(NativeCoder):
         No special token is found across one of the breaks, offsets in well-formed text.
         """
         data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
-        return super().encode(data if breaks else data.decode("utf-8", "replace").encode(), allow_special, breaks)
+        if breaks:
+            return super().encode(data, allow_special, breaks)
+        whole = data.decode("utf-8", "replace")
+        whole = self._spaces.sub("", whole) if self._spaces is not None and allow_special else whole
+        return super().encode(whole.encode(), allow_special)
+
+    def pieces(
+        self,
+        texts: list[Text],
+        pairs: list[Text] | None,
+        special: bool,
+        allow_special: bool,
+        longest: int | None,
+        strategy: str,
+        side: str,
+    ) -> Pieces:
+        """Texts, with their second texts, and what stands around them, which is kept where one text is cut to `longest`
+        ids. Offsets are not known. Raises TokenizerError for a pair that would be cut."""
+        before, after = (self.before, self.after) if special else ([], [])
+        rows, types, marks = list[list[int]](), list[list[int]](), list[list[int]]()
+        for i, text in enumerate(texts):
+            sides = [self.encode(each, allow_special) for each in (text, *(() if pairs is None else (pairs[i],)))]
+            most = None if longest is None else longest - len(before) - len(after) * len(sides)
+            if most is not None and (most < 0 or (len(sides) == 2 and sum(map(len, sides)) > most)):
+                what = "the special tokens alone are more" if most < 0 else "pairs are not cut without `tokenizers`"
+                raise TokenizerError(f"truncation: max_length {longest}, {what}")
+            if most is not None and len(sides) == 1:
+                sides = [sides[0][max(0, len(sides[0]) - most) :] if side == "left" else sides[0][:most]]
+            rows.append([*before, *(token for each in sides for token in (*each, *after))])
+            sizes = [len(each) + len(after) for each in sides]
+            types.append([0] * len(before) + [kind for kind, size in enumerate(sizes) for _ in range(size)])
+            marks.append([1] * len(before) + [m for each in sides for m in [0] * len(each) + [1] * len(after)])
+        return Pieces(rows, types, None, marks)
 
 
 def open_document(document: Any) -> DescribedCoder | None:
@@ -55,13 +92,16 @@ def open_document(document: Any) -> DescribedCoder | None:
     document = {**dict.fromkeys(parts), **document, "added_tokens": document.get("added_tokens") or []}
     model = document.get("model")
     names = _names(document, model) if isinstance(model, dict) else None
-    if not isinstance(model, dict) or names is None:
+    beside = around(document["post_processor"])
+    if not isinstance(model, dict) or names is None or beside is None:
+        return None
+    if not all(0 <= i < len(names) for side in beside for i in side):
         return None
     return (_byte_pairs if model.get("type") == "BPE" else _plain)(document, model, names)
 
 
 def _names(document: dict[str, Any], model: dict[str, Any]) -> list[str] | None:
-    """The token of each id, if these are 0 to n - 1 and every added token is special and has no other properties."""
+    """The token of each id, if these are 0 to n - 1 and all added tokens are special, with no property but lstrip."""
     vocabulary = model.get("vocab")
     added = document["added_tokens"]
     if not isinstance(vocabulary, dict) or not isinstance(added, list):
@@ -69,7 +109,7 @@ def _names(document: dict[str, Any], model: dict[str, Any]) -> list[str] | None:
     found = dict(vocabulary)
     for token in added:
         plain = isinstance(token, dict) and token.get("special") is True and isinstance(token.get("content"), str)
-        if not plain or any(token.get(key) for key in ("single_word", "lstrip", "rstrip", "normalized")):
+        if not plain or any(token.get(key) for key in ("single_word", "rstrip", "normalized")):
             return None
         if not token["content"] or found.setdefault(token["content"], token.get("id")) != token.get("id"):
             return None
@@ -100,12 +140,11 @@ def _byte_pairs(document: dict[str, Any], model: dict[str, Any], names: list[str
     from pyllm.text.hugging_face import spelling
 
     more = ("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
-    around, decoder = document["post_processor"], document["decoder"]
+    decoder = document["decoder"]
     level = isinstance(decoder, dict) and decoder.get("type") == "ByteLevel"
-    bare = around is None or (isinstance(around, dict) and around.get("type") == "ByteLevel")
     known = set(names)
     merges = model.get("merges")
-    if not (level and bare and isinstance(merges, list)) or any(model.get(key) for key in more):
+    if not (level and isinstance(merges, list)) or any(model.get(key) for key in more):
         return None
     if not known.issuperset(spelling()):
         return None
@@ -131,7 +170,7 @@ def _plain(document: dict[str, Any], model: dict[str, Any], names: list[str]) ->
     if model.get("type") != "WordLevel" or unknown not in [token["content"] for token in document["added_tokens"]]:
         return None
     for cut, (pre, decoder) in PLAIN.items():
-        if (document["pre_tokenizer"], document["decoder"], document["post_processor"]) == (pre, decoder, None):
+        if (document["pre_tokenizer"], document["decoder"]) == (pre, decoder):
             vocabulary = _vocabulary(names, document, unknown)
             table = _core.WordTable(vocabulary, cut, names.index(str(unknown)))
             return DescribedCoder(document, vocabulary, table, b" " if cut == "word" else b"")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from pyllm.data.labelled import beginning
+from pyllm.data.lexicon import mask_of, surroundings
 from pyllm.formats.memory import available
+from pyllm.models.classifier import TextClassifier
 from pyllm.models.counting import Group
+from pyllm.models.encoder import Encoder
 from pyllm.models.fitting import refuse_unless_fits
 from pyllm.models.planning import Plan, Sizes, sizes
 from pyllm.models.presets import from_config
 from pyllm.nn import LoraConfig
 from pyllm.tensor import Tensor
+from pyllm.text.framing import framed
 from pyllm.train.arguments import TrainingArguments
 
 
@@ -29,8 +35,7 @@ def adapt(model: Any, lora: LoraConfig, seed: int) -> dict[str, Any]:
 
 
 def refuse_unless_adapts(name: str, model: Any, a: TrainingArguments, length: int) -> None:
-    """Raise DoesNotFitError where memory cannot hold a run of an encoder's adapter, and of its head, which scores no
-    vocabulary."""
+    """Raise DoesNotFitError where memory cannot hold a run of an adapter and of a head that scores no vocabulary."""
     attached = model.adapters[model.active_adapter]
     whole = sum(each.size for each in attached.whole.values())
     values = asdict(model.config) | {"model_type": type(model).__module__.rpartition(".")[2]}
@@ -39,6 +44,12 @@ def refuse_unless_adapts(name: str, model: Any, a: TrainingArguments, length: in
     plan = Plan(name, size, a.per_device_train_batch_size, length, "bf16" if a.bf16 else "fp32")
     plan = plan._replace(lora=attached.config.r, weights=stored_bytes(model), whole=whole)
     refuse_unless_fits(plan._replace(checkpointing=a.gradient_checkpointing), available())
+
+
+def longest_of(texts: Sequence[Any], a: TrainingArguments) -> int:
+    """Tokens of a text in a batch of the longest ones."""
+    longest = sorted(map(len, texts))[-a.per_device_train_batch_size :]
+    return -(-sum(longest) // len(longest))
 
 
 def stored_bytes(model: Any) -> int:
@@ -50,3 +61,15 @@ def stored_bytes(model: Any) -> int:
 def save(model: Any, folder: str) -> None:
     """Write a run's folder: an adapter as PEFT does, else the model in float32."""
     model.save_pretrained(folder, **({} if getattr(model, "adapters", None) else {"dtype": "float32"}))
+
+
+def save_tokenizer(model: Any, tokenizer: Any, folder: str) -> None:
+    """Write the tokenizer of a model that has learned: of encoders, classifiers and sources of encoder-decoders with
+    the tokens that stood around their texts."""
+    if isinstance(model, Encoder):
+        tokenizer = framed(tokenizer, *surroundings(tokenizer), mask_of(tokenizer))
+    elif isinstance(model, TextClassifier):
+        tokenizer = framed(tokenizer, beginning(tokenizer), [])
+    elif hasattr(model, "start_id"):
+        tokenizer = framed(tokenizer, tokenizer.coder.before, tokenizer.ending, mask_of(tokenizer))
+    tokenizer.save_pretrained(folder)

@@ -15,7 +15,7 @@ from pyllm.data import Labelled, fingerprint
 from pyllm.data.labelled import Hidden, Texts, numbered, surrounded
 from pyllm.data.lexicon import Lexicon
 from pyllm.nn import LoraConfig
-from pyllm.train.adapting import adapt, refuse_adapted, refuse_unless_adapts
+from pyllm.train.adapting import adapt, longest_of, refuse_adapted, refuse_unless_adapts
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback
 from pyllm.train.language import written
@@ -63,8 +63,7 @@ def learn_encoder_texts(
     data, valid = (_samples(tokenizer, side, model.context_length, arguments.seed) for side in sides)
     assert data is not None
     if lora is not None:
-        longest = sorted(map(len, data.texts))[-arguments.per_device_train_batch_size :]
-        refuse_unless_adapts(name, model, arguments, -(-sum(longest) // len(longest)))
+        refuse_unless_adapts(name, model, arguments, longest_of(data.texts, arguments))
     facts["settings"] = {"lm_epochs": settings.lm_epochs, "lm_lr": settings.lm_lr}
     learner = Learner(model, data, arguments, valid, callbacks, facts | {"data": data.identity})
     learned = "" if lora is None else f", of which {model.num_parameters(only_trainable=True):,} learn"

@@ -19,7 +19,7 @@ from pyllm.models.fitting import refuse_unless_fits
 from pyllm.models.planning import Plan, sizes
 from pyllm.models.presets import from_config
 from pyllm.nn import LoraConfig
-from pyllm.train.adapting import adapt, refuse_adapted, save, stored_bytes
+from pyllm.train.adapting import adapt, refuse_adapted, save, save_tokenizer, stored_bytes
 from pyllm.train.answers import Prompt, answer, compared, prompts_of
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback, Samples
@@ -144,7 +144,7 @@ def carry_out(
     save(model, out)
     if asked is not None and result.complete:
         result = result._replace(answers=compared(tokenizer, *asked, answer(model, asked[0])))
-    tokenizer.save_pretrained(out)
+    save_tokenizer(getattr(model, "wrapped", model), tokenizer, out)
     about = {
         "model": type(getattr(model, "wrapped", model)).__name__,
         "config": asdict(model.config),

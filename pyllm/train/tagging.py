@@ -19,7 +19,7 @@ from pyllm.errors import ModelFileError
 from pyllm.formats import download
 from pyllm.formats.writing import Staging
 from pyllm.nn import LoraConfig
-from pyllm.train.adapting import adapt, refuse_adapted, refuse_unless_adapts, save
+from pyllm.train.adapting import adapt, refuse_adapted, refuse_unless_adapts, save, save_tokenizer
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback
 from pyllm.train.language import written
@@ -73,7 +73,7 @@ def finetune_tags(
     result = Learner(model, data, arguments, judge, callbacks, facts).fit(recipe=recipe)
     if result.complete:
         save(model.eval(), arguments.output_dir)
-        tokenizer.save_pretrained(arguments.output_dir)
+        save_tokenizer(model, tokenizer, arguments.output_dir)
     return LearnedTags(model, result, held)
 
 

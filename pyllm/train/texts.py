@@ -14,14 +14,13 @@ from typing import Any
 from pyllm import _core
 from pyllm.auto import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from pyllm.auto.classifiers import head_of, save_classifier
-from pyllm.auto.new import ENCODERS
 from pyllm.data import Labelled, Pieces, fingerprint
 from pyllm.data.labelled import Texts, encoded, numbered
 from pyllm.formats import download
 from pyllm.formats.writing import Staging
 from pyllm.models.classifier import ClassifierConfig, TextClassifier
 from pyllm.nn import LoraConfig
-from pyllm.train.adapting import refuse_adapted, save
+from pyllm.train.adapting import adapt, longest_of, refuse_adapted, refuse_unless_adapts, save, save_tokenizer
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback
 from pyllm.train.encoder_texts import learn_encoder_texts
@@ -75,7 +74,8 @@ def finetune_texts(
     """A pretrained language model or encoder, by name, file or folder, learns to classify texts; the folder is written
     at the end: of an encoder Hugging Face's, of which settings take recipe, lm_... and valid.
 
-    lora: the encoder stays as it is stored, an adapter and the head learn, and the folder is PEFT's; lm_epochs is 0.
+    lora: the model stays as it is stored, an adapter and the head learn, and the folder is PEFT's; lm_epochs is 0, and
+    of a decoder the head one matrix on the last token, as transformers has it.
     Raises DataError for labels of one class alone and the like, DoesNotFitError, TrainingError, ValueError.
     """
     tokenizer = AutoTokenizer.from_pretrained(name)
@@ -91,7 +91,7 @@ def save_texts(model: Any, tokenizer: Any, folder: str) -> None:
         save_classifier(model, folder)
     else:
         save(model, folder)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(model, tokenizer, folder)
 
 
 def learn_pretrained(
@@ -107,11 +107,17 @@ def learn_pretrained(
     """As finetune_texts, with the tokenizer at hand; nothing but the stages' checkpoints is written."""
     if head_of(download.resolve(name)):
         return learn_encoder_texts(name, tokenizer, rows, arguments, settings, callbacks, tell, lora)
-    if lora is not None:
-        raise ValueError(f"texts: lora with {name}, which is no encoder; allowed are {', '.join(ENCODERS)}")
-    model = AutoModelForCausalLM.from_pretrained(name, dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(name, dtype="float32" if lora is None else "auto")
     refuse_adapted(name, model)
-    return learn_texts(model, tokenizer, rows, arguments, settings, callbacks, tell, {"from": name})
+    return learn_texts(model, tokenizer, rows, arguments, settings, callbacks, tell, {"from": name}, lora)
+
+
+def _as_peft_has_it(settings: TextSettings) -> TextSettings:
+    """The head that PEFT's folders have beside a decoder: one matrix on the last row. Raises ValueError."""
+    if settings.lm_epochs or settings.pooling not in ("last", "concat"):
+        found = f"lm_epochs {settings.lm_epochs:g}, pooling {settings.pooling} with lora"
+        raise ValueError(f"texts: {found}; allowed are 0 and last")
+    return replace(settings, pooling="last", hidden=0, dropout=0.0)
 
 
 def is_recurrent(name: str) -> bool:
@@ -128,11 +134,14 @@ def learn_texts(
     callbacks: Sequence[Callback] = (),
     tell: Tell = lambda stage, text: None,
     facts: dict[str, Any] | None = None,
+    lora: LoraConfig | None = None,
 ) -> Learned:
     """As finetune_texts, with a model and tokenizer at hand; nothing but the stages' checkpoints is written.
 
     Each stage goes on where it was interrupted when all is called again with the same arguments.
     """
+    if lora is not None:
+        settings = _as_peft_has_it(settings)
     if hasattr(model.config, "dropping"):
         model.config = model.config.dropping(settings.drop_mult)
     targets, classes = numbered(rows.labels)
@@ -142,6 +151,8 @@ def learn_texts(
     config = ClassifierConfig(tuple(classes), **shape)
     about = dict(facts or {}) | {"config": asdict(model.config), "tokenizer": fingerprint(tokenizer)}
     about["settings"] = {"drop_mult": settings.drop_mult}
+    if lora is not None:
+        about |= adapt(model, lora, arguments.seed)
     if settings.lm_epochs:
         seen = [text for i, text in enumerate(rows.texts) if i not in held]
         result = _language(model, Pieces(encoded(tokenizer, seen), settings.lm_context, arguments.seed), arguments,
@@ -151,6 +162,8 @@ def learn_texts(
     sides = [Split([rows.texts[i] for i in side], targets[sorted(side)]) for side in (sorted(train), sorted(held))]
     data, valid = (_samples(tokenizer, side, arguments.seed) for side in sides)
     assert data is not None
+    if lora is not None:
+        refuse_unless_adapts(str(about.get("from")), model, arguments, longest_of(data.texts, arguments))
     classifier = TextClassifier(model, config, arguments.seed)
     classifier.standardise(data.texts[:MEASURED], arguments.seed)
     about["settings"] |= asdict(config) | {"lm_epochs": settings.lm_epochs, "lm_lr": settings.lm_lr}
