@@ -324,6 +324,7 @@ def attention_backward(
     type: str,
     key_starts: ArrayLike | None = None,
     bias: ArrayLike | None = None,
+    drop: tuple[float, int, int, int] | None = None,
 ) -> tuple[NDArray[np.float32], ...]:
     """dq, dk and dv of attention_forward, and dbias where it has one, from its out and lse; the same bytes for any
     number of threads.
@@ -343,6 +344,7 @@ def attention_forward(
     type: str,
     key_starts: ArrayLike | None = None,
     bias: ArrayLike | None = None,
+    drop: tuple[float, int, int, int] | None = None,
     wanted: bool = True,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """softmax(softcap(scale q K^T)) V of whole sequences: out (N, heads * d), lse (N, heads), none unless wanted.
@@ -351,7 +353,8 @@ def attention_forward(
     int32, from 0 to N; window: a causal query sees the last that many keys, 0: all; type of the products F32 or BF16.
     key_starts (sequences + 1): k and v have rows of their own, (M, groups * d), and queries see all of those that have
     the number of their sequence; not with causal. bias (heads, distances), added to the scores: the last column is of a
-    query's own place where causal, else the one in the middle; not with window, softcap or key_starts.
+    query's own place where causal, else the one in the middle; not with window, softcap or key_starts. drop: (p, seed,
+    stream, offset) of the weights' dropout, whose draws are of an array (N, heads, the longest's keys to whole 64s).
     """
 
 def axpy(x: ArrayLike, a: float, into: NDArray[np.float32]) -> None:

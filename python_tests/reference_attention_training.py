@@ -72,6 +72,14 @@ def _distances(case: Case, table: NDArray, length: int) -> NDArray:
     return np.clip(found, 0, table.shape[1] - 1)
 
 
+def _factors(case: Case, factor: NDArray | None) -> list[NDArray]:
+    """Of every sequence (heads, length, keys) of the factors (N, heads, n or more) of its weights, ones without any."""
+    spans = zip(pairwise(case.starts), np.diff(case.key_starts), strict=True)
+    if factor is None:
+        return [np.ones((case.heads, end - begin, keys)) for (begin, end), keys in spans]
+    return [ref.f64(factor[begin:end, :, :keys]).swapaxes(0, 1) for (begin, end), keys in spans]
+
+
 def _seen(length: int, keys: int, case: Case) -> NDArray:
     return ref.visible(length, keys, case.causal, case.window or None)
 
@@ -80,22 +88,30 @@ def _shapes(case: Case, q: NDArray, k: NDArray, v: NDArray) -> list[tuple[NDArra
     return [(q, case.heads, False), (k, case.groups, True), (v, case.groups, True)]
 
 
-def forward(q: NDArray, k: NDArray, v: NDArray, case: Case, table: NDArray | None = None) -> tuple[NDArray, NDArray]:
-    """out (N, heads * d) = softmax(scores) V and lse (N, heads) = log sum exp(scores), within every sequence.
+def forward(
+    q: NDArray, k: NDArray, v: NDArray, case: Case, table: NDArray | None = None, factor: NDArray | None = None
+) -> tuple[NDArray, NDArray]:
+    """out (N, heads * d) = (softmax(scores) * factor) V and lse (N, heads) = log sum exp(scores), in every sequence.
 
     table: biases of distances (heads, n), added to the scores; distance 0 is the last column, or the one in the middle.
     """
     out, lse = [], []
-    for a, b, c in _parts(case, *_shapes(case, q, k, v)):
+    for (a, b, c), m in zip(_parts(case, *_shapes(case, q, k, v)), _factors(case, factor), strict=True):
         s = np.where(_seen(a.shape[1], b.shape[1], case), _scores(a, b, case, table), -np.inf)
         top = s.max(axis=2, keepdims=True)
         lse.append(top + np.log(np.exp(s - top).sum(axis=2, keepdims=True)))
-        out.append(np.exp(s - lse[-1]) @ _shared(c, case))
+        out.append((np.exp(s - lse[-1]) * m) @ _shared(c, case))
     return _rows(out), _rows(lse)
 
 
 def backward(
-    dout: NDArray, q: NDArray, k: NDArray, v: NDArray, case: Case, table: NDArray | None = None
+    dout: NDArray,
+    q: NDArray,
+    k: NDArray,
+    v: NDArray,
+    case: Case,
+    table: NDArray | None = None,
+    factor: NDArray | None = None,
 ) -> tuple[NDArray, ...]:
     """dq, dk, dv: dS = P (dO V^T - rowsum(dO O)), times 1 - (s/c)^2 under a cap; dq = scale dS K, dk = scale dS^T Q.
 
@@ -103,15 +119,16 @@ def backward(
     """
     grads: tuple[list, list, list] = ([], [], [])
     dtable = None if table is None else np.zeros(table.shape)
-    for g, a, b, c in _parts(case, (dout, case.heads, False), *_shapes(case, q, k, v)):
+    parts = _parts(case, (dout, case.heads, False), *_shapes(case, q, k, v))
+    for (g, a, b, c), m in zip(parts, _factors(case, factor), strict=True):
         s = _scores(a, b, case, table)
         p = ref.softmax(np.where(_seen(a.shape[1], b.shape[1], case), s, -np.inf))
-        dp = g @ _shared(c, case).swapaxes(1, 2)
+        dp = g @ _shared(c, case).swapaxes(1, 2) * m
         ds = p * (dp - (p * dp).sum(axis=2, keepdims=True))
         ds = ds * (1 - (s / case.cap) ** 2) if case.cap else ds
         if dtable is not None:
             np.add.at(dtable, (slice(None), _distances(case, table, a.shape[1])), ds)
-        per_head = ds.swapaxes(1, 2) @ a * case.scale, p.swapaxes(1, 2) @ g
+        per_head = ds.swapaxes(1, 2) @ a * case.scale, (p * m).swapaxes(1, 2) @ g
         grads[0].append(ds @ _shared(b, case) * case.scale)
         for into, x in zip(grads[1:], per_head, strict=True):
             into.append(x.reshape(case.groups, -1, *x.shape[1:]).sum(axis=1))
@@ -120,7 +137,14 @@ def backward(
 
 
 def bounds(
-    dout: NDArray, q: NDArray, k: NDArray, v: NDArray, case: Case, unit: float = 0.0, table: NDArray | None = None
+    dout: NDArray,
+    q: NDArray,
+    k: NDArray,
+    v: NDArray,
+    case: Case,
+    unit: float = 0.0,
+    table: NDArray | None = None,
+    factor: NDArray | None = None,
 ) -> list[NDArray]:
     """How far out, lse, dq, dk, dv and with a table its gradient may be off; unit: the roundoff of stored
     probabilities and dS.
@@ -131,7 +155,8 @@ def bounds(
     """
     found: tuple[list, list, list, list, list] = ([], [], [], [], [])
     off = None if table is None else np.zeros(table.shape)
-    for g, a, b, c in _parts(case, (dout, case.heads, False), *_shapes(case, q, k, v)):
+    parts = _parts(case, (dout, case.heads, False), *_shapes(case, q, k, v))
+    for (g, a, b, c), m in zip(parts, _factors(case, factor), strict=True):
         length, seen = max(a.shape[1], b.shape[1]), _seen(a.shape[1], b.shape[1], case)
         raw = _scores(a, b, case, table)
         size = np.abs(a) @ np.abs(_shared(b, case)).swapaxes(1, 2) * case.scale
@@ -145,11 +170,13 @@ def bounds(
         part = np.expm1((4 + 2 / (case.cap or 1)) * moved + roundings * ref.U) + 3 * unit
         p = ref.softmax(s)
         wrong = (part + ref.gamma(length * case.heads // case.groups + 3)) * p + np.where(seen, 2 * ref.TINY, 0)
-        dp = np.abs(g) @ np.abs(_shared(c, case)).swapaxes(1, 2)
-        slope = wrong * (dp + (p * dp).sum(axis=2, keepdims=True))
+        dp = np.abs(g) @ np.abs(_shared(c, case)).swapaxes(1, 2) * m
+        least = np.where(seen, ref.TINY, 0)  # where weights are dropped exactly 0 may be left
+        slope = wrong * (dp + (p * dp).sum(axis=2, keepdims=True)) + least
         ds = slope * case.scale
         if off is not None:
             np.add.at(off, (slice(None), _distances(case, table, a.shape[1])), slope)
+        wrong = wrong * m * (1 + 3 * ref.U) + least
         found[0].append(wrong @ np.abs(_shared(c, case)))
         found[1].append(np.full((case.heads, a.shape[1], 1), part + ref.U * (reach + np.log(length) + 1)))
         found[2].append(ds @ np.abs(_shared(b, case)))

@@ -51,21 +51,28 @@ def options(case, type="F32"):
     return case.starts, case.heads, case.groups, case.scale, case.causal, case.window, case.cap, type, key_starts
 
 
-def both(q, k, v, dout, case, type="F32"):
+def both(q, k, v, dout, case, type="F32", drop=None):
     """out, lse, dq, dk, dv of the core."""
-    out, lse = _core.attention_forward(q, k, v, *options(case, type))
-    return (out, lse, *_core.attention_backward(dout, q, k, v, out, lse, *options(case, type)))
+    out, lse = _core.attention_forward(q, k, v, *options(case, type), drop=drop)
+    return (out, lse, *_core.attention_backward(dout, q, k, v, out, lse, *options(case, type), drop=drop))
 
 
-def near(case, type, arrays):
+def factors(case, drop):
+    """(rows, heads, keys to whole 64s) of the weights' dropout."""
+    longest = int(np.diff(case.key_starts).max())
+    return _core.dropout(np.ones((sum(case.lengths), case.heads, -(-longest // 64) * 64), np.float32), *drop)
+
+
+def near(case, type, arrays, drop=None):
     """Every number of every result within its bound; gives the results."""
     q, k, v, dout = arrays
-    found = both(q, k, v, dout, case, type)
+    found = both(q, k, v, dout, case, type, drop)
+    factor = None if drop is None else factors(case, drop)
     if type == "BF16":  # the kernel rounds q times scale
         q = round_bf16(q * np.float32(case.scale)) / case.scale
         k, v, dout = round_bf16(k), round_bf16(v), round_bf16(dout)
-    expected = (*twin.forward(q, k, v, case), *twin.backward(dout, q, k, v, case))
-    limits = twin.bounds(dout, q, k, v, case, UNIT[type])
+    expected = (*twin.forward(q, k, v, case, None, factor), *twin.backward(dout, q, k, v, case, None, factor))
+    limits = twin.bounds(dout, q, k, v, case, UNIT[type], None, factor)
     for name, a, b, bound in zip(("out", "lse", "dq", "dk", "dv"), found, expected, limits, strict=True):
         assert a.dtype == np.float32 and a.shape == b.shape and np.isfinite(a).all()
         worst = (np.abs(a - b) / bound).max()
@@ -150,6 +157,53 @@ def test_a_sequence_that_sees_itself_has_the_bits_of_its_own(type):
     other = Case(lengths, 4, 2, 24, False, 0, 0.0, lengths)
     found = [both(*inputs(case, 3), case, type) for case in (alone, other)]
     assert all(same_bits(a, b) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("type", ["F32", "BF16"])
+def test_dropped_weights_are_near_the_twin(isa, type):
+    """Of rows of which none, some or all weights are dropped; the draws are those of ops.dropout."""
+    other = Case((67, 1, 97, 16), 4, 2, 24, False, 0, 0.0, (1, 67, 65, 260))
+    lone = Case((300, 2), 2, 1, 20, True, 70, 2.0)
+    with using(isa):
+        for i, case in enumerate((*cases((67, 1, 130), 40), other, lone)):
+            for p in (0.1, 0.9):
+                near(case, type, inputs(case, i), (p, 7, 1 << 33, (3 << 32) + 64 * i))
+        case = Case((70, 3), 2, 2, 16)
+        none = both(*inputs(case), case, type)
+        assert all(same_bits(a, b) for a, b in zip(none, both(*inputs(case), case, type, (0.0, 1, 2, 0)), strict=True))
+
+
+def test_dropped_weights_have_the_same_bits_on_every_number_of_threads():
+    case = Case((200, 65, 1, 130), 4, 2, 32)
+    found = []
+    for count in (1, 2, 3):
+        with threads(count):
+            found.append(both(*inputs(case), case, "BF16", (0.3, 5, 6, 7 << 32)))
+    assert all(same_bits(a, b) for each in found[1:] for a, b in zip(found[0], each, strict=True))
+
+
+def test_the_twin_of_dropped_weights_is_the_slope():
+    case, random_factor = Case((4, 1, 3), 2, 1, 3, False, 0, 1.5, (2, 5, 1)), np.random.default_rng(3)
+    factor = random_factor.choice([0.0, 2.0], (8, 2, 5))
+    q, k, v, dout = (x.astype(np.float64) for x in inputs(case, 6))
+    for at, found in enumerate(twin.backward(dout, q, k, v, case, None, factor)):
+        moved, direction = [q, k, v], random(found.shape, 30 + at).astype(np.float64)
+        step, value = 1e-6, []
+        for sign in (1, -1):
+            moved[at] = (q, k, v)[at] + sign * step * direction
+            value.append((dout * twin.forward(*moved, case, None, factor)[0]).sum())
+        assert abs((value[0] - value[1]) / (2 * step) - (found * direction).sum()) < 1e-6
+
+
+WRONG_DRAWS = {"p 1": (1.0, 0, 0, 0), "p -0": (-0.1, 0, 0, 0), "multiple of 64": (0.1, 0, 0, 3)}
+
+
+@pytest.mark.parametrize("what", WRONG_DRAWS)
+def test_draws_that_are_none_are_refused(what):
+    case = Case((5,))
+    with pytest.raises(ValueError, match=what):
+        both(*inputs(case), case, "F32", WRONG_DRAWS[what])
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -207,13 +207,15 @@ def test_gradient_checkpointing_keeps_the_bits(variant):
     assert plain.item() != found[0][0]
 
 
-PLACES = {  # fields -> the embedding's, a layer's two, the classifier's
-    "bert": ({"hidden_dropout_prob": 0.2}, 0.2, [0.2, 0.2], [0.0, 0.2]),
-    "bert relu": ({"hidden_dropout_prob": 0.2}, 0.2, [0.2, 0.2], [0.0, 0.3]),
-    "roberta": ({"hidden_dropout_prob": 0.2, "classifier_dropout": 0.4}, 0.2, [0.2, 0.2], [0.4, 0.4]),
-    "distilbert": ({"dropout": 0.2, "seq_classif_dropout": 0.5}, 0.2, [0.2, 0.2], [0.0, 0.5]),
-    "albert groups": ({"hidden_dropout_prob": 0.2, "classifier_dropout_prob": 0.4}, 0.2, [0.2, 0.0], [0.0, 0.4]),
-}
+WEIGHTS = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.15}
+PLACES = {  # fields -> the embedding's, a layer's two and its attention's weights, the classifier's
+    "bert": (WEIGHTS, 0.2, [0.2, 0.2, 0.15], [0.0, 0.2]),
+    "bert relu": (WEIGHTS, 0.2, [0.2, 0.2, 0.15], [0.0, 0.3]),
+    "roberta": (WEIGHTS | {"classifier_dropout": 0.4}, 0.2, [0.2, 0.2, 0.15], [0.4, 0.4]),
+    "distilbert": ({"dropout": 0.2, "attention_dropout": 0.15, "seq_classif_dropout": 0.5}, 0.2, [0.2, 0.2, 0.15],
+                   [0.0, 0.5]),
+    "albert groups": (WEIGHTS | {"classifier_dropout_prob": 0.4}, 0.2, [0.2, 0.0, 0.15], [0.0, 0.4]),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("variant", PLACES)
@@ -223,8 +225,10 @@ def test_what_is_dropped_is_what_transformers_drops(variant):
     changes, embedding, layer, head = PLACES[variant]
     model = pyllm.AutoModelForSequenceClassification.from_config(new_config(family, **(fields | changes)), seed=1)
     assert model.dropout.p == embedding and [each.p for each in model.head.dropouts] == head
-    assert all([each.p for each in one.dropouts] == layer for one in model.layers)
-    drops = [model.dropout, *model.head.dropouts, *(each for one in model.layers for each in one.dropouts)]
+    layers = [[*one.dropouts.results, *one.dropouts.weights] for one in model.layers]
+    assert all([each.p for each in one] == layer for one in layers)
+    assert not any(one.dropouts.inner.p for one in model.layers)
+    drops = [model.dropout, *model.head.dropouts, *(each for one in layers for each in one)]
     streams = [each.stream for each in drops if each.p]
     assert len(streams) == len(set(streams)) >= 4
     ids, losses = np.random.default_rng(0).integers(3, VOCABULARY, (2, LENGTH)), []
@@ -232,6 +236,34 @@ def test_what_is_dropped_is_what_transformers_drops(variant):
         with contextlib.nullcontext() if step is None else pyllm.ops.noise(3, step):
             losses.append(model.loss(ids, np.array([0, 1])).item())
     assert losses[1] == losses[2] and len(set(losses)) == 3
+
+
+@pytest.mark.parametrize("variant", ["bert", "albert groups"])
+def test_dropped_attention_weights_have_their_slope(variant):
+    """Along a random direction of all weights, within the same draws; transformers' definition is the kernel's twin."""
+    family, fields = VARIANTS[variant]
+    dropped = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.4, "initializer_range": 0.2}
+    model = pyllm.AutoModelForMaskedLM.from_config(new_config(family, **(fields | dropped)), seed=1)
+    ids, random = np.random.default_rng(0).integers(3, VOCABULARY, (2, LENGTH)), np.random.default_rng(1)
+    targets = np.where(ids % 3 == 0, ids, -100)
+
+    def loss(batch):
+        with pyllm.ops.noise(3, batch):
+            return model.loss(ids, targets)
+
+    assert len({loss(0).item(), loss(1).item(), model.loss(ids, targets).item()}) == 3
+    loss(0).backward()
+    weights = [each for each in model.parameters() if each.grad is not None]
+    directions = [random.standard_normal(each.shape).astype(np.float32) for each in weights]
+    wanted = sum(float((each.grad * d).sum()) for each, d in zip(weights, directions, strict=True))
+    values, step = [], 1e-3
+    for sign in (1, -1):
+        for each, d in zip(weights, directions, strict=True):
+            each.data[...] += sign * step * d
+        values.append(loss(0).item())
+        for each, d in zip(weights, directions, strict=True):
+            each.data[...] -= sign * step * d
+    assert abs((values[0] - values[1]) / (2 * step) - wanted) < 0.02 * abs(wanted) + 1e-3
 
 
 @pytest.mark.parametrize("variant", ["bert", "roberta", "distilbert", "albert"])

@@ -1,5 +1,6 @@
 """BART, mBART, Marian and T5 beside transformers: scores, losses, attention, gradients, files, bytes, refusals."""
 
+import contextlib
 import json
 import re
 
@@ -258,6 +259,34 @@ def test_a_new_model_learns_and_goes_on():
         losses.append(loss.item())
         model([[1, 2]], decoder_input_ids=[[0]])  # asked in between, it runs, and learns on
     assert losses[-1] < 0.2 * losses[0]
+
+
+DROPPED = {  # fields -> what sublayers give, attention weights, inside of feed-forward
+    "t5": ({"num_layers": 1, "d_model": 16, "num_heads": 2, "d_ff": 24, "d_kv": 5, "dropout_rate": 0.2}, (0.2,) * 3),
+    "bart": ({**{f"{side}_{name}": n for side in ("encoder", "decoder")
+                 for name, n in (("layers", 1), ("ffn_dim", 24), ("attention_heads", 2))},
+              "d_model": 16, "dropout": 0.2, "attention_dropout": 0.1, "activation_dropout": 0.3}, (0.2, 0.1, 0.3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", DROPPED)
+def test_what_is_dropped_is_what_transformers_drops(family):
+    """Of every layer, each place with draws of its own; within noise alone, each batch another."""
+    fields, (results, weights, inner) = DROPPED[family]
+    special = {"decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+    model = new_model(new_config(family, vocab_size=20, **fields, **special))
+    layers = [each.dropouts for side in (model.encoder, model.decoder) for each in side.layers]
+    assert [len(each.results) - len(each.weights) for each in layers] == [1, 1]
+    for each in layers:
+        assert {x.p for x in each.results} == {results} and {x.p for x in each.weights} == {weights}
+        assert each.inner.p == inner
+    streams = [x.stream for each in layers for x in (*each.results, *each.weights, each.inner)]
+    assert len(set(streams)) == len(streams) == 10
+    losses = []
+    for step in (None, 0, 0, 1):
+        with contextlib.nullcontext() if step is None else pyllm.ops.noise(3, step):
+            losses.append(model([[5, 2, 3], [4, 6]], labels=[[3, 2, 1], [5, 4, -100]]).loss.item())
+    assert losses[1] == losses[2] and len(set(losses)) == 3
 
 
 # --- refusals ---

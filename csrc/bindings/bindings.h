@@ -4,6 +4,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <cmath>
 #include <optional>
 #include <string>
 
@@ -48,6 +50,14 @@ inline std::string shape_of(const py::array& a) {
   std::string text = "(";
   for (py::ssize_t i = 0; i < a.ndim(); ++i) text += (i ? ", " : "") + std::to_string(a.shape(i));
   return text + (a.ndim() == 1 ? ",)" : ")");
+}
+
+// Raises ValueError for a p outside of [0, 1).
+inline pyllm::Draw draw_of(const std::string& op, double p, uint64_t seed, uint64_t stream, uint64_t offset) {
+  if (!(p >= 0 && p < 1))
+    throw std::invalid_argument(op + ": p " + std::to_string(p) + ", allowed are 0 up to, but not with, 1");
+  const auto least = (uint32_t)std::min(std::nearbyint(p * 0x1p32), 0x1p32 - 1);
+  return {seed, stream, offset, least, (float)(1 / (1 - p))};
 }
 
 inline const float* data(const std::optional<FloatArray>& a) { return a ? a->data() : nullptr; }

@@ -1,5 +1,4 @@
 // Attention of training: many whole sequences at once, and the way back, on plain numpy arrays.
-#include <algorithm>
 #include <numeric>
 #include <vector>
 
@@ -9,6 +8,7 @@ namespace {
 
 using Starts = py::array_t<int32_t, py::array::c_style>;
 using Numbers = std::vector<int32_t>;
+using Dropped = std::optional<std::tuple<double, uint64_t, uint64_t, uint64_t>>;  // p, seed, stream, offset
 
 // What both ways are asked with.
 struct Asked {
@@ -21,6 +21,7 @@ struct Asked {
   pyllm::Type type;
   Numbers start, key_start;  // of the queries, of the keys that they see
   int64_t bias_stride = 0, bias_zero = 0;
+  std::optional<pyllm::WeightDropout> dropped = {};
 
   [[noreturn]] void refuse(const std::string& what) const { throw std::invalid_argument(op + ": " + what); }
   void has_shape(const char* name, const py::array& a, int64_t length, int64_t width) const {
@@ -83,7 +84,7 @@ void take_bias(Asked& x, const FloatArray& bias) {
 
 Asked check(const char* op, const FloatArray& q, const FloatArray& k, const FloatArray& v, const Starts& starts,
             int heads, int groups, float scale, bool causal, int64_t window, float softcap, const std::string& type,
-            const std::optional<Starts>& key_starts, const std::optional<FloatArray>& bias) {
+            const std::optional<Starts>& key_starts, const std::optional<FloatArray>& bias, const Dropped& drop) {
   Asked x{op, 0, 0, 0, 0, 0, heads, groups, 0, scale, softcap, causal, window, {}, {}, {}};
   x.type =
       named<pyllm::Type>((x.op + ": type").c_str(), type, {{"F32", pyllm::Type::F32}, {"BF16", pyllm::Type::BF16}});
@@ -102,6 +103,11 @@ Asked check(const char* op, const FloatArray& q, const FloatArray& k, const Floa
   take_sequences(x, starts, key_starts);
   if (key_starts && bias) x.refuse("bias with key_starts, allowed is one of them");
   if (bias) take_bias(x, *bias);
+  if (drop) {
+    const auto draw = std::apply([&](auto... each) { return draw_of(x.op, each...); }, *drop);
+    if (draw.offset % pyllm::kPage) x.refuse("offset of the draws, allowed is a multiple of 64");
+    x.dropped = {draw, heads, (x.longest_keys + 63) / 64 * 64};
+  }
   return x;
 }
 
@@ -142,9 +148,9 @@ struct Pages {
 py::tuple attention_forward(const FloatArray& q, const FloatArray& k, const FloatArray& v, const Starts& starts,
                             int heads, int groups, float scale, bool causal, int64_t window, float softcap,
                             const std::string& type, const std::optional<Starts>& key_starts,
-                            const std::optional<FloatArray>& bias, bool wanted) {
+                            const std::optional<FloatArray>& bias, const Dropped& drop, bool wanted) {
   const Asked x = check("attention_forward", q, k, v, starts, heads, groups, scale, causal, window, softcap, type,
-                        key_starts, bias);
+                        key_starts, bias, drop);
   FloatArray out = like(q), lse({wanted ? (py::ssize_t)x.rows : 0, (py::ssize_t)heads});
   const pyllm::CacheLayout layout = {1, groups, x.dim, x.type};
   pyllm::AttentionArgs a{};
@@ -153,6 +159,7 @@ py::tuple attention_forward(const FloatArray& q, const FloatArray& k, const Floa
   a.cache = &layout, a.heads = heads, a.scale = scale, a.softcap = softcap, a.causal = true, a.window = window;
   a.chunks = 1, a.segment = x.start.data(), a.segments = x.sequences;
   a.bias = data(bias), a.bias_stride = x.bias_stride, a.bias_zero = x.bias_zero;
+  a.drop = x.dropped ? &*x.dropped : nullptr;
   const pyllm::Kernels& kernels = use();
   without_gil([&] {
     const double flops = x.flops(2);
@@ -176,15 +183,17 @@ py::tuple attention_forward(const FloatArray& q, const FloatArray& k, const Floa
 py::tuple attention_backward(const FloatArray& dout, const FloatArray& q, const FloatArray& k, const FloatArray& v,
                              const FloatArray& out, const FloatArray& lse, const Starts& starts, int heads, int groups,
                              float scale, bool causal, int64_t window, float softcap, const std::string& type,
-                             const std::optional<Starts>& key_starts, const std::optional<FloatArray>& bias) {
+                             const std::optional<Starts>& key_starts, const std::optional<FloatArray>& bias,
+                             const Dropped& drop) {
   const Asked x = check("attention_backward", q, k, v, starts, heads, groups, scale, causal, window, softcap, type,
-                        key_starts, bias);
+                        key_starts, bias, drop);
   x.has_shape("dout", dout, x.rows, (int64_t)heads * x.dim);
   x.has_shape("out", out, x.rows, (int64_t)heads * x.dim);
   x.has_shape("lse", lse, x.rows, heads);
   FloatArray dq = like(q), dk = like(k), dv = like(v), dbias = bias ? like(*bias) : FloatArray(0);
   pyllm::AttentionBackwardArgs a{};
   a.bias = data(bias), a.bias_stride = x.bias_stride, a.bias_zero = x.bias_zero;
+  a.drop = x.dropped ? &*x.dropped : nullptr;
   float* const bias_sums = dbias.mutable_data();
   a.dout = dout.data(), a.q = q.data(), a.k = k.data(), a.v = v.data(), a.out = out.data(), a.lse = lse.data();
   a.dq = dq.mutable_data(), a.dk = dk.mutable_data(), a.dv = dv.mutable_data();
@@ -220,9 +229,10 @@ py::tuple attention_backward(const FloatArray& dout, const FloatArray& q, const 
 void bind_training_attention(py::module_& m) {
   m.def("attention_forward", &attention_forward, py::arg("q"), py::arg("k"), py::arg("v"), py::arg("starts"),
         py::arg("heads"), py::arg("groups"), py::arg("scale"), py::arg("causal"), py::arg("window"), py::arg("softcap"),
-        py::arg("type"), py::arg("key_starts") = py::none(), py::arg("bias") = py::none(), py::arg("wanted") = true);
+        py::arg("type"), py::arg("key_starts") = py::none(), py::arg("bias") = py::none(), py::arg("drop") = py::none(),
+        py::arg("wanted") = true);
   m.def("attention_backward", &attention_backward, py::arg("dout"), py::arg("q"), py::arg("k"), py::arg("v"),
         py::arg("out"), py::arg("lse"), py::arg("starts"), py::arg("heads"), py::arg("groups"), py::arg("scale"),
         py::arg("causal"), py::arg("window"), py::arg("softcap"), py::arg("type"), py::arg("key_starts") = py::none(),
-        py::arg("bias") = py::none());
+        py::arg("bias") = py::none(), py::arg("drop") = py::none());
 }

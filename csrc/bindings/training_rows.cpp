@@ -1,6 +1,4 @@
 // Kernels of training that work row by row, on plain numpy arrays: the way back, the loss, dropout, the optimisers.
-#include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "bindings/bindings.h"
@@ -191,11 +189,8 @@ FloatArray cross_entropy_losses(const FloatArray& logits, const Targets& targets
 }
 
 FloatArray dropout(const FloatArray& x, double p, uint64_t seed, uint64_t stream, uint64_t offset) {
-  if (!(p >= 0 && p < 1))
-    throw std::invalid_argument("dropout: p " + std::to_string(p) + ", allowed are 0 up to, but not with, 1");
   FloatArray y = like(x);
-  const auto least = (uint32_t)std::min(std::nearbyint(p * 0x1p32), 0x1p32 - 1);
-  pyllm::DropoutArgs a = {x.data(), y.mutable_data(), x.size(), seed, stream, offset, least, (float)(1 / (1 - p))};
+  pyllm::DropoutArgs a = {x.data(), y.mutable_data(), x.size(), draw_of("dropout", p, seed, stream, offset)};
   const pyllm::Kernels& kernels = use();
   without_gil([&] { pyllm::run_kernel(kernels.dropout, a, 30.0 * (double)x.size()); });
   return y;

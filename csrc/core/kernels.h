@@ -89,6 +89,19 @@ struct LinearArgs {
   int64_t scratch_stride;
 };
 
+// Which numbers are kept, times factor = 1 / (1 - p), and which become 0: kernels/draws.h.
+struct Draw {
+  uint64_t seed, stream, offset;
+  uint32_t least;
+  float factor;
+};
+
+// Dropout of attention weights as of an array (rows, heads, keys), keys a multiple of 64.
+struct WeightDropout {
+  Draw draw;
+  int64_t heads, keys;
+};
+
 struct AttentionArgs {
   const float* q;  // (rows, heads * dim)
   float* out;      // the same shape
@@ -110,6 +123,7 @@ struct AttentionArgs {
   // (heads, bias_stride), added to the scores: bias_zero + the key's place less the query's in their sequence; or null.
   const float* bias;
   int64_t bias_stride, bias_zero;
+  const WeightDropout* drop;  // of the weights, while a model learns; or null
 };
 
 // One query of each row over keys and values that lie as rows of numbers in memory, in any order.
@@ -145,6 +159,7 @@ struct AttentionBackwardArgs {
   const float* bias;  // as in AttentionArgs
   float* dbias;       // (sequences, heads, bias_stride)
   int64_t bias_stride, bias_zero;
+  const WeightDropout* drop;
   int slices;
   uint8_t* scratch;
   int64_t scratch_stride;
@@ -305,9 +320,7 @@ struct DropoutArgs {
   const float* x;
   float* y;
   int64_t n;
-  uint64_t seed, stream, offset;
-  uint32_t least;
-  float factor;  // 1 / (1 - p)
+  Draw draw;
 };
 // partial[b]: the sum of the squares of block b, exact products in double.
 struct SquaresArgs {

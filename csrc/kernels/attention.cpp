@@ -6,6 +6,7 @@
 // alone: masked values are never read.
 #include "kernels/attention.h"
 #include "kernels/cache.h"
+#include "kernels/draws.h"
 #include "kernels/tiles.h"
 #include "simd/math.h"
 
@@ -161,6 +162,16 @@ float soften(Queries& t, int i, const Range& r, float m) {
   return sum(total);
 }
 
+// Weights that are dropped become zeros, behind their sum; write_out has the others' factor.
+template <class T> void drop(Queries& t, int i, const Range& r, int64_t start) {
+  alignas(64) float factor[kPlaces];
+  T* w = (T*)(t.weight + i * weight_bytes(*t.a.cache));
+  for (int64_t n = r.from / kPlaces * kPlaces; n < r.to; n += kPlaces) {
+    factors_of_keys(*t.a.drop, t.row[i], t.query_head[i], start + n, factor);
+    for (int j = 0; j < kPlaces; ++j) w[n + j] = factor[j] != 0 ? w[n + j] : T(0);
+  }
+}
+
 // out of queries [r, r + rows) += weights x values over positions [from, to) of the chunk. bf16 keeps positions in
 // pairs: where the range begins or ends inside one, its other half is masked.
 void values(Queries& t, int64_t chunk, int r, int rows, int64_t from, int64_t to) {
@@ -226,6 +237,9 @@ void chunk_product(Queries& t, int64_t chunk, float* stats) {
     common = r.from > common ? r.from : common, until = r.to < until ? r.to : until;
   }
   for (int i = first; i < last; ++i) stats[2 * i + 1] = soften(t, i, range[i], stats[2 * i]);
+  for (int i = first; t.a.drop && i < last; ++i)
+    if (t.a.cache->type == Type::F32) drop<float>(t, i, range[i], start);
+    else drop<uint16_t>(t, i, range[i], start);
   common = (common + 1) / 2 * 2, until = until / 2 * 2;
   if (common >= until) common = until = 0;
   for (int i = first; i < last; ++i)
@@ -258,7 +272,8 @@ void absorb(float* into, float m, float l, const float* o, int64_t width) {
 void write_out(const AttentionArgs& a, int64_t row, int64_t head, float m, float l, const float* o) {
   const int dim = a.cache->dim;
   float* out = a.out + row * a.out_stride + head * dim;
-  for (int d = 0; d < dim; d += 16) store_n(out + d, div(load(o + d), set1(l)), dim - d < 16 ? dim - d : 16);
+  const f32v total = set1(a.drop ? l / a.drop->draw.factor : l);
+  for (int d = 0; d < dim; d += 16) store_n(out + d, div(load(o + d), total), dim - d < 16 ? dim - d : 16);
   if (a.lse) a.lse[row * a.heads + head] = m + logf(l);
 }
 void write_merged(const AttentionArgs& a, int64_t row, int64_t head, const float* from) {

@@ -2,7 +2,8 @@
 //
 //   P = exp(S - lse), dV = P^T dO, dP = dO V^T, dS = P * (dP - rowsum(dO * O)), dQ = scale dS K, dK = scale dS^T Q
 //
-// and where distances have a bias, which S has got: dB[key - query] += dS.
+// and where distances have a bias, which S has got: dB[key - query] += dS. Where weights are dropped, by factors M:
+// dV = (P * M)^T dO, dP = M * (dO V^T).
 //
 // Queries of a sequence see the keys of the sequence of that number: its own (causal or not), or another's.
 //
@@ -10,6 +11,7 @@
 // The scores of a block stand by queries; dK and dV are summed by features, and turned when they are written. Who does
 // a task, and in whatever company, changes none of its sums.
 #include "kernels/attention.h"
+#include "kernels/draws.h"
 #include "kernels/panels.h"
 #include "kernels/tiles.h"
 #include "simd/math.h"
@@ -17,6 +19,7 @@
 namespace pyllm::PYLLM_ISA {
 namespace {
 
+static_assert(kPlaces == 64);              // the keys of a block: their factors are drawn at once
 constexpr int64_t kKeys = 64, kRows = 96;  // of a block; both even, since bf16 keeps pairs
 
 constexpr int64_t odd_lines(int64_t bytes) { return ((bytes + 63) / 64 | 1) * 64; }
@@ -209,14 +212,17 @@ PYLLM_INLINE Pair soften(f32v s, f32v dp, f32v lse, f32v delta, float cap) {
 }
 
 // P and dS of 16 keys from n on and a row of the block: zeros where nothing is seen, and beyond the last row.
-PYLLM_INLINE Pair soften_keys(const Block& b, const Operands& o, int64_t r, int64_t n, float lse) {
+PYLLM_INLINE Pair soften_keys(const Block& b, const Operands& o, int64_t r, int64_t n, float lse, const float* factor) {
   const f32v zero = set1(0);
   const int64_t from = b.from(r), to = b.to(r);
   if (r >= b.rows || n >= to || n + 16 <= from) return {zero, zero};
   f32v s = load(o.score + r * kScoreStride + n);
   const int64_t distance = b.begin + n - b.first - r, count = to - n < 16 ? to - n : 16;
   if (b.bias) s = add(s, load_n(b.bias + distance, (int)count));
-  Pair x = soften(s, load(o.slope + r * kScoreStride + n), set1(lse), set1(o.delta[b.first + r]), b.a.softcap);
+  f32v dp = load(o.slope + r * kScoreStride + n);
+  if (b.a.drop) dp = mul(dp, load(factor + n));
+  Pair x = soften(s, dp, set1(lse), set1(o.delta[b.first + r]), b.a.softcap);
+  if (b.a.drop) x.p = mul(x.p, load(factor + n));
   if (b.bias) {
     float* into = b.dbias + distance;
     store_n(into, add(load_n(into, (int)count), x.ds), (int)count);
@@ -230,11 +236,14 @@ PYLLM_INLINE Pair soften_keys(const Block& b, const Operands& o, int64_t r, int6
 void soften(const Block& b, const Operands& o, int64_t head, int64_t sequence_first) {
   const int64_t bytes = panel_bytes(o.type, kRows);
   const float* lse = b.a.lse + (sequence_first + b.first) * b.a.heads + head;
+  alignas(64) float factor[2][kKeys];
   for (int64_t r = 0; r < b.rows; r += 2) {
     const float first = lse[r * b.a.heads], second = r + 1 < b.rows ? lse[(r + 1) * b.a.heads] : 0;
     uint8_t* rows = o.ds_rows + r * kScoreStride * 4;
+    for (int i = 0; b.a.drop && i < 2; ++i)
+      factors_of_keys(*b.a.drop, sequence_first + b.first + r + i, head, b.begin, factor[i]);
     for (int64_t n = 0; n < panels(b.keys) * 16; n += 16) {
-      const Pair x = soften_keys(b, o, r, n, first), y = soften_keys(b, o, r + 1, n, second);
+      const Pair x = soften_keys(b, o, r, n, first, factor[0]), y = soften_keys(b, o, r + 1, n, second, factor[1]);
       put_numbers(o.type, rows, n, x.ds);
       put_numbers(o.type, rows + kScoreStride * 4, n, y.ds);
       put_pair(o.type, o.p_panels + n / 16 * bytes, r, x.p, y.p);

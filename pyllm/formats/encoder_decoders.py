@@ -40,6 +40,8 @@ BART = (
     ),
     Field("activation_function", "choice", default="gelu", choices=_ACTIVATIONS),
     Field("dropout", "float", 0.0, 0.99, 0.1),
+    Field("attention_dropout", "float", 0.0, 0.99, 0.0),
+    Field("activation_dropout", "float", 0.0, 0.99, 0.0),
     Field("scale_embedding", "bool", default=False),
 )
 MARIAN = (

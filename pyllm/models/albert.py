@@ -109,15 +109,17 @@ class ALBERT(Encoder):
 
     def _layer(self, c: Config, place: str) -> nn.EncoderLayer:
         sizes = c.hidden_size, c.num_attention_heads, c.intermediate_size, c.hidden_act
-        return nn.encoder_layer(place, *sizes, c.layer_norm_eps, c.hidden_dropout_prob, nn.post_norm)
+        return nn.encoder_layer(place, *sizes, c.layer_norm_eps, nn.Rates(0.0), nn.post_norm)
 
     def _stacked(self) -> Any:
         """The layers in the order in which they run: shared parts, own dropouts; feed-forwards drop nothing."""
         c = self.config
+        rates = nn.Rates(c.hidden_dropout_prob, c.attention_probs_dropout_prob)
         for i in range(c.num_hidden_layers):
             for j, each in enumerate(self.groups[int(i / (c.num_hidden_layers / c.num_hidden_groups))].layers):
                 norms = each.attention_norm, each.feed_forward_norm
-                drop = [nn.Dropout(c.hidden_dropout_prob, f"layers.{i}.{j}"), nn.Dropout(0.0, "")]
+                drop = nn.dropouts(f"layers.{i}.{j}", 2, rates)
+                drop.results[-1] = nn.Dropout(0.0, "")
                 yield nn.EncoderLayer(each.attention, each.feed_forward, norms, nn.post_norm, drop)
 
     def embedded(self, batch: Ragged) -> Any:

@@ -50,8 +50,8 @@ COPIES = (
 
 @dataclass(frozen=True)
 class Config:
-    """transformers' fields. dropout: of embeddings and of every sublayer's result; label_smoothing acts, as it does,
-    only while the model learns.
+    """transformers' fields. dropout: of embeddings and of every sublayer's result, besides it attention_dropout of
+    attention weights and activation_dropout inside of feed-forward; these and label_smoothing act only while it learns.
     """
 
     vocab_size: int
@@ -64,6 +64,8 @@ class Config:
     decoder_attention_heads: int = 16
     activation_function: str = "gelu"
     dropout: float = 0.1
+    attention_dropout: float = 0.0
+    activation_dropout: float = 0.0
     max_position_embeddings: int = 1024
     scale_embedding: bool = False
     tie_word_embeddings: bool = True
@@ -119,7 +121,8 @@ class BART(AttentionPair):
     def stack(self, side: str, layer: Any, count: int, heads: int, inner: int) -> nn.Stack:
         """One of the two: its layers, and what stands around them."""
         c = self.config
-        sizes = c.d_model, heads, inner, c.activation_function, 1e-5, c.dropout, self.order
+        rates = nn.Rates(c.dropout, c.attention_dropout, c.activation_dropout)
+        sizes = c.d_model, heads, inner, c.activation_function, 1e-5, rates, self.order
         layers = [layer(f"{side}.layers.{i}", *sizes) for i in range(count)]
         return nn.Stack(layers, dropout=nn.Dropout(c.dropout, f"{side}.first"), **self.around())
 

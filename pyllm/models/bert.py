@@ -99,7 +99,7 @@ class BERT(Encoder):
         self.norm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
         self.dropout = nn.Dropout(c.hidden_dropout_prob, "embedding")
         sizes = c.hidden_size, c.num_attention_heads, c.intermediate_size, c.hidden_act
-        rest = c.layer_norm_eps, c.hidden_dropout_prob, nn.post_norm
+        rest = c.layer_norm_eps, nn.Rates(c.hidden_dropout_prob, c.attention_probs_dropout_prob), nn.post_norm
         self.layers = [nn.encoder_layer(f"layers.{i}", *sizes, *rest) for i in range(c.num_hidden_layers)]
         self.head = self.heads[task](c, self.words) if task != "Model" else None
         pooled = self.head is None or self.head.pooled

@@ -69,8 +69,9 @@ class DistilBERT(Encoder):
         self.positions = nn.Embedding(c.max_position_embeddings, c.dim)
         self.norm = nn.LayerNorm(c.dim, _EPS)
         self.dropout = nn.Dropout(c.dropout, "embedding")
-        sizes = c.dim, c.n_heads, c.hidden_dim, c.activation, _EPS, c.dropout, nn.post_norm
-        self.layers = [nn.encoder_layer(f"layers.{i}", *sizes) for i in range(c.n_layers)]
+        sizes = c.dim, c.n_heads, c.hidden_dim, c.activation, _EPS
+        rest = nn.Rates(c.dropout, c.attention_dropout), nn.post_norm
+        self.layers = [nn.encoder_layer(f"layers.{i}", *sizes, *rest) for i in range(c.n_layers)]
         self.head = self.heads[task](c, self.words) if task != "Model" else None
 
     @property

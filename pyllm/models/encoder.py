@@ -73,7 +73,7 @@ class Shown:
         self.starts = starts
         self.layers: list[list[Array]] = []
 
-    def __call__(self, part: nn.MultiHeadAttention, x: Any) -> Any:
+    def __call__(self, part: nn.MultiHeadAttention, x: Any, mask: Any = None) -> Any:
         """What W_o takes, of rows (rows, width)."""
         q, k, v = ops.linears(x, [part.q.pair, part.k.pair, part.v.pair])
         self.layers.append([])
@@ -82,14 +82,13 @@ class Shown:
             a, b = (each.transpose(1, 0, 2) for each in of_heads)
             every = np.ones((end - first, end - first), bool)
             self.layers[-1].append(ops.attention_weights(a, b, every, part.scale))
-        return part.over(q, k, v, self.starts)
+        return part.over(q, k, v, self.starts, mask=mask)
 
 
 class Encoder(Adaptable, ABC):
     """A family defines `embedded` and has `layers`; the rest is here. head: None, or what stands on the rows.
 
-    Dropout acts within ops.noise on embeddings, on what sublayers give and in heads; attention weights are not dropped,
-    because the fused operation never has them (attention_probs_dropout_prob is kept, and read by transformers).
+    Dropout acts within ops.noise on embeddings, on attention weights, on what sublayers give and in heads.
     """
 
     config: Any

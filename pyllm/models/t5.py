@@ -122,8 +122,8 @@ class T5(AttentionPair):
         act = "gelu_new" if gated and act == "gelu" else act
         inner = (nn.GatedFeedForward if gated else nn.FeedForward)(c.d_model, c.d_ff, act, bias=False)
         norms = tuple(nn.RMSNorm(c.d_model, c.layer_norm_epsilon) for _ in range(attentions + 1))
-        dropouts = [nn.Dropout(c.dropout_rate, f"{place}.{i}") for i in range(attentions + 1)]
-        return layer(*parts, inner, norms, nn.pre_norm, dropouts)
+        rates = nn.Rates(c.dropout_rate, c.dropout_rate, c.dropout_rate)
+        return layer(*parts, inner, norms, nn.pre_norm, nn.dropouts(place, attentions + 1, rates))
 
     def first_values(self, name: str, parameter: nn.Parameter, random: np.random.Generator) -> Array:
         """As transformers': tables and heads normal with variance 1, matrices with 1 / inputs, queries with that over

@@ -81,7 +81,7 @@ class Transformer(AttentionPair):
         if c.share_encoder_decoder_embeddings:
             self.target_embedding.weight = self.source_embedding.weight
         order = nn.pre_norm if c.norm_first else nn.post_norm
-        sizes = c.d_model, c.nhead, c.dim_feedforward, c.activation, c.layer_norm_eps, c.dropout, order
+        sizes = c.d_model, c.nhead, c.dim_feedforward, c.activation, c.layer_norm_eps, nn.Rates(c.dropout), order
         self.places = nn.sinusoids(c.max_position_embeddings, c.d_model)
         sides = ("source", "encoder", c.num_encoder_layers), ("target", "decoder", c.num_decoder_layers)
         makers: tuple[Any, ...] = (nn.encoder_layer, nn.decoder_layer)

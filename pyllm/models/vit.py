@@ -82,7 +82,7 @@ class ViT(Encoder):
         self.patches_bias = nn.Parameter(width)
         self.dropout = nn.Dropout(c.hidden_dropout_prob, "embedding")
         sizes = width, c.num_attention_heads, c.intermediate_size, c.hidden_act
-        rest = c.layer_norm_eps, c.hidden_dropout_prob, nn.pre_norm
+        rest = c.layer_norm_eps, nn.Rates(c.hidden_dropout_prob, c.attention_probs_dropout_prob), nn.pre_norm
         self.layers = [nn.encoder_layer(f"layers.{i}", *sizes, *rest) for i in range(c.num_hidden_layers)]
         self.norm = nn.LayerNorm(width, c.layer_norm_eps)
         self.head = self.heads[task](c)

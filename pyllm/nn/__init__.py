@@ -3,6 +3,7 @@
 from pyllm.nn.adapter import Adapter, LoraConfig
 from pyllm.nn.attention import SelfAttention
 from pyllm.nn.block import Block, ParallelBlock, SandwichBlock
+from pyllm.nn.dropout import Dropout, Dropouts, Rates, dropouts
 from pyllm.nn.embedding import Embedding, Positions
 from pyllm.nn.feedforward import FeedForward, GatedFeedForward
 from pyllm.nn.linear import Linear
@@ -29,7 +30,6 @@ from pyllm.nn.slabs import Look, Slabs, Step
 from pyllm.nn.state import State
 from pyllm.nn.sublayers import (
     DecoderLayer,
-    Dropout,
     EncoderLayer,
     Order,
     Stack,
@@ -49,6 +49,7 @@ __all__ = [
     "Buffer",
     "DecoderLayer",
     "Dropout",
+    "Dropouts",
     "Embedding",
     "EncoderLayer",
     "FeedForward",
@@ -71,6 +72,7 @@ __all__ = [
     "Positions",
     "RMSNorm",
     "RNNCell",
+    "Rates",
     "Recurrent",
     "RelativeBias",
     "ResetFirstGRU",
@@ -83,6 +85,7 @@ __all__ = [
     "Trace",
     "WeightDrop",
     "decoder_layer",
+    "dropouts",
     "encoder_layer",
     "end_to_end",
     "in_steps",

@@ -38,19 +38,26 @@ class MultiHeadAttention(Module):
         return k, v
 
     def over(
-        self, q: Any, k: Any, v: Any, starts: Any, key_starts: Any = None, causal: bool = False, bias: Any = None
+        self,
+        q: Any,
+        k: Any,
+        v: Any,
+        starts: Any,
+        key_starts: Any = None,
+        causal: bool = False,
+        bias: Any = None,
+        mask: Any = None,
     ) -> Any:
-        """What W_o takes: queries over keys and values, all of them rows; see ops.row_attention.
+        """What W_o takes: queries over keys and values, all of them rows; mask: of the weights; see ops.row_attention.
 
-        watch sees "weights": (heads, rows, keys), zeros where nothing is seen.
+        watch sees "weights": (heads, rows, keys), zeros where nothing is seen, before any are dropped.
         """
         if self.watch is not ops.unwatched:
             self._show(q, k, starts, key_starts, causal, bias)
         others = None if causal else key_starts
         kind = ops.type_beside(self.k.weight.value)
-        return ops.row_attention(
-            q, k, v, starts, self.heads, self.heads, causal, self.scale, key_starts=others, bias=bias, kind=kind
-        )
+        more = {"key_starts": others, "bias": bias, "kind": kind, "mask": mask}
+        return ops.row_attention(q, k, v, starts, self.heads, self.heads, causal, self.scale, **more)
 
     def _show(self, q: Any, k: Any, starts: Any, key_starts: Any, causal: bool, bias: Any) -> None:
         found = seen(starts, starts if key_starts is None else key_starts, causal)
@@ -82,10 +89,10 @@ class Own(NamedTuple):
     causal: bool = False
     bias: Any = None
 
-    def __call__(self, part: MultiHeadAttention, x: Any) -> Any:
+    def __call__(self, part: MultiHeadAttention, x: Any, mask: Any = None) -> Any:
         """What W_o takes, of rows (rows, width)."""
         q, k, v = ops.linears(x, [part.q.pair, part.k.pair, part.v.pair])
-        return part.over(q, k, v, self.starts, None, self.causal, self.bias)
+        return part.over(q, k, v, self.starts, None, self.causal, self.bias, mask)
 
 
 class Other(NamedTuple):
@@ -96,6 +103,7 @@ class Other(NamedTuple):
     starts: Any
     key_starts: Any
 
-    def __call__(self, part: MultiHeadAttention, x: Any) -> Any:
+    def __call__(self, part: MultiHeadAttention, x: Any, mask: Any = None) -> Any:
         """What W_o takes, of rows (rows, width)."""
-        return part.over(ops.linear(x, *part.q.pair), self.keys, self.values, self.starts, self.key_starts)
+        q = ops.linear(x, *part.q.pair)
+        return part.over(q, self.keys, self.values, self.starts, self.key_starts, mask=mask)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from pyllm import ops
+from pyllm.nn.dropout import Dropout, Dropouts, Rates, dropouts
 from pyllm.nn.feedforward import FeedForward
 from pyllm.nn.linear import Linear
 from pyllm.nn.module import Module
@@ -17,25 +17,7 @@ from pyllm.nn.norm import LayerNorm, RMSNorm
 from pyllm.nn.relative import RelativeBias
 
 # (x, norm, what a sublayer makes of rows, its last product, dropout) to the next x.
-Order = Callable[[Any, ops.Norm, Callable[[Any], Any], Linear, "Dropout"], Any]
-
-
-class Dropout:
-    """Dropout of a place in a model, which acts within ops.noise; each place draws from a stream of its own."""
-
-    def __init__(self, p: float, place: str) -> None:
-        self.p, self.stream = p, zlib.crc32(place.encode())
-
-    def __call__(self, x: Any) -> Any:
-        """x, or what is left of it."""
-        mask = ops.mask(self.p, self.stream)
-        return x if mask is None else ops.dropout(x, *mask.draw)
-
-    def add(self, x: Any, inner: Any, last: Linear) -> Any:
-        """x + dropout(last(inner)); without a dropout in one product."""
-        if ops.mask(self.p, self.stream) is None:
-            return ops.linear_add(x, inner, *last.pair)
-        return ops.add(x, self(last(inner)))
+Order = Callable[[Any, ops.Norm, Callable[[Any], Any], Linear, Dropout], Any]
 
 
 def post_norm(x: Any, norm: ops.Norm, part: Callable[[Any], Any], last: Linear, dropout: Dropout) -> Any:
@@ -57,7 +39,7 @@ class EncoderLayer(Module):
         feed_forward: Any,
         norms: tuple[RMSNorm, RMSNorm],
         order: Order,
-        dropouts: list[Dropout],
+        dropouts: Dropouts,
     ) -> None:
         self.attention_norm, self.feed_forward_norm = norms
         self.attention, self.feed_forward = attention, feed_forward
@@ -65,14 +47,17 @@ class EncoderLayer(Module):
 
     def __call__(self, x: Any, own: Any) -> Any:
         """Rows (rows, width) to the same; own: how each sequence sees itself (nn.Own)."""
-        x = self.order(
-            x, self.attention_norm.value, lambda y: own(self.attention, y), self.attention.o, self.dropouts[0]
-        )
-        return self.watch("", self._fed(x, self.dropouts[1]))
+        return self.watch("", self._fed(self._attended(x, 0, self.attention, self.attention_norm, own)))
 
-    def _fed(self, x: Any, dropout: Dropout) -> Any:
-        part = self.feed_forward
-        return self.order(x, self.feed_forward_norm.value, lambda y: part.inner(y, None), part.down, dropout)
+    def _attended(self, x: Any, i: int, part: Any, norm: RMSNorm, how: Any) -> Any:
+        """After the i-th sublayer, an attention."""
+        drop, mask = self.dropouts.results[i], self.dropouts.weights[i].mask
+        return self.order(x, norm.value, lambda y: how(part, y, mask), part.o, drop)
+
+    def _fed(self, x: Any) -> Any:
+        part, drop = self.feed_forward, self.dropouts
+        norm, last = self.feed_forward_norm.value, drop.results[-1]
+        return self.order(x, norm, lambda y: drop.inner(part.inner(y, None)), part.down, last)
 
 
 class DecoderLayer(EncoderLayer):
@@ -85,18 +70,15 @@ class DecoderLayer(EncoderLayer):
         feed_forward: Any,
         norms: tuple[RMSNorm, RMSNorm, RMSNorm],
         order: Order,
-        dropouts: list[Dropout],
+        dropouts: Dropouts,
     ) -> None:
         super().__init__(attention, feed_forward, (norms[0], norms[2]), order, dropouts)
         self.cross_norm, self.cross = norms[1], cross
 
     def __call__(self, x: Any, own: Any, other: Any = None) -> Any:
         """Rows (rows, width) to the same; own, other: how each sequence sees itself and the memory."""
-        x = self.order(
-            x, self.attention_norm.value, lambda y: own(self.attention, y), self.attention.o, self.dropouts[0]
-        )
-        x = self.order(x, self.cross_norm.value, lambda y: other(self.cross, y), self.cross.o, self.dropouts[1])
-        return self.watch("", self._fed(x, self.dropouts[2]))
+        x = self._attended(x, 0, self.attention, self.attention_norm, own)
+        return self.watch("", self._fed(self._attended(x, 1, self.cross, self.cross_norm, other)))
 
 
 class Stack(Module):
@@ -139,24 +121,21 @@ class Stack(Module):
 
 
 def encoder_layer(
-    place: str, width: int, heads: int, inner: int, act: str, eps: float, dropout: float, order: Order
+    place: str, width: int, heads: int, inner: int, act: str, eps: float, rates: Rates, order: Order
 ) -> EncoderLayer:
     """A layer of these sizes with biases and LayerNorm; place: its path, which names the streams of its dropouts."""
-    feed_forward, norms, dropouts = _parts(place, 2, width, inner, act, eps, dropout)
-    return EncoderLayer(MultiHeadAttention(width, heads), feed_forward, (norms[0], norms[1]), order, dropouts)
+    first, second = LayerNorm(width, eps), LayerNorm(width, eps)
+    drop = dropouts(place, 2, rates)
+    return EncoderLayer(
+        MultiHeadAttention(width, heads), FeedForward(width, inner, act), (first, second), order, drop
+    )
 
 
 def decoder_layer(
-    place: str, width: int, heads: int, inner: int, act: str, eps: float, dropout: float, order: Order
+    place: str, width: int, heads: int, inner: int, act: str, eps: float, rates: Rates, order: Order
 ) -> DecoderLayer:
     """The same of a decoder."""
-    feed_forward, norms, dropouts = _parts(place, 3, width, inner, act, eps, dropout)
+    norms = LayerNorm(width, eps), LayerNorm(width, eps), LayerNorm(width, eps)
     attention, cross = MultiHeadAttention(width, heads), MultiHeadAttention(width, heads)
-    return DecoderLayer(attention, cross, feed_forward, (norms[0], norms[1], norms[2]), order, dropouts)
-
-
-def _parts(
-    place: str, count: int, width: int, inner: int, act: str, eps: float, dropout: float
-) -> tuple[FeedForward, list[LayerNorm], list[Dropout]]:
-    norms = [LayerNorm(width, eps) for _ in range(count)]
-    return FeedForward(width, inner, act), norms, [Dropout(dropout, f"{place}.{i}") for i in range(count)]
+    drop = dropouts(place, 3, rates)
+    return DecoderLayer(attention, cross, FeedForward(width, inner, act), norms, order, drop)

@@ -13,6 +13,7 @@ from pyllm.autograd import record, wants
 from pyllm.ops.arithmetic import reshape, transpose
 from pyllm.ops.arrays import Array, float32
 from pyllm.ops.attention_weights import watched_attention
+from pyllm.ops.dropout import Mask
 from pyllm.ops.linear import linears
 from pyllm.ops.norm import Norm, normalise
 from pyllm.ops.precision import product_type, stored
@@ -193,6 +194,7 @@ def row_attention(
     key_starts: Any = None,
     bias: Any = None,
     kind: str | None = None,
+    mask: Mask | None = None,
 ) -> Any:
     """Attention within each of many sequences whose rows lie one after the other, never the scores of all at once.
 
@@ -202,13 +204,15 @@ def row_attention(
     distance 0 where attention is causal, else the one in the middle; not with window, softcap or key_starts. The
     backward pass makes the scores again from the logarithms of their sums; of bf16 products it keeps bf16 numbers.
     kind: "F32" or "BF16", of the products' operands, product_type() unless given. Dao et al. 2022, arXiv:2205.14135.
+    mask: dropout of the weights, by the draws of an array (rows, heads, the longest's keys to whole 64s).
     """
     arrays = [float32(x, "attention", name) for x, name in ((q, "q"), (k, "k"), (v, "v"))]
     shapes, rows, kind = [x.shape for x in arrays], int(starts[-1]), kind or product_type()
     keys = rows if key_starts is None else int(key_starts[-1])
     inputs: list[Any] = [x.reshape(n, -1) for x, n in zip(arrays, (rows, keys, keys), strict=True)]
     table = None if bias is None else float32(bias, "attention", "bias")
-    options: list[Any] = [starts, heads, groups, scale, causal, window, softcap, kind, key_starts, table]
+    draw = None if mask is None else mask.draw
+    options: list[Any] = [starts, heads, groups, scale, causal, window, softcap, kind, key_starts, table, draw]
     learns = wants(q, k, v, bias)
     y, sums = _core.attention_forward(*inputs, *options, *[learns])
     keep = [stored(x, kind) for x in (*inputs, y)] if learns else []
