@@ -91,10 +91,9 @@ class TextClassifier(nn.Module):
         """Begin the head's scale with mean and deviation of the pooled rows of these texts, some of those that it will
         learn, with what dropout makes of them; ready to learn from then on.
         """
-        self.train()  # dropped weights are numbers, not panels
+        self.train()  # dropped are weights that learn, not panels
         if self.head.scale is None:
             return
-        self.train()  # dropped are weights that learn, not panels
         parts = []
         for first in range(0, len(texts), _TOGETHER):
             with ops.noise(seed, first):
