@@ -1,7 +1,8 @@
 """Text classifiers by how many labels they have: TF-IDF, MLP, LSTM from scratch, ULMFiT; accuracy, time, size, latency.
 
 ulmfit.py DATA OUT [--labels 100,500,5000,all] [--seeds 0,1,2,3,4] [--systems tfidf,mlp,lstm,ulmfit] [--ablate 500]
-          [--steps 1200] [--general FOLDER] [--lm-epochs 3] [--pairs-epochs 6] [--classifier-steps 300] [--picture-only]
+          [--steps 3000] [--general FOLDER] [--lm-epochs 10] [--pairs-epochs 6] [--classifier-steps 300]
+          [--picture-only]
 
 DATA holds SST-2's files and the English ones (benchmarks/sst.py says which), and for ablations Multi30k's pairs. Every
 result is a line of OUT/results.jsonl; what is there already is not computed again, so that the command goes on where it
@@ -42,11 +43,12 @@ from pyllm.train.texts import TextSettings, learn_texts
 SIZES = {"embedding_size": 256, "hidden_size": 512, "num_hidden_layers": 2}
 DROPPED = {"output_p": 0.05, "hidden_p": 0.05, "input_p": 0.05, "embed_p": 0.02, "weight_p": 0.1}
 VOCABULARY, TERMS = 20000, 5000  # words, since byte pairs cut what reviewers say into pieces; the MLP's inputs
-LM_RATE = 4e-3  # over the unlabelled sentences
+LM_RATE, LM_BATCH = 4e-3, 32  # over the unlabelled sentences
+LM_DROPPED = 2.0  # times the dropouts above, since 120,000 words are seen many times
 BATCH, RATE = 32, 4e-3  # of a classifier
 EPOCHS = 3  # at least, where there are many labels
 FULL = RECIPES["ulmfit"]
-LM_RECIPE = replace(FULL, gradual=False)
+LM_RECIPE = Recipe(1.0, FULL.schedule, False)  # the embedding, too, at the full rate: what reviewers like is new to it
 ABLATIONS: dict[str, dict[str, Any]] = {
     "no discriminative rates": {"recipe": replace(FULL, layer_divisor=1.0)},
     "no slanted triangle": {"recipe": replace(FULL, schedule="constant")},
@@ -91,8 +93,10 @@ def language_models(args: argparse.Namespace, known: sst.Data) -> None:
         if name == "target-alone":
             model = new_model(model.config)
         start = time.time()
-        a = _arguments(out / name, LM_RATE, 1, per_device_train_batch_size=64, bf16=True)
+        model.config = model.config.dropping(LM_DROPPED)
+        a = _arguments(out / name, LM_RATE, 1, per_device_train_batch_size=LM_BATCH, bf16=True)
         result = Learner(model, pieces, a, None, [ProgressBar()]).fit(args.lm_epochs, None, LM_RECIPE)
+        model.config = model.config.dropping(1 / LM_DROPPED)
         model.eval().save_pretrained(out / name)
         tokenizer.save_pretrained(out / name)
         seconds[name] = time.time() - start
@@ -212,8 +216,8 @@ def main() -> None:
     add("--seeds", default="0,1,2,3,4")
     add("--systems", default=",".join(SYSTEMS))
     add("--ablate", default="", help="labels of the ablations, none unless said")
-    add("--steps", type=int, default=1200, help="of the general language model, 2,048 tokens each")
-    add("--lm-epochs", type=float, default=3.0, help="of the reviews' language")
+    add("--steps", type=int, default=3000, help="of the general language model, 2,048 tokens each")
+    add("--lm-epochs", type=float, default=10.0, help="of the reviews' language")
     add("--pairs-epochs", type=float, default=6.0, help="of Multi30k's sentences, by translation and by next word")
     add("--classifier-steps", type=int, default=300, help="of 32 texts, at least")
     add("--general", type=Path, help="a language model to begin with")
