@@ -123,6 +123,12 @@ class Drawn:
         return pixels, classes, np.arange(size + 1, dtype=np.int32)
 
 
+def test_the_work_of_an_image_is_that_of_all_its_rows():
+    model = AutoModelForImageClassification.from_config(new_config("vit", **VARIANTS["grey"]), 0)
+    layers = sum(each.num_parameters() for each in model.layers)
+    assert model.context_length > 1 and model.training_flops() >= 6 * layers * model.context_length
+
+
 def test_it_learns_with_the_trainer_and_resumes_to_the_bit(tmp_path):
     sizes = VARIANTS["grey"] | {"hidden_dropout_prob": 0.1}
     config = new_config("vit", **sizes, id2label={i: str(i) for i in range(4)})

@@ -138,5 +138,9 @@ class ViT(Encoder):
         """Mean cross-entropy in nats of targets (images,), numbers of classes; tokens: pixels."""
         return ops.cross_entropy(self.logits(tokens), np.asarray(targets).reshape(-1))
 
+    def training_flops(self) -> float:
+        """Of an image: it is what a run counts as a token."""
+        return self.context_length * super().training_flops()
+
 
 Model = ViT
