@@ -109,10 +109,16 @@ class AutoTokenizer:
     """Tokenizers by path or name."""
 
     @staticmethod
-    def from_pretrained(path: str | os.PathLike[str], *, gguf_file: str | None = None) -> Any:
+    def from_pretrained(
+        path: str | os.PathLike[str],
+        *,
+        gguf_file: str | None = None,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
+    ) -> Any:
         """The tokenizer of a GGUF file, or of a Hugging Face folder by the first that it has of tokenizer.json,
         source.spm with target.spm and vocab.json (MarianMT), vocab.txt, merges.txt with vocab.json, spiece.model and
-        sentencepiece.bpe.model.
+        sentencepiece.bpe.model. src_lang, tgt_lang: languages of texts and of what they become, where texts bear one.
 
         Raises ModelFileError, TokenizerError.
         """
@@ -122,9 +128,15 @@ class AutoTokenizer:
         own = any(os.path.exists(os.path.join(place, name)) for name in TOKENIZERS)
         if base_of(place) is not None and own:
             with open_model(place) as source:
-                return text.from_folder(source)
+                return text.from_folder(source, src_lang=src_lang, tgt_lang=tgt_lang)
         with opened(place, gguf_file) as source:
-            return text.from_gguf(source) if hasattr(source, "metadata") else text.from_folder(source)
+            if not hasattr(source, "metadata"):
+                return text.from_folder(source, src_lang=src_lang, tgt_lang=tgt_lang)
+            found = text.from_gguf(source)
+        for code in (src_lang, tgt_lang):
+            if code is not None:
+                found.language_id(code)  # which says that it has none
+        return found
 
 
 class AutoModelForCausalLM:
