@@ -100,6 +100,15 @@ def test_targets_are_transformers(pair, name):
     assert same > 0.8 * len(rows)
 
 
+def test_where_fewer_answers_are_possible_the_best_stands_again(pair):
+    """With a forced end at once there is but one; what the others are worth tells that they are none."""
+    end = pair[1].config.eos_token_id
+    options = {"num_beams": 3, "num_return_sequences": 2, "forced_eos_token_id": end, "max_new_tokens": 1}
+    wanted, found = both(pair, **options)
+    assert found.sequences.tolist() == wanted.sequences.tolist() == [[pair[1].start_id, end]] * 2 * len(SOURCES)
+    np.testing.assert_allclose(found.sequences_scores, wanted.sequences_scores.numpy())
+
+
 def test_scores_of_steps_add_up_along_the_beam_indices(pair):
     """As transformers' compute_transition_scores has it."""
     wanted, found = both(pair, num_beams=3, num_return_sequences=3, length_penalty=1.0)
