@@ -215,7 +215,7 @@ def continued(searches: list[BeamSearch], rows: Any) -> list[list[Continuation]]
     ends = np.cumsum([len(search.running) for search in searches])
     starts = [0, *ends[:-1].tolist()]
     sampler, most = searches[0].sampler, searches[0].most
-    if sampler.processors:
+    if sampler.in_python:
         parts = zip(searches, starts, ends.tolist(), strict=True)
         return [search.continuations(rows[first:end]) for search, first, end in parts]
     beams = [(search, beam) for search in searches for beam in search.running]
