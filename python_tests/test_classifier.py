@@ -5,15 +5,20 @@ import tracemalloc
 from itertools import pairwise
 
 import numpy as np
+import pair_models
 import pytest
+import tiny_families
+import tiny_tokenizers
 import torch
 import transformers
 from gradient_checks import parity
 from kernel_checks import random, same_bits, threads
 
+import pyllm
 from pyllm import ops
 from pyllm.auto import AutoModelForCausalLM, AutoModelForSequenceClassification, new_config, new_model
 from pyllm.auto.classifiers import save_classifier
+from pyllm.cli.main import main
 from pyllm.errors import ModelFileError
 from pyllm.models.classifier import ClassifierConfig, TextClassifier
 from pyllm.models.reading import read
@@ -196,7 +201,47 @@ def test_folders_give_back_the_classifier_and_damaged_ones_are_refused(tmp_path)
         with pytest.raises(ModelFileError, match=found):
             AutoModelForSequenceClassification.from_pretrained(tmp_path)
     (tmp_path / "classifier.json").unlink()
-    with pytest.raises(ModelFileError, match=r"classifier\.json: no such file"):
+    with pytest.raises(ModelFileError, match=r"without a head of classes; bert, .*finetune --task classify"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path)
+
+
+GPT2 = {"n_embd": 16, "n_head": 2, "n_layer": 2, "bos_token_id": 0, "eos_token_id": 1}
+HEADED = {"GPT2": GPT2} | {k: tiny_families.config(f) for k, f in (("Llama", "llama"), ("GPTNeoX", "gpt_neox"))}
+
+
+@pytest.mark.parametrize("kind", HEADED)
+def test_transformers_decoders_with_a_head_are_read(tmp_path, kind, capsys):
+    """As transformers' tokenizer and model have a text, by predict and pipeline too."""
+    names = {0: "bad", 1: "fair", 2: "good"}
+    fields = HEADED[kind] | {"vocab_size": 317, "pad_token_id": 0}
+    config = getattr(transformers, f"{kind}Config")(**fields, id2label=names)
+    torch.manual_seed(0)
+    other = getattr(transformers, f"{kind}ForSequenceClassification")(config).eval()
+    other.score.weight.data *= 20
+    other.save_pretrained(tmp_path)
+    tiny_tokenizers.write_json(tmp_path, 317)
+    text, theirs = "the lazy fox", transformers.AutoTokenizer.from_pretrained(tmp_path)
+    with torch.no_grad():
+        wanted = torch.softmax(other(**theirs(text, return_tensors="pt")).logits[0], -1).numpy()
+    call = pyllm.pipeline("text-classification", str(tmp_path), dtype="float32", top_k=None)
+    found = {each["label"]: each["score"] for each in call([text])[0]}
+    np.testing.assert_allclose([found[name] for name in names.values()], wanted, atol=1e-5)
+    assert main(["predict", str(tmp_path), text, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["predictions"] == [names[int(wanted.argmax())]]
+    save_classifier(call.model, tmp_path / "again")
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "again")
+    assert again.config == call.model.config and again.config.framed
+    with pytest.raises(ModelFileError, match="it tells classes of texts"):
+        AutoModelForCausalLM.from_pretrained(tmp_path)
+    about = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(about | {"problem_type": "multi_label_classification"}))
+    with pytest.raises(ModelFileError, match="problem_type"):
+        AutoModelForSequenceClassification.from_pretrained(tmp_path)
+
+
+def test_families_without_the_head_say_which_have_it(tmp_path):
+    pair_models.save("bart", tmp_path)
+    with pytest.raises(ModelFileError, match=r"'bart' without a head of classes; bert, roberta"):
         AutoModelForSequenceClassification.from_pretrained(tmp_path)
 
 

@@ -41,10 +41,19 @@ def same(ours, reference):
     return np.array_equal(ours[:, :width], np.asarray(reference)[:, :width])
 
 
+RARE = [
+    {"sequence_bias": [[[t], 3.0] for t in range(100, 130)] + [[[t, t + 1], 9.0] for t in range(100, 316)]},
+    {"begin_suppress_tokens": list(range(0, 300, 2)), "exponential_decay_length_penalty": (3, 1.3)},
+    {"encoder_no_repeat_ngram_size": 1, "encoder_repetition_penalty": 1.8},
+    {"encoder_no_repeat_ngram_size": 3, "encoder_repetition_penalty": 0.6},
+]
+
+
 @pytest.mark.parametrize(
     "settings",
     [
         {},
+        *RARE,
         {"repetition_penalty": 1.6},
         {"no_repeat_ngram_size": 2},
         {"no_repeat_ngram_size": 1, "repetition_penalty": 0.7},
@@ -61,6 +70,7 @@ def test_greedy(pair, settings):
     "settings",
     [
         {"num_beams": 4},
+        *({"num_beams": 3, **each} for each in RARE),
         {"num_beams": 4, "num_return_sequences": 4, "early_stopping": True},
         {"num_beams": 3, "num_return_sequences": 2, "early_stopping": "never", "length_penalty": 2.0},
         {"num_beams": 5, "length_penalty": -1.0, "repetition_penalty": 1.3},

@@ -12,7 +12,7 @@ from kernel_checks import same_bits, threads
 from pair_models import VARIANTS
 
 import pyllm
-from pyllm.generate import GenerationError, Sampler, stream
+from pyllm.generate import GenerationConfig, GenerationError, Sampler, stream
 
 SOURCES = [[5, 6, 7, 8, 9, 10, 2], [9, 10, 2], [11], [4, 3, 12, 7]]
 # transformers' cache of T5 counts the encoder's layers for the decoder's.
@@ -98,6 +98,15 @@ def test_targets_are_transformers(pair, name):
         assert a == b or not apart
         same += a == b
     assert same > 0.8 * len(rows)
+
+
+def test_where_fewer_answers_are_possible_the_best_stands_again(pair):
+    """With a forced end at once there is but one; what the others are worth tells that they are none."""
+    end = pair[1].config.eos_token_id
+    options = {"num_beams": 3, "num_return_sequences": 2, "forced_eos_token_id": end, "max_new_tokens": 1}
+    wanted, found = both(pair, **options)
+    assert found.sequences.tolist() == wanted.sequences.tolist() == [[pair[1].start_id, end]] * 2 * len(SOURCES)
+    np.testing.assert_allclose(found.sequences_scores, wanted.sequences_scores.numpy())
 
 
 def test_scores_of_steps_add_up_along_the_beam_indices(pair):
@@ -227,6 +236,26 @@ def test_processors_and_criteria_are_asked(pair):
             SOURCES, num_beams=beams, max_new_tokens=9, stopping_criteria=lambda ids, scores: ids.shape[1] >= 4
         )
         assert longest.shape[1] <= 4
+
+
+@pytest.mark.parametrize("beams", [1, 3])
+def test_what_few_folders_ask_for(pair, beams):
+    """Of sources, of the beginning and of the end of targets."""
+    theirs, ours = pair
+    settings = {"num_beams": beams, "max_new_tokens": 9, "encoder_no_repeat_ngram_size": 2,
+                "encoder_repetition_penalty": 2.5, "begin_suppress_tokens": [9, 10, 52],
+                "exponential_decay_length_penalty": (4, 1.2), "sequence_bias": [[[5], 2.0], [[5, 6], 3.0]]}  # fmt: skip
+    ends = [ours.config.eos_token_id]
+    wanted = [theirs.generate(torch.tensor([row]), do_sample=False, **settings) for row in SOURCES]
+    assert cut(ours.generate(SOURCES, **settings), ends) == [cut(each, ends)[0] for each in wanted]
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_beam_groups", 2), ("watermarking_config", {}), ("top_h", 0.4)])
+def test_what_would_give_another_answer_is_refused(name, value):
+    with pytest.raises(GenerationError, match=f"{name}=.*gives another answer"):
+        GenerationConfig.from_dict({name: value})
+    plain = {"num_beam_groups": 1, "guidance_scale": None, "diversity_penalty": 0.0, "unknown": 3}
+    assert GenerationConfig.from_dict(plain).to_dict() == {}
 
 
 def test_the_folder_says_how_to_generate(tmp_path):

@@ -163,6 +163,44 @@ def test_sources_of_mbart_bear_their_language(tmp_path, family):
     assert mine.target.encode("a") == theirs(text_target="a").input_ids
 
 
+@pytest.mark.parametrize("family", ["mbart alone", "mbart50"])
+def test_languages_are_chosen(tmp_path, family, capsys):
+    """As transformers' src_lang and tgt_lang, of a folder's model of pieces and of its tokenizer.json."""
+    theirs = peer(family, tmp_path)
+    theirs.src_lang, theirs.tgt_lang = "fr_XX", "ro_RO"
+    mine = pyllm.AutoTokenizer.from_pretrained(tmp_path, src_lang="fr_XX", tgt_lang="ro_RO")
+    mine.save_pretrained(tmp_path / "again")
+    theirs.save_pretrained(tmp_path / "fast")
+    (tmp_path / "fast" / "tokenizer_config.json").write_text(json.dumps({"src_lang": "fr_XX", "tgt_lang": "ro_RO"}))
+    for each in (mine, *(pyllm.AutoTokenizer.from_pretrained(tmp_path / name) for name in ("again", "fast"))):
+        assert (each.src_lang, each.tgt_lang) == ("fr_XX", "ro_RO")
+        assert each("the house").input_ids == theirs("the house").input_ids
+        assert each("a", text_target="das Haus").labels == theirs("a", text_target="das Haus").labels
+    assert mine.lang_code_to_id["ro_RO"] == theirs.convert_tokens_to_ids("ro_RO")
+
+    size = len(theirs)
+    model, _ = pair_models.save("mbart", tmp_path, spread=0.5, vocab_size=size)
+    forced = {"forced_bos_token_id": theirs.convert_tokens_to_ids("de_DE"), "max_new_tokens": 9, "do_sample": False}
+    theirs.src_lang = "it_IT"
+    wanted = model.generate(**theirs("the house", return_tensors="pt"), num_beams=2, **forced)
+    wanted = theirs.decode(wanted[0], skip_special_tokens=True).strip()
+    settings = {"dtype": "float32", "max_new_tokens": 9, "num_beams": 2}
+    call = pyllm.pipeline("translation", str(tmp_path), src_lang="it_IT", **settings)
+    assert call("the house", tgt_lang="de_DE")[0]["translation_text"] == wanted
+    words = ["-n", "9", "--beam", "2", "--source-language", "it_IT", "--target-language", "de_DE"]
+    capsys.readouterr()
+    assert run(tmp_path, "translate", "@", "the house", *words) == 0
+    assert capsys.readouterr().out.split() == wanted.split()
+    with pytest.raises(TokenizerError, match="tgt_lang is 'deu'; one of ar_AR, cs_CZ, de_DE"):
+        call("the house", tgt_lang="deu")
+
+
+def test_without_languages_none_is_chosen(tmp_path):
+    write("t5", tmp_path)
+    with pytest.raises(TokenizerError, match="src_lang is 'de_DE'; its texts bear no language"):
+        pyllm.AutoTokenizer.from_pretrained(tmp_path, src_lang="de_DE")
+
+
 HOSTILE = [
     (lambda data: data[:-3000], {}, r"spiece.model: at 0x[0-9a-f]+: field \d of [\d,]+ bytes"),
     (lambda data: b"\x0a\xff\xff\xff\xff\xff\x0f" + data, {}, r"spiece.model: at 0x0: field 1 of"),

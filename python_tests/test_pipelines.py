@@ -11,7 +11,10 @@ from tiny_encoders import VARIANTS, auto
 
 import pyllm
 from pyllm.auto.classifiers import save_classifier
+from pyllm.auto.encoders import AutoModelForTokenClassification
 from pyllm.auto.new import new_config
+from pyllm.cli.main import main
+from pyllm.errors import ModelFileError
 from pyllm.models.classifier import ClassifierConfig, TextClassifier
 
 WORDS = len(tiny_tokenizers.WORD_PIECES)
@@ -229,6 +232,18 @@ def test_a_loaded_model_and_its_tokenizer_will_do(folder):
     model = pyllm.AutoModelForMaskedLM.from_pretrained(path)
     text = f"the {model.tokenizer.mask_token}"
     assert pyllm.pipeline("fill-mask", model)(text) == pyllm.pipeline("fill-mask", path)(text)
+
+
+def test_a_folder_without_the_head_is_refused(folder):
+    """Answers would be noise; one who wants a new head loads the model before."""
+    path = folder("Model")
+    for task in ("fill-mask", "text-classification", "ner"):
+        with pytest.raises(ModelFileError, match=rf"missing; a folder with the head of {task}"):
+            pyllm.pipeline(task, path)
+    assert main(["fill", str(path), "the [MASK]"]) == 1
+    assert pyllm.pipeline("feature-extraction", path)(TEXTS[0])
+    model = AutoModelForTokenClassification.from_pretrained(path)
+    assert pyllm.pipeline("ner", model, pyllm.AutoTokenizer.from_pretrained(path), ignore_labels=[])(TEXTS[0])
 
 
 def test_wrong_calls_say_what_is_allowed(folder):

@@ -35,8 +35,8 @@ def folder(path, modes=("mean_tokens",), normalize=False, variant="bert"):
     kinds = ["Transformer", "Pooling"] + ["Normalize"] * normalize
     paths = ["", "1_Pooling", "2_Normalize"]
     write(path, "modules.json", [{"idx": i, "path": paths[i], "type": KINDS + kind} for i, kind in enumerate(kinds)])
-    every = {f"pooling_mode_{mode}": mode in modes for mode in ("cls_token", "max_tokens", "mean_tokens",
-                                                                "mean_sqrt_len_tokens")}  # fmt: skip
+    known = ("cls_token", "max_tokens", "mean_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+    every = {f"pooling_mode_{mode}": mode in modes for mode in known}
     write(path, "1_Pooling/config.json", {"word_embedding_dimension": 32} | every)
     write(path, "sentence_bert_config.json", {"max_seq_length": 9, "do_lower_case": False})
     return reference
@@ -54,6 +54,8 @@ def reference_vectors(reference, path, texts, modes, longest=9):
             "max_tokens": rows.max(dim=0).values,
             "mean_tokens": rows.mean(dim=0),
             "mean_sqrt_len_tokens": rows.sum(dim=0) / len(rows) ** 0.5,
+            "weightedmean_tokens": torch.arange(1.0, len(rows) + 1) @ rows / sum(range(1, len(rows) + 1)),
+            "lasttoken": rows[-1],
         }
         found.append(torch.cat([each for name, each in pooled.items() if name in modes]).numpy())
     return np.stack(found)
@@ -67,6 +69,7 @@ def reference_vectors(reference, path, texts, modes, longest=9):
         (("max_tokens",), "distilbert"),
         (("mean_sqrt_len_tokens",), "bert"),
         (("mean_tokens", "cls_token"), "bert"),
+        (("weightedmean_tokens", "lasttoken"), "bert"),
     ],
 )
 def test_rows_are_pooled_as_the_folder_says(tmp_path, modes, variant):
@@ -186,10 +189,28 @@ def test_rows_of_tokens_prompts_and_no_texts(tmp_path):
         encoder.encode("a", prompt_name="document")
     with pytest.raises(ValueError, match=r"sentences\[1\] is int"):
         encoder.encode(["a", 3])
-    with pytest.raises(ValueError, match="precision 'int8'"):
-        encoder.encode("a", precision="int8")
+    with pytest.raises(ValueError, match="precision 'int4', allowed are float32, int8, uint8, binary, ubinary"):
+        encoder.encode("a", precision="int4")
     with pytest.raises(ValueError, match="pooling 'last', allowed are cls, max, mean, mean_sqrt_len"):
         pyllm.SentenceEncoder(tmp_path, pooling="last")
+
+
+def test_vectors_in_fewer_bits(tmp_path):
+    """By their definition, in numbers."""
+    folder(tmp_path)
+    model = pyllm.SentenceEncoder(tmp_path)
+    whole = model.encode(TEXTS)
+    least, most = whole.min(axis=0), whole.max(axis=0)
+    levels = np.clip(np.floor((whole - least) / ((most - least) / np.float32(255))), 0, 255)
+    for precision, shift, dtype in (("uint8", 0, np.uint8), ("int8", 128, np.int8)):
+        found = model.encode(TEXTS, precision=precision)
+        assert found.dtype == dtype and np.array_equal(found, levels - shift)
+    bits = (whole.reshape(len(TEXTS), -1, 8) > 0) @ (2 ** np.arange(7, -1, -1))
+    assert np.array_equal(model.encode(TEXTS, precision="ubinary"), bits)
+    assert np.array_equal(model.encode(TEXTS, precision="binary"), bits - 128)
+    assert model.encode([], precision="int8").dtype == np.int8
+    pairs = model.similarity_pairwise(whole[:2], whole[2:4])
+    np.testing.assert_allclose(pairs, np.diag(model.similarity(whole[:2], whole[2:4])), atol=1e-6)
 
 
 def test_a_bar_is_shown_on_stderr_alone(tmp_path, capsys):

@@ -11,7 +11,7 @@ from typing import Any
 from pyllm import _core
 from pyllm.auto.adapter_config import base_of
 from pyllm.auto.adapters import load_adapter
-from pyllm.auto.classifiers import AutoModelForSequenceClassification, is_decoders
+from pyllm.auto.classifiers import AutoModelForSequenceClassification, Headless, is_decoders
 from pyllm.auto.new import ENCODERS, IMAGES, PAIRS, new_config, new_model
 from pyllm.auto.weights import load_weights
 from pyllm.errors import ModelFileError
@@ -109,10 +109,16 @@ class AutoTokenizer:
     """Tokenizers by path or name."""
 
     @staticmethod
-    def from_pretrained(path: str | os.PathLike[str], *, gguf_file: str | None = None) -> Any:
+    def from_pretrained(
+        path: str | os.PathLike[str],
+        *,
+        gguf_file: str | None = None,
+        src_lang: str | None = None,
+        tgt_lang: str | None = None,
+    ) -> Any:
         """The tokenizer of a GGUF file, or of a Hugging Face folder by the first that it has of tokenizer.json,
         source.spm with target.spm and vocab.json (MarianMT), vocab.txt, merges.txt with vocab.json, spiece.model and
-        sentencepiece.bpe.model.
+        sentencepiece.bpe.model. src_lang, tgt_lang: languages of texts and of what they become, where texts bear one.
 
         Raises ModelFileError, TokenizerError.
         """
@@ -122,9 +128,15 @@ class AutoTokenizer:
         own = any(os.path.exists(os.path.join(place, name)) for name in TOKENIZERS)
         if base_of(place) is not None and own:
             with open_model(place) as source:
-                return text.from_folder(source)
+                return text.from_folder(source, src_lang=src_lang, tgt_lang=tgt_lang)
         with opened(place, gguf_file) as source:
-            return text.from_gguf(source) if hasattr(source, "metadata") else text.from_folder(source)
+            if not hasattr(source, "metadata"):
+                return text.from_folder(source, src_lang=src_lang, tgt_lang=tgt_lang)
+            found = text.from_gguf(source)
+        for code in (src_lang, tgt_lang):
+            if code is not None:
+                found.language_id(code)  # which says that it has none
+        return found
 
 
 class AutoModelForCausalLM:
@@ -146,6 +158,7 @@ class AutoModelForCausalLM:
         context_length: int | None = None,
         threads: int | None = None,
         gguf_file: str | None = None,
+        head: bool = True,
         **others: Any,
     ) -> CausalLM:
         """Load a GGUF file, a Hugging Face folder, or a name such as "smollm2"; of a PEFT folder the model that it
@@ -156,7 +169,7 @@ class AutoModelForCausalLM:
         activations in two int8 terms, attention and cache in float32. cache_type: of keys and values, "f32", "bf16" or
         "q8_0", which takes 56 % of bf16's memory and needs heads a multiple of 16 wide; None suits the weights.
         context_length: positions at most; rotary scalings "dynamic" and "longrope" are chosen by it, and without it for
-        the context that the model was first trained for.
+        the context that the model was first trained for. head=False: of a folder whose head tells classes, all else.
         Raises ModelFileError for bad files and for models larger than memory, TypeError for unknown arguments,
         ValueError for unknown types.
         """
@@ -167,10 +180,11 @@ class AutoModelForCausalLM:
             _core.set_threads(threads)
         place = download.resolve(path)
         base = base_of(place)
-        if is_decoders(place):
+        if head and is_decoders(place):
             allowed = "one that continues texts; AutoModelForSequenceClassification and `pyllm predict` take this"
-            raise ModelFileError(os.fspath(path), "adapter", None, "it tells classes of texts", allowed)
+            raise ModelFileError(os.fspath(path), "model", None, "it tells classes of texts", allowed)
         with opened(place if base is None else base, gguf_file) as source:
+            source = source if head else Headless(source)
             config, values = config_of(source, context_length)
             refuse_pairs(path, values)
             family = import_module(f"pyllm.models.{values['model_type']}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from typing import Any
 
@@ -12,11 +13,17 @@ import numpy as np
 
 from pyllm.auto.adapter_config import base_of, head_options, read_adapter
 from pyllm.auto.adapters import SCORE, Score, load_adapter, read_score, save_adapter
+from pyllm.auto.new import ENCODERS, IMAGES, PAIRS
 from pyllm.errors import ModelFileError, printable
 from pyllm.formats import download
+from pyllm.formats.encode import decode
+from pyllm.formats.encoders import labels
+from pyllm.formats.fields import Raw
+from pyllm.formats.folder import Folder
 from pyllm.formats.json_file import load_json
 from pyllm.formats.safetensors import SafeTensors
 from pyllm.formats.safetensors_writer import write_safetensors
+from pyllm.formats.types import READABLE
 from pyllm.formats.writing import Staging, make_folder, tensor_of
 from pyllm.models.classifier import ClassifierConfig, TextClassifier
 from pyllm.models.encoder import TASKS
@@ -24,20 +31,25 @@ from pyllm.models.encoder import TASKS
 FORMAT, VERSION = "pyllm text classifier", 1
 CONFIG, WEIGHTS = "classifier.json", "head.safetensors"
 _LONGEST = 1 << 24
-_KINDS = {"classes": list, "pooling": str, "hidden": int, "dropout": float, "bptt": int, "max_len": int}
+ENDING = "ForSequenceClassification"
+_KINDS = {"classes": list, "pooling": str, "hidden": int, "dropout": float, "bptt": int, "max_len": int, "framed": bool}
 
 
 def is_classifier(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds a text classifier: save_classifier's, an encoder with a head, an adapter of either."""
+    """Whether a folder holds a text classifier: save_classifier's, an encoder or decoder with a head, an adapter."""
     if os.path.isfile(os.path.join(os.fspath(path), CONFIG)) or is_decoders(path):
         return True
-    return head_of(path) == "ForSequenceClassification"
+    return head_of(path) == ENDING
 
 
 def is_decoders(path: str | os.PathLike[str]) -> bool:
-    """Whether a PEFT folder lets a decoder tell classes of texts. Raises ModelFileError."""
+    """Whether a PEFT folder lets a decoder tell classes of texts, or transformers' folder has one that does. Raises
+    ModelFileError."""
     base = base_of(path)
-    if base is None or read_adapter(os.fspath(path)).lora.task_type != "SEQ_CLS":
+    if base is None:
+        kind, ending = _named(os.fspath(path))
+        return ending == ENDING and kind not in (*ENCODERS, *PAIRS, *IMAGES)
+    if read_adapter(os.fspath(path)).lora.task_type != "SEQ_CLS":
         return False
     return not head_of(base)
 
@@ -45,21 +57,23 @@ def is_decoders(path: str | os.PathLike[str]) -> bool:
 def head_of(path: str | os.PathLike[str]) -> str:
     """How transformers' name of the encoder in a folder ends, "" where there is none: "Model", "ForMaskedLM", ...; of
     an adapter what its task asks for, else what the encoder that it changes has."""
-    from pyllm.auto.new import ENCODERS
-
     folder = os.fspath(path)
     base = base_of(folder)
     if base is not None:
         asked = {kind: head for head, kind in TASKS.items()}.get(read_adapter(folder).lora.task_type or "")
         return (asked or head_of(base)) if head_of(base) else ""
+    kind, ending = _named(folder)
+    return ending or "Model" if kind in ENCODERS else ""
+
+
+def _named(folder: str) -> tuple[str, str]:
+    """(model_type, how transformers' name of the class ends: "ForMaskedLM") by config.json; "" where there is none."""
     name = os.path.join(folder, "config.json")
     values = load_json(name, _LONGEST) if os.path.isfile(name) else None
-    if not isinstance(values, dict) or values.get("model_type") not in ENCODERS:
-        return ""
-    named = values.get("architectures")
+    kind, named = (values.get(key) for key in ("model_type", "architectures")) if isinstance(values, dict) else ("", "")
     first = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
     found = re.search("For[A-Z][A-Za-z]*$", first)
-    return found[0] if found else "Model"
+    return kind if isinstance(kind, str) else "", found[0] if found else ""
 
 
 def save_classifier(model: TextClassifier, path: str | os.PathLike[str]) -> None:
@@ -93,22 +107,24 @@ class AutoModelForSequenceClassification:
 
     @staticmethod
     def from_pretrained(path: str | os.PathLike[str], **options: Any) -> Any:
-        """The encoder with its head of Hugging Face's folder, with the options of encoders.AutoModel; or the
-        TextClassifier of a folder that save_classifier has written, with the options of the language model's
-        from_pretrained; ready to run. Raises ModelFileError.
+        """The encoder with its head of Hugging Face's folder, with the options of encoders.AutoModel; or a
+        TextClassifier, of a folder that save_classifier has written and of transformers' decoders, with the options of
+        the language model's from_pretrained; ready to run. Raises ModelFileError.
         """
         from pyllm.auto import AutoModelForCausalLM, opened
         from pyllm.auto.encoders import EncoderForSequenceClassification
-        from pyllm.auto.new import ENCODERS
 
         place = download.resolve(path)
         if is_decoders(place):
-            return _adapted(place, options)
+            return _scored(place, options) if base_of(place) is None else _adapted(place, options)
         if not os.path.isfile(os.path.join(place, CONFIG)):
             with opened(path) as source:
                 kind = source.config["model_type"] if hasattr(source, "config") else ""
             if kind in ENCODERS:
                 return EncoderForSequenceClassification.from_pretrained(path, **options)
+            allowed = f"{', '.join(ENCODERS)}; a decoder's ...{ENDING}; what `pyllm finetune --task classify` writes"
+            found = f"'{kind}' without a head of classes" if kind else "no head of classes"
+            raise ModelFileError(os.fspath(path), "", None, found, allowed)
         config = _config(os.path.join(place, CONFIG))
         model = TextClassifier(AutoModelForCausalLM.from_pretrained(place, **options), config)
         name = os.path.join(place, WEIGHTS)
@@ -135,14 +151,52 @@ def _adapted(folder: str, options: dict[str, Any]) -> TextClassifier:
     load_adapter(trunk, folder, beside=[SCORE])
     weight = read_score(folder, trunk.width)
     names = head_options(folder, SCORE).get("id2label") or {i: f"LABEL_{i}" for i in range(len(weight))}
+    return _classifier(folder, trunk, weight, names)
+
+
+def _scored(folder: str, options: dict[str, Any]) -> TextClassifier:
+    """A decoder of transformers with a head of classes, which reads texts as its tokenizer has them. Raises
+    ModelFileError."""
+    from pyllm.auto import AutoModelForCausalLM
+
+    trunk: Any = AutoModelForCausalLM.from_pretrained(folder, head=False, **options)
+    with Folder(folder) as source:
+        raw = Raw(os.path.join(folder, "config.json"), source.raw_config, lambda field: f"'{field}'")
+        problem, info = raw.values.get("problem_type"), source.tensors.get(SCORE)
+        if problem not in (None, "single_label_classification"):
+            raw.refuse("problem_type", printable(repr(problem)), "single_label_classification, of decoders")
+        if info is None or len(info.shape) != 2 or info.shape[1] != trunk.width or info.dtype not in READABLE:
+            found = "missing" if info is None else f"{info.dtype} {list(info.shape)}"
+            raise ModelFileError(folder, f"tensor '{SCORE}'", None, found, f"numbers (classes, {trunk.width})")
+        weight = decode(info.dtype, source.read(info), *info.shape)
+        return _classifier(folder, trunk, weight, labels(raw)["id2label"], True)
+
+
+def _classifier(folder: str, trunk: Any, weight: Any, names: Mapping[int, str], framed: bool = False) -> TextClassifier:
+    """A trunk with the head that transformers has of decoders. Raises ModelFileError."""
     try:
-        config = ClassifierConfig(tuple(names[i] for i in range(len(weight))), "last", 0, 0.0)
+        config = ClassifierConfig(tuple(names[i] for i in range(len(weight))), "last", 0, 0.0, framed=framed)
     except (KeyError, ValueError) as error:
         found = f"{len(weight)} classes, {len(names)} names"
         raise ModelFileError(folder, "classes", None, found, "two classes or more, as many names") from error
+    if not np.isfinite(weight).all():
+        raise ModelFileError(folder, f"tensor '{SCORE}'", None, "holds nan or infinity", "finite numbers")
     model = TextClassifier(trunk, config)
     model.head.score.weight.take(weight)
     return model.eval()  # type: ignore[no-any-return]
+
+
+class Headless:
+    """An open folder of a decoder that tells classes, as that of a decoder alone: what it would continue texts with is
+    no part of it, so that the embedding stands there."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self.tensors = {name: info for name, info in source.tensors.items() if name != SCORE}
+        self.config = source.config | {"tie_word_embeddings": True}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
 
 
 def _config(path: str) -> ClassifierConfig:
@@ -150,11 +204,13 @@ def _config(path: str) -> ClassifierConfig:
     if not os.path.exists(path):
         raise ModelFileError(path, "", None, "no such file", "the folder of a text classifier")
     values = load_json(path, _LONGEST)
+    values = {"framed": False} | values if isinstance(values, dict) else values  # older ones do not say
     if not isinstance(values, dict) or values.get("format") != FORMAT or values.get("version") != VERSION:
         raise ModelFileError(path, "format", None, "not of a text classifier", f"'{FORMAT}', version {VERSION}")
     for name, kind in _KINDS.items():
         value = values.get(name)
-        right = isinstance(value, int | float if kind is float else kind) and not isinstance(value, bool)
+        right = isinstance(value, int | float if kind is float else kind)
+        right = right and isinstance(value, bool) is (kind is bool)
         if not right or (isinstance(value, list) and not all(isinstance(each, str) for each in value)):
             raise ModelFileError(path, name, None, printable(repr(value), 100), f"{kind.__name__}")
     given = {field.name: values[field.name] for field in fields(ClassifierConfig)}

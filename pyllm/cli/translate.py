@@ -23,6 +23,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="scores are divided by length to the power of X (1)")  # fmt: skip
     add("-n", "--n-predict", type=options.whole(1), metavar="N", help="tokens of a target (twice the source's and 10)")
     add("--task", metavar="NAME", help="one that config.json names: its prefix and settings (translation_en_to_de)")
+    add("--source-language", metavar="CODE", help="of a model of many languages (mBART: en_XX)")
+    add("--target-language", metavar="CODE", help="likewise (de_DE)")
     add("--plot-attention", metavar="FILE", help="draw where each target token looked (.png, .svg, .pdf)")
     options.add_threads(parser)
     options.add_overwrite(parser)
@@ -41,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     if args.file is not None and args.plot_attention:
         raise options.UsageError("--plot-attention draws one TEXT")
     model = AutoModelForSeq2SeqLM.from_pretrained(args.model, threads=args.threads)
-    tokenizer = AutoTokenizer.from_pretrained(args.model)
+    tokenizer = AutoTokenizer.from_pretrained(args.model, src_lang=args.source_language)
     given = running.given_text(args.text, args.file)
     texts = given.split("\n")[: -1 if given.endswith("\n") else None] if args.file is not None else [given]
     settings: dict[str, Any] = {"length_penalty": args.length_penalty}
@@ -49,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
         settings["max_new_tokens"] = args.n_predict
     if args.task is not None:
         settings["task"] = args.task
+    if args.target_language is not None:
+        settings["tgt_lang"] = args.target_language
     best = None
     for text, found in zip(texts, translate(model, tokenizer, texts, args.beam, args.n_best, **settings), strict=True):
         best = best or found[0]

@@ -127,9 +127,14 @@ def numbered(labels: Sequence[str | None], classes: Sequence[str] | None = None)
     return np.array([IGNORED if label is None else places[label] for label in labels], np.int64), list(classes)
 
 
-def encoded(tokenizer: Any, texts: Sequence[str]) -> list[Ids]:
-    """Ids of texts, each after the token that ends texts (or begins them): an empty text is this token alone."""
+def encoded(tokenizer: Any, texts: Sequence[str], framed: bool = False) -> list[Ids]:
+    """Ids of texts, each after the token that ends texts (or begins them): an empty text is this token alone.
+
+    framed: with what the tokenizer puts around texts instead.
+    """
     begin = beginning(tokenizer)
+    if framed:
+        return [np.array(tokenizer.encode(text) or begin, np.int32) for text in texts]
     return [np.array(begin + list(tokenizer.encode(text, add_special_tokens=False)), np.int32) for text in texts]
 
 

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from pyllm.errors import ContextError
-from pyllm.evaluate.translation import source_of, task_of
+from pyllm.evaluate.translation import source_of, spoken, task_of
 
 OWN = {"batch_size": 32, "truncation": False, "prefix": None, "return_text": True, "return_tensors": False}
+OWN |= {"src_lang": None, "tgt_lang": None}
 OWN |= {"padding": False}  # nothing is padded, whatever is asked for
 
 
@@ -17,7 +18,8 @@ class TextToText:
     each has one the objects alone.
 
     task: a name in the configuration's task_specific_params, whose prefix and settings are used where they are there.
-    prefix: put before every text instead; truncation: cut what is too long. return_tensors: also "..._token_ids". All
+    prefix: put before every text instead; truncation: cut what is too long. src_lang, tgt_lang: languages of tokenizers
+    whose texts bear one. return_tensors: also "..._token_ids". All
     else are settings of generate(), which it checks, for all calls or for one.
     """
 
@@ -36,6 +38,7 @@ class TextToText:
         """The answers; settings for this call. Raises ValueError for what is no text, ContextError, GenerationError."""
         given = {**self.settings, **settings}
         own = {name: given.pop(name) for name in OWN}
+        given = spoken(self.model, self.tokenizer, own["tgt_lang"]) | given
         single = isinstance(inputs, str | Mapping) or not isinstance(inputs, Iterable)
         texts = [inputs] if single else list(inputs)
         sources = [self.source(number, text, own) for number, text in enumerate(texts)]
@@ -50,7 +53,7 @@ class TextToText:
         """A text's tokens, perhaps cut."""
         if not isinstance(text, str):
             raise ValueError(f"pipeline: input {number} is {type(text).__name__}, allowed are texts")
-        ids = source_of(self.tokenizer, own["prefix"] + text)
+        ids = source_of(self.tokenizer, own["prefix"] + text, own["src_lang"])
         most = min(each for each in (self.tokenizer.model_max_length, self.model.context_length) if each is not None)
         if len(ids) > most and own["truncation"]:
             ending = len(self.tokenizer.ending)

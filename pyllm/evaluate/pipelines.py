@@ -6,7 +6,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from importlib import import_module
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pyllm import auto
 from pyllm.auto import encoders
 from pyllm.auto.pairs import AutoModelForSeq2SeqLM
+from pyllm.errors import ModelFileError, printable
 from pyllm.evaluate.texts import probabilities
 from pyllm.models.classifier import TextClassifier
 
@@ -48,7 +49,7 @@ def pipeline(task: str, model: Any = None, tokenizer: Any = None, *, device: Any
 
     settings: those that each call may give too (see the class of the task), and what from_pretrained takes: dtype,
     threads, and what means nothing here. device: the CPU alone. Raises ValueError for unknown tasks, TypeError for
-    unknown settings, and as from_pretrained does.
+    unknown settings, ModelFileError for a folder without the task's head, and as from_pretrained does.
     """
     if str(device) not in ("None", "cpu", "-1"):
         raise ValueError(f"pipeline: device {device!r}, allowed is 'cpu'")
@@ -63,12 +64,21 @@ def pipeline(task: str, model: Any = None, tokenizer: Any = None, *, device: Any
     if isinstance(model, str | os.PathLike):
         loading = {key: settings.pop(key) for key in LOADING if key in settings}
         tokenizer = model if tokenizer is None else tokenizer
-        model = found.loads.from_pretrained(model, **loading)
+        path, model = model, found.loads.from_pretrained(model, **loading)
+        missing: Any = getattr(model, "missing_keys", None)
+        if missing and found.loads is not encoders.AutoModel:
+            _refuse_random(task, path, missing)
     if found.loads is AutoModelForSeq2SeqLM:
         settings = {"task": task} | settings
     if isinstance(tokenizer, str | os.PathLike):
         tokenizer = auto.AutoTokenizer.from_pretrained(tokenizer)
     return kind(model, model.tokenizer if tokenizer is None else tokenizer, **settings)
+
+
+def _refuse_random(task: str, path: Any, missing: Iterable[str]) -> NoReturn:
+    """Raise ModelFileError: answers of a head that no file holds are noise."""
+    allowed = f"a folder with the head of {task}; a model loaded before may have a new one"
+    raise ModelFileError(os.fspath(path), f"tensor '{printable(next(iter(missing)))}'", None, "missing", allowed)
 
 
 class Pipeline(ABC):

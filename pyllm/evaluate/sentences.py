@@ -24,6 +24,9 @@ from pyllm.formats.sentences import MODES, SentenceConfig, read_sentence_config
 
 Vectors = NDArray[np.float32]
 POOLINGS = tuple(MODES.values())
+PRECISIONS: dict[str, type[np.generic]] = {
+    **{"float32": np.float32, "int8": np.int8, "uint8": np.uint8, "binary": np.int8, "ubinary": np.uint8}
+}
 _AT_ONCE = 1 << 22  # cosines that exist at once
 
 
@@ -79,12 +82,12 @@ class SentenceEncoder:
         depend on its company. Longer ones than max_seq_length are cut. output_value "token_embeddings": a list of
         (tokens, width). convert_to_tensor: of torch. prompt, prompt_name: what stands before every text.
         normalize_embeddings: to length 1, which some folders ask for anyway. truncate_dim: the first numbers of each
-        vector alone. Raises ValueError.
+        vector alone. precision: see quantised(). Raises ValueError.
         """
         if output_value not in ("sentence_embedding", "token_embeddings"):
             raise ValueError(f"encode: output_value {output_value!r}, allowed are sentence_embedding, token_embeddings")
-        if precision != "float32":
-            raise ValueError(f"encode: precision {precision!r}, allowed is float32")
+        if precision not in PRECISIONS:
+            raise ValueError(f"encode: precision {precision!r}, allowed are {', '.join(PRECISIONS)}")
         if batch_size < 1:
             raise ValueError(f"encode: batch_size {batch_size}, allowed is 1 or more")
         single = isinstance(sentences, str)
@@ -108,6 +111,7 @@ class SentenceEncoder:
         vectors = vectors[:, :truncate_dim]
         if normalize_embeddings:
             vectors = unit(vectors)
+        vectors = quantised(vectors, precision)
         if convert_to_tensor:
             import torch
 
@@ -165,6 +169,13 @@ class SentenceEncoder:
         """Cosines (n, m) of vectors (n, width) and (m, width); the same name as sentence-transformers'."""
         return cosines(one, other)
 
+    def similarity_pairwise(self, one: Any, other: Any) -> Vectors:
+        """Cosines (n,) of vectors (n, width) and as many others. Raises ValueError."""
+        a, b = (np.atleast_2d(np.asarray(each, np.float32)) for each in (one, other))
+        if a.shape != b.shape:
+            raise ValueError(f"similarity_pairwise: {a.shape} and {b.shape}, allowed are as many of one width")
+        return (unit(a).astype(np.float64) * unit(b)).sum(axis=1).astype(np.float32)
+
     def search(self, queries: Any, corpus: Any, top_k: int = 10) -> list[list[dict[str, Any]]]:
         """Of each query the top_k nearest of the corpus, by their cosines: [{"corpus_id": 3, "score": 0.71}, ...].
 
@@ -182,10 +193,34 @@ def pooled(rows: Vectors, starts: NDArray[np.int32], mode: str) -> Vectors:
     """A vector of each sequence (sequences, width) from rows (rows, width); mode: of POOLINGS."""
     if mode == "cls":
         return rows[starts[:-1]]
+    if mode == "lasttoken":
+        return rows[starts[1:] - 1]
     if mode == "max":
         return np.asarray(ops.max_rows(rows, starts))
+    if mode == "weightedmean":  # by the place, from 1 on: Muennighoff 2022, arXiv:2202.08904
+        places = [np.arange(1, n + 1, dtype=np.float32) * np.float32(2 / (n + 1)) for n in np.diff(starts).tolist()]
+        rows = rows * np.concatenate(places)[:, None]
     mean = np.asarray(ops.mean_rows(rows, starts))
-    return mean if mode == "mean" else mean * np.sqrt(np.diff(starts)).astype(np.float32)[:, None]
+    return mean if mode in ("mean", "weightedmean") else mean * np.sqrt(np.diff(starts)).astype(np.float32)[:, None]
+
+
+def quantised(vectors: Vectors, precision: str) -> NDArray[Any]:
+    """Vectors (n, width) in fewer bits, as sentence-transformers' quantize_embeddings gives them.
+
+    "int8", "uint8": each number's step is a 255th of its range over these vectors; "binary" (int8), "ubinary" (uint8):
+    (n, width / 8), a bit for each number above 0.
+    """
+    if precision == "float32":
+        return vectors
+    levels: NDArray[Any] = vectors
+    if precision.endswith("binary"):
+        levels = np.packbits(vectors > 0, axis=-1)
+    elif len(vectors):
+        least = vectors.min(axis=0)
+        steps = (vectors.max(axis=0) - least) / np.float32(255)
+        levels = np.clip(np.floor((vectors - least) / np.where(steps == 0, np.float32(1), steps)), 0, 255)
+    shift = 128 if PRECISIONS[precision] is np.int8 else 0
+    return (levels.astype(np.int16) - shift).astype(PRECISIONS[precision])
 
 
 def cosines(one: Any, other: Any) -> Vectors:

@@ -20,7 +20,7 @@ def probabilities(model: Any, tokenizer: Any, texts: Sequence[str]) -> NDArray[n
     on the others. An empty list gives no rows.
     """
     if isinstance(model, TextClassifier):
-        logits = model.logits(encoded(tokenizer, texts)).astype(np.float64)
+        logits = model.logits(encoded(tokenizer, texts, model.config.framed)).astype(np.float64)
     else:
         found = by_length(model, surrounded(tokenizer, texts, model.context_length))
         logits = np.array(found, np.float64).reshape(len(texts), model.config.num_labels)

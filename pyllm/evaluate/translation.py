@@ -32,14 +32,17 @@ def translate(
     num_beams: int = 4,
     n_best: int = 1,
     task: str | None = None,
+    tgt_lang: str | None = None,
     **options: Any,
 ) -> Iterator[list[Translation]]:
     """The n_best targets of each text, the best first; options as `generate` takes them.
 
-    task: one of the configuration's task_specific_params, whose prefix and settings are used. A text without a token
-    has the empty target, score 0. Raises ContextError that names a text which is too long, ValueError for a task.
+    task: one of the configuration's task_specific_params, whose prefix and settings are used. tgt_lang: see spoken(). A
+    text without a token has the empty target, score 0. Raises ContextError that names a text which is too long,
+    ValueError for a task, TokenizerError for a language.
     """
     prefix, settings = task_of(model, task)
+    settings |= spoken(model, tokenizer, tgt_lang)
     options = {key: value for key, value in settings.items() if key != "num_beams"} | options
     for first in range(0, len(texts), AT_ONCE):
         few = texts[first : first + AT_ONCE]
@@ -79,14 +82,25 @@ def measure(
     return text_scores(names, said, [pair.target for pair in found]), len(found), seconds
 
 
-def source_of(tokenizer: Any, text: str) -> list[int]:
+def source_of(tokenizer: Any, text: str, language: str | None = None) -> list[int]:
     """A text's tokens as encoder-decoders learn them: what the tokenizer puts before a text and behind, the end token.
 
-    Raises ValueError without one.
+    language: for src_lang. Raises ValueError without an end token, TokenizerError for a language.
     """
     if tokenizer.eos_token_id is None:
         raise ValueError("translate: the tokenizer has no end token, with which sources end")
-    return [*tokenizer.coder.before, *tokenizer.coder.encode(text, False), *tokenizer.ending]
+    before, behind = tokenizer.around(language)
+    return [*before, *tokenizer.coder.encode(text, False), *behind]
+
+
+def spoken(model: Any, tokenizer: Any, language: str | None) -> dict[str, int]:
+    """Settings of generation that have targets begin with a language: it is forced to come second, or comes first where
+    the model's targets begin with one. Raises TokenizerError for a language without a token."""
+    if language is None:
+        return {}
+    new = tokenizer.language_id(language, "tgt_lang")
+    first = tokenizer.is_language(model.start_id)
+    return {"decoder_start_token_id" if first else "forced_bos_token_id": new}
 
 
 def task_of(model: Any, name: str | None) -> tuple[str, dict[str, Any]]:

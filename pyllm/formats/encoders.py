@@ -9,7 +9,7 @@ from pyllm.formats.fields import Field, Raw, check_fields
 
 _SIZES = (1, 1 << 20)
 _DROPOUT = (0.0, 0.99)
-ACTIVATIONS = ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu")
+ACTIVATIONS = ("gelu", "gelu_python", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "silu", "swish")
 PROBLEMS = ("regression", "single_label_classification", "multi_label_classification")
 MOST_LABELS = 1 << 16
 _SHARED = (

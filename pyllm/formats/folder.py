@@ -30,6 +30,8 @@ TOKENIZERS = ("tokenizer.json", "source.spm", "vocab.txt", "merges.txt", "spiece
 _GENERATION = (
     *("max_length", "min_length", "num_beams", "length_penalty", "early_stopping", "no_repeat_ngram_size"),
     *("repetition_penalty", "bad_words_ids", "do_sample", "temperature", "top_k", "top_p", "decoder_start_token_id"),
+    *("encoder_no_repeat_ngram_size", "num_beam_groups", "diversity_penalty", "renormalize_logits", "typical_p"),
+    *("suppress_tokens", "begin_suppress_tokens", "exponential_decay_length_penalty"),
     *("bos_token_id", "eos_token_id", "pad_token_id", "forced_bos_token_id", "forced_eos_token_id"),
 )
 _PICKLED = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "model.pth", "consolidated.00.pth")

@@ -12,7 +12,9 @@ from pyllm.formats.json_file import load_json
 _LIMIT = 1 << 20
 ACTIVATIONS = {"Identity": "none", "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu", "Sigmoid": "sigmoid"}
 MODES = {"cls_token": "cls", "max_tokens": "max", "mean_tokens": "mean", "mean_sqrt_len_tokens": "mean_sqrt_len"}
+MODES |= {"weightedmean_tokens": "weightedmean", "lasttoken": "lasttoken"}
 _NAMES = {"cls": "cls", "max": "max", "mean": "mean", "mean_sqrt_len_tokens": "mean_sqrt_len"}  # in later versions
+_NAMES |= {"weightedmean": "weightedmean", "lasttoken": "lasttoken"}
 _MOST = 1 << 24
 
 

@@ -20,6 +20,7 @@ from .sampler import Processor, Sampler
 from .stopping import Criterion, StopRules
 
 Continuation = tuple[float, int, int, float]  # score, parent, token, log-probability
+NOTHING = -1e9  # the score of a beam that is none
 BEAMS = 64  # beams of all prompts in one step, unless a single prompt has more: what bounds states and logits
 
 
@@ -214,7 +215,7 @@ def continued(searches: list[BeamSearch], rows: Any) -> list[list[Continuation]]
     ends = np.cumsum([len(search.running) for search in searches])
     starts = [0, *ends[:-1].tolist()]
     sampler, most = searches[0].sampler, searches[0].most
-    if sampler.processors:
+    if sampler.in_python:
         parts = zip(searches, starts, ends.tolist(), strict=True)
         return [search.continuations(rows[first:end]) for search, first, end in parts]
     beams = [(search, beam) for search in searches for beam in search.running]
@@ -227,12 +228,18 @@ def continued(searches: list[BeamSearch], rows: Any) -> list[list[Continuation]]
     ]
 
 
+def answers(search: BeamSearch, config: GenerationConfig) -> list[tuple[float, Beam]]:
+    """The num_return_sequences best; where fewer are possible (a forced end) the best again, worth next to nothing, as
+    transformers has it."""
+    found = search.finished[: config.num_return_sequences]
+    again = found[0][1]
+    worth = NOTHING / len(again.logprobs) ** config.length_penalty
+    return found + [(worth, again)] * (config.num_return_sequences - len(found))
+
+
 def result(padded: np.ndarray, searches: list[BeamSearch], config: GenerationConfig) -> np.ndarray | GenerateOutput:
     """What `generate` returns, from finished searches."""
-    few = min(len(search.finished) for search in searches)
-    if few < config.num_return_sequences:
-        raise GenerationError("num_return_sequences", config.num_return_sequences, f"there are {few} answers")
-    best = [pair for search in searches for pair in search.finished[: config.num_return_sequences]]
+    best = [pair for search in searches for pair in answers(search, config)]
     new = [list(beam.tokens[len(beam.tokens) - len(beam.logprobs) :]) for _, beam in best]
     whole = joined(padded, new, config.num_return_sequences, config)
     if not config.return_dict_in_generate:

@@ -14,6 +14,12 @@ from .errors import GenerationError
 
 DEFAULT_NEW_TOKENS = 20
 LARGEST = 2**31 - 1
+# What transformers reads of generation_config.json and is not known here -> values that change no answer.
+OTHERS: dict[str, tuple[Any, ...]] = {
+    **{"num_beam_groups": (1,), "diversity_penalty": (0,), "guidance_scale": (1,), "penalty_alpha": (0,)},
+    **{"epsilon_cutoff": (0,), "eta_cutoff": (0,), "top_h": (), "token_healing": (False,), "watermarking_config": ()},
+    **{"dola_layers": (), "constraints": (), "force_words_ids": (), "forced_decoder_ids": ()},
+}
 # What `generate` takes beside the fields below; only needed to guess what a misspelt keyword meant.
 ARGUMENTS = ("input_ids", "attention_mask", "tokenizer", "streamer", "logits_processor", "stopping_criteria")
 
@@ -28,6 +34,9 @@ class GenerationConfig:
     prompt_lookup_num_tokens: drafts at a time, from what followed the last tokens (max_matching_ngram_size of them at
     most, 2) where they stood before; the answer is the same, only sooner.
     renormalize_logits: beams add up log-probabilities of what edits have left, as MarianMT's folders ask for.
+    begin_suppress_tokens: not at once. sequence_bias: [[token ids, number], ...] added to the last of them behind the
+    others. exponential_decay_length_penalty: (start, factor) by which the end grows for each token after `start` new
+    ones. encoder_no_repeat_ngram_size, encoder_repetition_penalty: of the source, or the prompt.
     forced_bos_token_id, forced_eos_token_id: what must come second, and last where there is room for no more.
     decoder_start_token_id, output_attentions: of encoder-decoders.
     seed: one integer, or one per prompt; None draws a fresh one. See `generate` for what each field does.
@@ -56,7 +65,12 @@ class GenerationConfig:
     no_repeat_ngram_size: int = 0
     bad_words_ids: Sequence[Sequence[int]] | None = None
     suppress_tokens: Sequence[int] | None = None
+    begin_suppress_tokens: Sequence[int] | None = None
     logit_bias: Mapping[int, float] | None = None
+    sequence_bias: Any = None
+    exponential_decay_length_penalty: tuple[int, float] | None = None
+    encoder_no_repeat_ngram_size: int = 0
+    encoder_repetition_penalty: float = 1.0
     renormalize_logits: bool = False
     prompt_lookup_num_tokens: int | None = None
     max_matching_ngram_size: int | None = None
@@ -116,7 +130,12 @@ class GenerationConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> GenerationConfig:
-        """From a model's generation_config.json: fields that are not known here, or null, are passed over."""
+        """From a model's generation_config.json: fields that are null are passed over, and those that are not known
+        here. Raises GenerationError for one of these that would give another answer."""
+        for name, neutral in OTHERS.items():
+            if values.get(name) not in (None, *neutral):
+                allowed = "not known here, and gives another answer: generation_config=GenerationConfig() leaves it out"
+                raise GenerationError(name, values[name], allowed)
         return cls(**{name: value for name, value in values.items() if name in FIELDS and value is not None})
 
     def to_dict(self) -> dict[str, Any]:
@@ -230,6 +249,22 @@ def bias(name: str, value: object) -> dict[int, float]:
     return found
 
 
+def sequences(name: str, value: Any) -> list[tuple[list[int], float]]:
+    """A check for sequence_bias: [[ids, number], ...], or a dict of ids -> number."""
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if not isinstance(pairs, list | tuple) or any(not isinstance(e, list | tuple) or len(e) != 2 for e in pairs):
+        raise GenerationError(name, value, "needs a list of [token ids, number]")
+    found = zip(words(name, [ids for ids, _ in pairs]), (amount for _, amount in pairs), strict=True)
+    return [(row, bias(name, {0: amount})[0]) for row, amount in found]
+
+
+def decay(name: str, value: Any) -> tuple[int, float]:
+    """A check for exponential_decay_length_penalty."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise GenerationError(name, value, "needs (start, factor)")
+    return integer(name, value[0], 0), real(name, value[1], 0, 1e30, above=True)
+
+
 def seeds(name: str, value: object) -> int | list[int]:
     """A check for seed: an integer of 64 bits, or one per prompt."""
     if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping):
@@ -266,7 +301,12 @@ CHECKS: dict[str, Check] = {
     "no_repeat_ngram_size": optional(whole(0), 0),
     "bad_words_ids": optional(words),
     "suppress_tokens": optional(ids),
+    "begin_suppress_tokens": optional(ids),
     "logit_bias": optional(bias),
+    "sequence_bias": optional(sequences),
+    "exponential_decay_length_penalty": optional(decay),
+    "encoder_no_repeat_ngram_size": optional(whole(0), 0),
+    "encoder_repetition_penalty": number(0, above=True),
     "renormalize_logits": flag,
     "prompt_lookup_num_tokens": optional(whole(0, 64), 0),
     "max_matching_ngram_size": optional(whole(1, 64), 2),

@@ -113,7 +113,8 @@ class Asked:
         self.sources = sources_of(model, input_ids, mask, config)
         self.starts = starts_of(model, config, begin, len(self.sources))
         self.criteria = listed(criteria)
-        self.sampler = Sampler(config.update(min_new_tokens=config.least(self.starts.shape[1])), listed(processors))
+        edited = config.update(min_new_tokens=config.least(self.starts.shape[1]))
+        self.samplers = [Sampler(edited, listed(processors), source) for source in self.sources]
         self.deadline = None if config.max_time is None else time.monotonic() + config.max_time
 
     def rules(self, source: list[int]) -> StopRules:
@@ -135,7 +136,7 @@ class Asked:
             rules, first = self.rules(source), number * config.num_return_sequences
             common: dict[str, Any] = {"seed": seed, "tokenizer": self.tokenizer, "wants": wants}
             groups.append([
-                Sequence(array("q", prompt), self.sampler, rules, index=first + i, stream=draws + i, **common)
+                Sequence(array("q", prompt), self.samplers[number], rules, index=first + i, stream=draws + i, **common)
                 for i in range(config.num_return_sequences)
             ])  # fmt: skip
         seed_told = config.seed if isinstance(config.seed, list) else seeds[0][0]
@@ -172,8 +173,8 @@ def searched(asked: Asked) -> np.ndarray | GenerateOutput:
     """The best finished beams of each source."""
     config = asked.config
     searches = [
-        BeamSearch(begin, config, asked.sampler, asked.rules(source), asked.tokenizer)
-        for source, begin in zip(asked.sources, asked.starts.tolist(), strict=True)
+        BeamSearch(begin, config, sampler, asked.rules(source), asked.tokenizer)
+        for source, begin, sampler in zip(asked.sources, asked.starts.tolist(), asked.samplers, strict=True)
     ]
     seen: dict[str, list[list[np.ndarray]]] = {"scores": [[] for _ in searches], "logits": [[] for _ in searches]}
     size = max(1, BEAMS // config.num_beams)

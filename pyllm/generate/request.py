@@ -117,6 +117,8 @@ def check(config: GenerationConfig, model: Any, tokenizer: Any) -> None:
         "eos_token_id": config.end_ids,
         "logit_bias": config.logit_bias,
         "suppress_tokens": config.suppress_tokens,
+        "begin_suppress_tokens": config.begin_suppress_tokens,
+        "sequence_bias": [token for ids, _ in config.sequence_bias or [] for token in ids],
     }
     named |= {"forced_bos_token_id": config.forced_bos_token_id, "forced_eos_token_id": config.forced_eos_token_id}
     named["bad_words_ids"] = [token for word in config.bad_words_ids or [] for token in word]

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import _core
 from .config import GenerationConfig
+from .edits import first_edits, last_edits
 from .errors import GenerationError
 
 Processor = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -39,12 +40,16 @@ class Sampler:
 
     The order of the steps: logit_bias, repetition_penalty, frequency_penalty and presence_penalty,
     no_repeat_ngram_size, bad_words_ids, suppress_tokens, min_new_tokens, forced tokens, then the caller's processors,
-    renormalize_logits, then (only when sampling) temperature, top_k, top_p, min_p, typical_p. A draw is Philox4x32-10
-    of (seed, sequence, position).
+    renormalize_logits, then (only when sampling) temperature, top_k, top_p, min_p, typical_p. Around those that C++
+    makes stand first_edits() and last_edits(); source: as they take it. A draw is Philox4x32-10 of (seed, sequence,
+    position).
     """
 
-    def __init__(self, config: GenerationConfig, processors: Sequence[Processor] = ()) -> None:
+    def __init__(
+        self, config: GenerationConfig, processors: Sequence[Processor] = (), source: Sequence[int] | None = None
+    ) -> None:
         self.config = config
+        self.first, self.last = first_edits(config, source), last_edits(config, source)
         self.processors = list(processors)
         if config.renormalize_logits and (config.num_beams > 1 or config.output_scores):  # no choice depends on it
             self.processors.append(renormalised)
@@ -63,9 +68,19 @@ class Sampler:
         banned = [word for word in config.bad_words_ids or [] if word[1:] or word[0] not in config.end_ids]
         self.core.banned = banned + [[token] for token in config.suppress_tokens or []]
 
+    @property
+    def in_python(self) -> bool:
+        """Whether C++ alone does not know what is chosen from."""
+        return bool(self.first or self.last or self.processors)
+
     def edit(self, logits: np.ndarray, tokens: array[int], prompt: int, most: int = 0) -> np.ndarray:
         """A copy of logits (vocabulary,) float32 after all that comes before temperature; most: tokens at most."""
-        edited = self.core.edit(logits, tokens, prompt, most)
+        given = logits.copy() if self.first else logits
+        for change in self.first:
+            change(given, tokens, prompt)
+        edited = self.core.edit(given, tokens, prompt, most)
+        for change in self.last:
+            change(edited, tokens, prompt)
         for process in self.processors:
             history = np.array(tokens, dtype=np.int64)[None]
             given = np.asarray(process(history, edited[None]), dtype=np.float32)
@@ -92,7 +107,7 @@ class Sampler:
 
         Raises LogitsError for logits that hold NaN or inf or leave nothing to choose, ValueError for ids outside.
         """
-        edited = self.edit(logits, tokens, prompt, most) if self.processors or scores else None
+        edited = self.edit(logits, tokens, prompt, most) if self.in_python or scores else None
         token, value, best = self.core.choose(logits, tokens, prompt, seed, sequence, top, logprob, edited, most)
         return Choice(
             token,

@@ -26,7 +26,8 @@ TOKENS_AT_ONCE = 1 << 14  # of texts that are classified together: answers do no
 class ClassifierConfig:
     """classes: their names. pooling: which rows of a text the head is given: the last, the greatest, the mean, or all
     three side by side ("concat"). hidden: width of the head's hidden layer; 0: the head is one matrix, as Hugging
-    Face's ...ForSequenceClassification has it. dropout: of the head. bptt, max_len: see reading.read.
+    Face's ...ForSequenceClassification has it. dropout: of the head. bptt, max_len: see reading.read. framed:
+    texts have around them what the tokenizer puts there, and not one token before them.
 
     Raises ValueError for fewer than two classes, a class twice, and numbers out of range.
     """
@@ -37,6 +38,7 @@ class ClassifierConfig:
     dropout: float = 0.1
     bptt: int = 72
     max_len: int = 1440
+    framed: bool = False
 
     def __post_init__(self) -> None:
         rules = {

@@ -60,8 +60,8 @@ class Step(NamedTuple):
     layer: int
     bias: Any = None
 
-    def __call__(self, part: MultiHeadAttention, x: Any) -> Any:
-        """What W_o takes, of rows (beams, width)."""
+    def __call__(self, part: MultiHeadAttention, x: Any, mask: Any = None) -> Any:
+        """What W_o takes, of rows (beams, width); no weight is dropped while a target is made."""
         q, k, v = ops.linears(x, [part.q.pair, part.k.pair, part.v.pair])
         self.slabs.put(self.layer, k, v)
         count = np.full(len(x), self.slabs.length, np.int32)
@@ -77,6 +77,6 @@ class Look(NamedTuple):
     first: Any
     count: Any
 
-    def __call__(self, part: MultiHeadAttention, x: Any) -> Any:
-        """What W_o takes, of rows (beams, width)."""
+    def __call__(self, part: MultiHeadAttention, x: Any, mask: Any = None) -> Any:
+        """What W_o takes, of rows (beams, width); no weight is dropped while a target is made."""
         return part.step(ops.linear(x, *part.q.pair), self.keys, self.values, self.first, self.count)

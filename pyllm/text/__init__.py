@@ -21,15 +21,17 @@ def from_gguf(gguf: GGUF) -> Tokenizer:
     return load(gguf)
 
 
-def from_folder(folder: Any) -> Tokenizer:
+def from_folder(folder: Any, **languages: str | None) -> Tokenizer:
     """The tokenizer of a Hugging Face folder: of tokenizer.json, or of what else stands there. Raises TokenizerError.
+
+    languages: src_lang and tgt_lang, of tokenizers whose texts bear one.
 
     Without the package `tokenizers` it reads MarianMT's files, what train() writes and its like, and raises ImportError
     for the rest.
     """
     from pyllm.text.folders import load
 
-    return load(folder)
+    return load(folder, **languages)
 
 
 def train(texts: str | bytes | Iterable[str | bytes], kind: str = "bpe", **settings: Any) -> Tokenizer:

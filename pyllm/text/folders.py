@@ -16,17 +16,29 @@ from pyllm.text.hugging_face import HuggingFaceCoder
 from pyllm.text.spellings import content
 from pyllm.text.tokenizer import Coder, Tokenizer
 
+LANGUAGES = ("src_lang", "tgt_lang")
 SHORT = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")
 TYPED = ("Bert", "Albert")
 LONGEST = 1 << 30  # files say 1e30 where they mean that nobody knows
 
 
-def load(folder: Any) -> Tokenizer:
+def load(folder: Any, **languages: str | None) -> Tokenizer:
     """The tokenizer of an open folder. Raises TokenizerError that names the file; ImportError without `tokenizers`.
 
-    Words and characters as train() writes them are read by pyllm's core, byte-level BPE too where `tokenizers` is not
-    installed.
+    languages: src_lang and tgt_lang, for those that tokenizer_config.json names. Words and characters as train() writes
+    them are read by pyllm's core, byte-level BPE too where `tokenizers` is not installed.
     """
+    found = _load(folder)
+    given = {name: code for name, code in languages.items() if code is not None}
+    if found.src_lang is not None:
+        given = {name: code for name in LANGUAGES if (code := folder.tokenizer_config.get(name))} | given
+    for name in LANGUAGES:
+        if name in given and given[name] != getattr(found, name):
+            setattr(found, name, given[name])
+    return found
+
+
+def _load(folder: Any) -> Tokenizer:
     name = os.path.basename(os.path.normpath(os.fspath(folder.path)))
     text = folder.tokenizer_json
     if text is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Sequence
+from copy import deepcopy
 from typing import Any
 
 from pyllm.errors import TokenizerError, printable
@@ -56,6 +57,32 @@ class HuggingFaceCoder:
             if full[start : start + len(bare)] == bare:
                 return full[:start], full[start + len(bare) :]
         return [], []
+
+    def post_processor(self) -> Any:
+        """What tokenizer.json says of the tokens around texts; None where it says nothing."""
+        found = self.tokenizer.post_processor
+        return None if found is None else json.loads(found.__getstate__())
+
+    def exchange(self, old: int, new: int) -> None:
+        """Put a token in the place of another that stands around texts."""
+        said, name = self.post_processor(), self.name(new)
+        for each in said.get("processors", [said]):
+            special = each.get("special_tokens", {})
+            if special.pop(self.name(old), None):
+                special[name] = {"id": name, "ids": [new], "tokens": [name]}
+            for part in each.get("single", []) + each.get("pair", []):
+                token = part.get("SpecialToken")
+                if token and token["id"] == self.name(old):
+                    token["id"] = name
+        found = self.tokenizer.post_processor
+        found.__setstate__(json.dumps(said).encode())
+        with self.lock:
+            self.tokenizer.post_processor = found
+            self.before, self.after = self._around()
+
+    def copied(self) -> HuggingFaceCoder:
+        """Another one like this, whose tokens around texts are its own."""
+        return HuggingFaceCoder(deepcopy(self.tokenizer))
 
     def encode(self, text: Text, allow_special: bool, breaks: Sequence[int] = ()) -> list[int]:
         """Ids of the text, nothing added; malformed UTF-8 and lone surrogates become U+FFFD.

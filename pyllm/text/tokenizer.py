@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from pyllm.errors import TokenizerError
 from pyllm.text.encoding import BatchEncoding, Pieces, as_tensor, filled, pad, strategy_of, truncate
+from pyllm.text.languages import Spoken
 from pyllm.text.stream import TokenStream
 
 Text = str | bytes
@@ -31,7 +32,7 @@ class Coder(Protocol):
     def special(self, token_id: int) -> bool: ...
 
 
-class Tokenizer:
+class Tokenizer(Spoken):
     """Text to ids and back.
 
     Special tokens (control tokens such as <|im_start|>) never come out of a text unless `allow_special` is given:
