@@ -31,7 +31,7 @@ from pyllm.evaluate.baseline import fit_baseline, open_baseline
 from pyllm.evaluate.texts import probabilities
 from pyllm.sklearn import TextClassifier
 from pyllm.train import TrainingArguments
-from pyllm.train.split import split
+from pyllm.train.split import split, tell_texts
 from pyllm.train.texts import TextSettings, finetune_texts
 
 GOOD = ("a fine film", "what a joy", "warm and funny", "great fun", "i loved it")
@@ -184,6 +184,14 @@ def test_metrics_are_scikit_learns(classes):
             metrics.accuracy(*map(np.array, bad))
     with pytest.raises(ValueError, match="bleu not known, allowed are accuracy, f1, mcc"):
         metrics.scores(wanted, said, ("bleu",))
+
+
+def test_nothing_held_out_says_why():
+    rows, said = Texts(["a", "b", "c"], ["x", "y", "x"]), []
+    for share, more in ((0.1, "; 0.1 of the texts of each class are less than one: more texts"), (0.0, "")):
+        sides = split(rows, numbered(rows.labels)[0], share, 0)
+        tell_texts(rows, ["x", "y"], sides, share, lambda stage, text: said.append(text))
+        assert said[-1].startswith(f"3 to learn from, 0 held out{more}") and (more or said[-1].endswith("held out"))
 
 
 def test_metrics_of_several_classes_and_of_numbers_are_scikit_learns():

@@ -44,7 +44,7 @@ def learn_encoder_texts(
     problem = problem_of(rows.labels) if settings.problem is None else PROBLEMS[settings.problem]
     targets, classes = targets_of(rows.labels, problem)
     train, held = split(rows, targets, settings.valid, arguments.seed)
-    tell_texts(rows, classes, train, held, tell, problem)
+    tell_texts(rows, classes, (train, held), settings.valid, tell, problem)
     options: dict[str, Any] = {"dtype": "float32" if lora is None else "auto", "problem_type": problem}
     options["id2label"] = dict(enumerate(classes))
     model = EncoderForSequenceClassification.from_pretrained(

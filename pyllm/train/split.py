@@ -66,11 +66,14 @@ def split(rows: Texts, targets: NDArray[Any], share: float, seed: int) -> tuple[
 
 
 def tell_texts(
-    rows: Texts, classes: list[str], train: set[int], held: set[int], tell: Tell, problem: str = SINGLE
+    rows: Texts, classes: list[str], sides: tuple[set[int], set[int]], share: float, tell: Tell, problem: str = SINGLE
 ) -> None:
+    """Say what was read, and how it was split by a share that was to be held out."""
+    train, held = sides
     without = sum(label is None for label in rows.labels)
     more = f", {without:,} without a label" if without else ""
     one = "" if problem == SINGLE else ", several of a text"
     what = f"{len(classes)} classes ({printable(listed(classes), 200)}){one}"
     tell("read", f"{len(rows.texts):,} texts{more}, {'numbers (regression)' if problem == NUMBER else what}")
-    tell("split", f"{len(train):,} to learn from, {len(held):,} held out")
+    few = f"; {share:g} of the texts of each class are less than one: more texts, or a larger share (--valid-share)"
+    tell("split", f"{len(train):,} to learn from, {len(held):,} held out{few if share and not held else ''}")

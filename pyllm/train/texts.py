@@ -155,7 +155,7 @@ def learn_texts(
         raise ValueError(f"texts: {found}, which learns one class of a text (single_label); encoders learn the others")
     targets, classes = targets_of(rows.labels, problem)
     train, held = split(rows, targets, settings.valid, arguments.seed)
-    tell_texts(rows, classes, train, held, tell)
+    tell_texts(rows, classes, (train, held), settings.valid, tell)
     shape = {name: getattr(settings, name) for name in ("pooling", "hidden", "dropout", "bptt", "max_len")}
     config = ClassifierConfig(tuple(classes), **shape)
     about = dict(facts or {}) | {"config": asdict(model.config), "tokenizer": fingerprint(tokenizer)}
