@@ -11,8 +11,10 @@ from pathlib import Path
 import data_corpora
 import pytest
 import tiny_models
+import transformers
 from tiny_training import end_of
 
+import pyllm
 from pyllm import _core
 from pyllm.cli import bench, main
 from pyllm.errors import DoesNotFitError
@@ -248,6 +250,34 @@ def test_finetuning_learns_the_answers(tuned, capsys):
     before = end_of(tuned / "out")
     assert run(tuned, *FINETUNE, "--out", "@out") == 0
     assert end_of(tuned / "out") == before
+
+
+BASES = [["gpt2", "--config", SIZES], ["lstm", "--config", "embedding_size=64,hidden_size=64,num_hidden_layers=1"]]
+
+
+@pytest.mark.parametrize("model", BASES)
+def test_a_base_model_learns_to_chat(place, tmp_path, capsys, model):
+    """From a text to a chat, also where the tokenizer was made without a chat template."""
+    words = ["tokenizer", "train", str(place / "in.txt"), "-o", str(tmp_path / "tok"), "--vocab", "300"]
+    assert run(tmp_path, *words) == 0
+    words = ["data", "prepare", str(place / "in.txt"), "--tokenizer", "@tok", "-o", "@shards", "--separator", "blank"]
+    assert run(tmp_path, *words) == 0
+    words = ["pretrain", "--model", *model, "--data", "@shards", "--context", "16", "--lr", "1e-2", "--out", "@base"]
+    assert run(tmp_path, *words, "--steps", "20") == 0
+    assert run(tmp_path, "chat", "@base", "-p", "1") == 1
+    assert "no chat template in the model; pass chat_template, or let it learn" in capsys.readouterr().err
+    rows = [[{"role": "user", "content": f"{i}"}, {"role": "assistant", "content": "Ja."}] for i in range(30)]
+    data_corpora.jsonl(tmp_path / "chat.jsonl", [{"messages": row} for row in rows])
+    words = ["finetune", "@base", "--data", "@chat.jsonl", "--out", "@run", "--lr", "1e-2", "--steps", "150"]
+    assert run(tmp_path, *words) == 0
+    capsys.readouterr()
+    assert run(tmp_path, "chat", "@run", "-p", "7", "--temp", "0", "-n", "9") == 0
+    assert capsys.readouterr().out == "Ja.\n"
+    messages = [{"role": "user", "content": "7"}]
+    for maker in (pyllm.AutoTokenizer, transformers.AutoTokenizer):
+        tokenizer = maker.from_pretrained(tmp_path / "run")
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        assert text == "User:\n7\nAssistant:\n"
 
 
 def test_other_conversations_are_refused_on_the_same_run(tuned, tmp_path, capsys):

@@ -265,8 +265,10 @@ def test_held_out_rows_follow_their_content(native):
 def test_too_many_held_out(native, n):
     with pytest.raises(DataError, match=f"held_out: {n}; at least 1, below 3"):
         Conversations([{"text": str(i)} for i in range(3)], native, 9).held_out(n)
-    with pytest.raises(DataError, match="held_out: 1; "):
+    with pytest.raises(DataError, match="held_out: 1; rows that differ: equal ones go together, and all 2 would be"):
         Conversations([{"text": "same"}] * 2, native, 9).held_out(1)
+    with pytest.raises(DataError, match="held_out: one row only; two or more"):
+        Conversations([{"text": "alone"}], native, 9).held_out(1)
 
 
 def test_settings_that_make_no_sense(native):

@@ -19,8 +19,9 @@ from pyllm.auto.classifiers import head_of
 from pyllm.auto.encoders import AutoModelForMaskedLM
 from pyllm.auto.new import new_config
 from pyllm.data import read_texts
-from pyllm.data.labelled import Hidden, surrounded
+from pyllm.data.labelled import Hidden, known_rows, surrounded
 from pyllm.data.lexicon import Lexicon
+from pyllm.data.problems import NUMBER, SEVERAL, SINGLE, problem_of, targets_of
 from pyllm.data.tagged import Tagged, read_tagged, tag_numbers, word_ids
 from pyllm.errors import DataError
 from pyllm.evaluate.tagging import spans
@@ -77,6 +78,74 @@ def test_classes_are_learned_by_the_recipe(place, capsys):
     with torch.no_grad():
         exact = theirs(torch.tensor(ids[None].astype(np.int64))).logits.softmax(dim=1)[0].numpy()
     assert np.abs(np.array(facts["probabilities"][0]) - exact).max() < 1e-5
+
+
+def record(place, name, label):
+    """A jsonl file of the texts, with a label of each one's words."""
+    lines = [json.dumps({"text": " ".join(words), "labels": label(words)}) for words in rows()]
+    (place / name).write_text("\n".join(lines) + "\n")
+
+
+CLASSIFY = ["--task", "classify", "--epochs", "16", "--lr", "1e-2", "--batch", "8", "--context", "32"]
+ADAPT = [*CLASSIFY, "--lora", "16"]
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_several_classes_of_a_text_are_learned(place, capsys, lora):
+    record(place, "tags.jsonl", lambda words: ["animal", *(["fox"] if "fox" in words else [])])
+    out, flags = ("@ml", ADAPT) if lora else ("@m", CLASSIFY)
+    assert run(place, "finetune", "@bert", "--data", "@tags.jsonl", "--out", out, *flags) == 0
+    shown = capsys.readouterr().out
+    assert "2 classes ('animal', 'fox'), several of a text" in shown and "f1_micro" in shown
+    assert run(place, "eval", out, "--data", "@tags.jsonl", "--json") == 0
+    assert said(capsys)[0]["f1_micro"] > 0.9
+    assert run(place, "predict", out, "the quick fox", "over the dog", "--json") == 0
+    facts, _ = said(capsys)
+    assert facts["predictions"] == [["animal", "fox"], ["animal"]] and np.shape(facts["probabilities"]) == (2, 2)
+    assert run(place, "predict", out, "the quick fox", "over the dog") == 0
+    lines = capsys.readouterr().out.splitlines()
+    chances = ";".join(f"{each:.6f}" for each in facts["probabilities"][0])
+    assert lines[:2] == ["prediction,probability", f"animal;fox,{chances}"] and lines[2].startswith("animal,0.")
+    if not lora:
+        theirs = transformers.AutoModelForSequenceClassification.from_pretrained(place / "m").eval()
+        assert theirs.config.problem_type == "multi_label_classification"
+        (ids,) = surrounded(pyllm.AutoTokenizer.from_pretrained(place / "m"), ["the quick fox"], 40)
+        with torch.no_grad():
+            exact = theirs(torch.tensor(ids[None].astype(np.int64))).logits.sigmoid()[0].numpy()
+        assert np.abs(np.array(facts["probabilities"][0]) - exact).max() < 1e-5
+
+
+def test_numbers_of_texts_are_learned(place, capsys):
+    record(place, "numbers.jsonl", lambda words: sum(word == "the" for word in words) + ("fox" in words) / 2)
+    assert run(place, "finetune", "@bert", "--data", "@numbers.jsonl", "--out", "@n", *CLASSIFY) == 0
+    shown = capsys.readouterr().out
+    assert "96 texts, numbers (regression)" in shown and "mse 0." in shown and "always 0." in shown
+    assert run(place, "eval", "@n", "--data", "@numbers.jsonl", "--json") == 0
+    facts, _ = said(capsys)
+    assert facts["pearson"] > 0.9 and facts["mse"] < facts["mean"]["mse"] / 4
+    assert run(place, "eval", "@n", "--data", "@numbers.jsonl", "--metric", "f1") == 1
+    assert "f1 not known, allowed are mse, pearson" in capsys.readouterr().err
+    assert run(place, "predict", "@n", "over the dog", "--json") == 0
+    facts, _ = said(capsys)
+    assert run(place, "predict", "@n", "over the dog") == 0
+    assert capsys.readouterr().out == f"prediction\n{facts['predictions'][0]}\n" and "probabilities" not in facts
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(place / "n").eval()
+    assert theirs.config.problem_type == "regression" and theirs.config.num_labels == 1
+
+
+def test_what_labels_are():
+    assert problem_of(["1", "2", None]) == problem_of(["1.5", "nan"]) == problem_of([]) == SINGLE
+    assert problem_of(["1.5", "2", None]) == NUMBER and problem_of(["1", ("a",)]) == SEVERAL
+    found, names = targets_of([("b", "a"), (), None, "b"], SEVERAL)
+    assert names == ["a", "b"] and np.array_equal(found, [[1, 1], [0, 0], [np.nan] * 2, [0, 1]], equal_nan=True)
+    assert known_rows(found).tolist() == [0, 1, 3]
+    assert np.array_equal(targets_of(["-100", None], NUMBER)[0], np.array([-100, np.nan]), equal_nan=True)
+    for labels, problem, classes, error in (
+        (["a", ("b",)], SINGLE, None, "a list"), (["1", "x"], NUMBER, None, "'x' is no number"),
+        ([None], NUMBER, None, "no label"), ([()], SEVERAL, None, "no class"), (["c"], SEVERAL, ["a"], "'c' not met"),
+    ):  # fmt: skip
+        with pytest.raises(DataError, match=error):
+            targets_of(labels, problem, classes)
 
 
 def test_every_way_to_ask_gives_the_same_probabilities(place, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import tiny_models
 
 import pyllm
+from pyllm.auto import new_config, new_model
 from pyllm.cli import main
 from pyllm.errors import ModelFileError
 from pyllm.formats import GGUF
@@ -173,3 +174,8 @@ def test_the_verb(model, tmp_path, capsys):
     folder = tiny_models.write_folder(tmp_path / "m", tiny_models.llama_config(), {})
     assert main.main(["quantize", str(folder), str(out), "Q4_0"]) == 2
     assert "`pyllm convert` makes a GGUF file of it" in capsys.readouterr().err
+    sizes = {"embedding_size": 4, "hidden_size": 4, "num_hidden_layers": 1, "vocab_size": 9}
+    new_model(new_config("lstm", **sizes)).save_pretrained(tmp_path / "lstm")
+    assert main.main(["quantize", str(tmp_path / "lstm"), str(out), "Q4_0"]) == 2
+    told = capsys.readouterr().err
+    assert "a folder of rnn, for which GGUF has no architecture" in told and "convert" not in told

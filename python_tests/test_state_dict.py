@@ -6,7 +6,9 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pair_models
 import pytest
+import tiny_encoders
 import tiny_models
 import torch
 import transformers
@@ -196,6 +198,42 @@ def test_an_mlp_takes_the_weights_of_a_sequential():
     short = dict(list(theirs.state_dict().items())[:-2])
     with pytest.raises(ValueError, match=r"^load_state_dict: missing layers\.3\.weight; missing layers\.3\.bias$"):
         mine.load_state_dict(short)
+
+
+def some(name, folder):
+    """(pyllm's model, its twin of PyTorch), of random numbers."""
+    if name == "part":
+        return nn.Linear(3, 2, bias=True).initialise(1), torch.nn.Linear(3, 2)
+    if name == "bart":
+        theirs, place = pair_models.save("bart", folder)
+        return pyllm.AutoModelForSeq2SeqLM.from_pretrained(place), theirs
+    if name == "bert":
+        theirs = tiny_encoders.theirs("bert", "MaskedLM")
+        theirs.save_pretrained(folder)
+        return pyllm.AutoModelForMaskedLM.from_pretrained(folder), theirs
+    return pair(name)
+
+
+@pytest.mark.parametrize("name", ["part", "llama grouped", "gpt2", "bert", "bart"])
+def test_not_strict_is_pytorchs(name, tmp_path):
+    """What is missing stays, what is not known is passed over, both are named; a tied tensor comes under any name."""
+    mine, theirs = some(name, tmp_path)
+    before, state = mine.state_dict(), {key: each + 1 for key, each in theirs.state_dict().items()}
+    dropped = list(before)[-1 if name == "part" else 1]
+    given = {key: each for key, each in state.items() if key != dropped} | {"more": torch.zeros(2)}
+    found, wanted = mine.load_state_dict(given, strict=False), theirs.load_state_dict(given, strict=False)
+    assert found == (wanted.missing_keys, wanted.unexpected_keys) == ([dropped], ["more"])
+    for key, array in mine.state_dict().items():
+        assert np.abs(array - (before[key] if key == dropped else state[key].numpy())).max() < 1e-5, key
+    if name in ("gpt2", "bert", "bart"):  # the embedding alone, by another of its names
+        table = next(iter(before))
+        names = [key for key, array in before.items() if array is before[table]]
+        found = mine.load_state_dict({names[-1]: np.zeros_like(before[table])}, strict=False)
+        assert len(names) > 1 and table in found.missing_keys and not mine.state_dict()[table].any()
+    with pytest.raises(ValueError, match=f"load_state_dict: .*{dropped}"):
+        mine.load_state_dict({dropped: np.zeros((7, 7), np.float32)}, strict=False)
+    with pytest.raises(ValueError, match="is no mapping of names"):
+        mine.load_state_dict("weights.pt", strict=False)
 
 
 @pytest.mark.parametrize("what", ["str", "path", "bytes", "file"])

@@ -31,7 +31,7 @@ from pyllm.evaluate.baseline import fit_baseline, open_baseline
 from pyllm.evaluate.texts import probabilities
 from pyllm.sklearn import TextClassifier
 from pyllm.train import TrainingArguments
-from pyllm.train.split import split
+from pyllm.train.split import split, tell_texts
 from pyllm.train.texts import TextSettings, finetune_texts
 
 GOOD = ("a fine film", "what a joy", "warm and funny", "great fun", "i loved it")
@@ -88,6 +88,17 @@ def test_texts_are_read_from_tables_objects_and_lines(tmp_path):
     assert read_texts(tmp_path / "t.txt") == Texts(["one", "two"], [None, None])
 
 
+def test_several_labels_and_numbers_are_read_and_language_models_refuse_them(language_model, tmp_path):
+    lines = '{"text": "a", "labels": ["x", 2]}\n{"text": "b", "labels": []}\n'
+    (tmp_path / "a.jsonl").write_text(lines + '{"text": "c"}\n{"text": "d", "labels": 1.5}\n')
+    assert read_texts(tmp_path / "a.jsonl") == Texts(["a", "b", "c", "d"], [("x", "2"), (), None, "1.5"])
+    for labels, problem in (([("x",), None], "multi_label_class"), (["1.5", "2"], "regression")):
+        with pytest.raises(ValueError, match=f"problem {problem}.*encoders learn the others"):
+            finetune_texts(str(language_model), Texts(["a", "b"], labels), TrainingArguments(str(tmp_path / "r")))
+    with pytest.raises(ValueError, match="problem is 'x', allowed are single_label, multi_label, regression"):
+        TextSettings(problem="x")
+
+
 def test_a_label_that_was_named_is_there(tmp_path):
     (tmp_path / "t.csv").write_text("text,label\na,1\n")
     (tmp_path / "t.jsonl").write_text('{"text": "a"}\n{"text": "b", "mood": 1}\n')
@@ -100,8 +111,9 @@ def test_a_label_that_was_named_is_there(tmp_path):
 @pytest.mark.parametrize(("name", "content", "found"), (
     ("a.csv", "x,y\n1,2\n", "no column of text among 'x', 'y'"), ("a.csv", "text,label\n", "has no rows"),
     ("a.csv", "", "is empty"), ("a.jsonl", "[1]\n", "a list; an object"), ("a.jsonl", '{"text": 3}\n', "its text is 3"),
-    ("a.jsonl", '{"text": "a", "label": 0.5}\n', "its label is 0.5"), ("a.jsonl", "{\n", "line 1"),
+    ("a.jsonl", '{"text": "a", "label": {"b": 1}}\n', "its label is {'b': 1}"), ("a.jsonl", "{\n", "line 1"),
     ("a.jsonl", '{"text": "a", "label": true}\n', "its label is True"), ("a.txt", "", "holds no text"),
+    ("a.jsonl", '{"text": "a", "labels": ["b", null]}\n', "text, a number or a list of texts"),
     ("a.txt", b"\xff\n", "is not UTF-8"), ("a.jsonl", "", "holds no record"),
 ))  # fmt: skip
 def test_bad_files_are_refused_in_one_sentence(tmp_path, name, content, found):
@@ -174,6 +186,26 @@ def test_metrics_are_scikit_learns(classes):
         metrics.scores(wanted, said, ("bleu",))
 
 
+def test_nothing_held_out_says_why():
+    rows, said = Texts(["a", "b", "c"], ["x", "y", "x"]), []
+    for share, more in ((0.1, "; 0.1 of the texts of each class are less than one: more texts"), (0.0, "")):
+        sides = split(rows, numbered(rows.labels)[0], share, 0)
+        tell_texts(rows, ["x", "y"], sides, share, lambda stage, text: said.append(text))
+        assert said[-1].startswith(f"3 to learn from, 0 held out{more}") and (more or said[-1].endswith("held out"))
+
+
+def test_metrics_of_several_classes_and_of_numbers_are_scikit_learns():
+    random = np.random.default_rng(1)
+    wanted, said = (random.random((40, 5)) > 0.6 for _ in range(2))
+    assert metrics.f1_micro(wanted, said) == pytest.approx(theirs.f1_score(wanted, said, average="micro"))
+    assert metrics.exact(wanted, wanted) == 1
+    assert metrics.exact(wanted, said) == pytest.approx(theirs.accuracy_score(wanted, said))
+    numbers, found = random.random(40), random.random(40).astype(np.float32)
+    assert metrics.mse(numbers, found) == pytest.approx(theirs.mean_squared_error(numbers, found))
+    assert metrics.pearson(numbers, found) == pytest.approx(np.corrcoef(numbers, found)[0, 1])
+    assert metrics.pearson(numbers, np.zeros(40)) == 0
+
+
 @pytest.mark.parametrize("classes", (2, 3))
 def test_the_baseline_comes_back_from_its_folder(tmp_path, classes):
     texts = rows_of()[0]
@@ -222,11 +254,11 @@ def test_the_command_line_refuses_in_one_sentence(run, language_model, tmp_path,
         ([*train, "--data", str(tmp_path / "none.csv")], "no label"),
         ([*train, "--data", str(tmp_path / "nothing.csv")], "nothing.csv"),
         ([*train, "--data", str(run / "texts.csv"), "--text", "body"], "no 'body'"),
+        ([*train, "--data", str(run / "texts.csv"), "--lora", "2"], "AWDLSTM has no matrix to be changed"),
     ):
         assert main.main(argv) == 1, argv
         said = capsys.readouterr().err.strip().splitlines()
         assert found in said[-1] and len(said) == 1, said
-    assert main.main([*train, "--data", str(run / "texts.csv"), "--lora", "2"]) == 2
     assert main.main(["predict", str(tmp_path / "no"), "a", "b"]) == 2
 
 

@@ -27,7 +27,7 @@ from pyllm.formats import TensorInfo, download
 from pyllm.formats.weights import check_weights, differences
 from pyllm.models.encoder import Encoder
 from pyllm.models.naming import module_of, same_module
-from pyllm.nn.module import Parameter, check_state
+from pyllm.nn.module import Parameter
 from pyllm.tensor import Tensor
 
 log = logging.getLogger("pyllm.auto")
@@ -266,7 +266,6 @@ def load_state(model: Encoder, state: Mapping[str, Any]) -> None:
     Raises ValueError that names every tensor that is missing, unexpected or of another shape, and for one that differs
     from what it is tied to; TypeError for what holds no numbers.
     """
-    check_state(state)
     family = family_of(model)[1]
     arrays = {name: Tensor(value).data for name, value in state.items()}
     renamed = Renamed(Held(arrays), model)

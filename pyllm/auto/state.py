@@ -13,7 +13,6 @@ from pyllm.auto.weights import FOLDER, copies, placed, places, rearranged
 from pyllm.errors import printable
 from pyllm.formats import TensorInfo
 from pyllm.formats.weights import differences
-from pyllm.nn.module import check_state
 from pyllm.tensor import Tensor
 
 IN_MEMORY = "lm_head.weight"  # of transformers from version 5 on; GPT-NeoX's files go on to call it embed_out
@@ -62,7 +61,6 @@ def load_state(model: Any, state: Mapping[str, Any]) -> None:
     is a second name of the embedding. Raises ValueError that names every tensor that is missing, unexpected or of
     another shape, and for a head that differs from the embedding it is tied to; TypeError for what holds no numbers.
     """
-    check_state(state)
     _, family = family_of(model)
     held = Held({_in_file(name, state, family): Tensor(value).data for name, value in state.items()})
     config = {name: getattr(model.config, name, 0) for name in ("head_dim", "tie_word_embeddings")}

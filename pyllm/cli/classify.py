@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from pyllm.cli import options, output, training
@@ -25,6 +26,8 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
     add("--lm-lr", type=options.real(0.0), metavar="X", help="its highest learning rate (--lr)")
     add("--drop-mult", type=options.real(0.0), default=1.0, metavar="X", help="times an AWD-LSTM's dropouts (1)")
     add("--pooling", choices=("concat", "last", "max", "mean"), help="of a text (concat; decoders: last)")
+    problems = "of encoders (single_label; where labels are lists multi_label, with fractions regression)"
+    add("--problem", choices=("single_label", "multi_label", "regression"), help=problems)
     add("--valid-share", type=options.real(0.0, 0.99), default=0.1, metavar="X", help="share of texts held out (0.1)")
     add_columns(group)
 
@@ -55,6 +58,7 @@ def finetune(args: argparse.Namespace, lora: Any = None) -> int:
         lm_context=args.context,
         drop_mult=args.drop_mult,
         valid=args.valid_share,
+        problem=args.problem,
         pooling=args.pooling or ("concat" if recurrent else "last"),
     )
     told: dict[str, str] = {}
@@ -92,50 +96,73 @@ def texts_of(args: argparse.Namespace) -> list[str]:
     return [text for texts in found for text in texts]
 
 
+def predictions(found: Any, classes: Sequence[str], problem: str) -> list[Any]:
+    """Of each text its likeliest class, a list of those above a half, or its number."""
+    if problem == "regression":
+        return [round(float(row[0]), 6) for row in found]
+    if problem == "multi_label_classification":
+        return [[name for name, p in zip(classes, row, strict=True) if p > 0.5] for row in found]
+    return [classes[row.argmax()] for row in found]
+
+
+def rows_of(found: Any, classes: Sequence[str], problem: str) -> list[tuple[Any, ...]]:
+    """Rows (class, its probability); of several classes both joined by `;`, of regression (number,)."""
+    said = predictions(found, classes, problem)
+    if problem == "regression":
+        return [(number,) for number in said]
+    if problem == "multi_label_classification":
+        chances = (";".join(f"{p:.6f}" for p in row if p > 0.5) for row in found)
+        return [(";".join(names), each) for names, each in zip(said, chances, strict=True)]
+    return [(name, round(float(row.max()), 6)) for name, row in zip(said, found, strict=True)]
+
+
 def predict(args: argparse.Namespace) -> int:
-    """Print or write the likeliest class of each text, and its probability."""
+    """Print or write the likeliest class of each text, and its probability; see `rows_of` for other labels."""
     from pyllm.cli.predict import written
-    from pyllm.evaluate.texts import classes_of, probabilities
+    from pyllm.evaluate.texts import classes_of, probabilities, problem_of
     from pyllm.formats.writing import Staging, check_target
 
     model, tokenizer = opened(args.run, args)
     texts = texts_of(args)
     found = probabilities(model, tokenizer, texts)
     classes = classes_of(model)
-    rows = [(classes[row.argmax()], round(float(row.max()), 6)) for row in found]
+    problem = problem_of(model)
+    rows = rows_of(found, classes, problem)
+    header = ("prediction", "probability")[: 1 if problem == "regression" else 2]
     if args.output is not None:
         target = check_target(args.output, args.overwrite)
         with Staging(target) as staging, staging.create(os.path.basename(args.output)) as file:
-            file.write(written([("prediction", "probability"), *rows]).encode())
+            file.write(written([header, *rows]).encode())
         facts = {"path": args.output, "texts": len(texts), "classes": list(classes)}
         return output.facts(args, facts, f"{printable(args.output)}: {len(texts):,} predictions")
     if args.json:
-        facts = {"classes": list(classes), "predictions": [each for each, _ in rows], "probabilities": found.tolist()}
-        return output.facts(args, facts, "")
+        facts = {"classes": list(classes), "predictions": predictions(found, classes, problem)}
+        return output.facts(args, facts if problem == "regression" else facts | {"probabilities": found.tolist()}, "")
     if sys.stdout.isatty():
         pairs = zip(rows, texts, strict=True)
-        print(output.table([(printable(each, 20), f"{p:.4f}", printable(text, _SHOWN)) for (each, p), text in pairs]))
+        shown = [(*(printable(str(each), 20) for each in row), printable(text, _SHOWN)) for row, text in pairs]
+        print(output.table(shown))
     else:
-        sys.stdout.write(written([("prediction", "probability"), *rows]))
+        sys.stdout.write(written([header, *rows]))
     return 0
 
 
 def evaluate(args: argparse.Namespace) -> int:
     """Print the scores of labelled texts, beside the baseline's."""
     from pyllm.data import read_texts
-    from pyllm.data.labelled import numbered
+    from pyllm.data.labelled import known_rows
+    from pyllm.data.problems import targets_of
     from pyllm.evaluate.baseline import open_baseline
-    from pyllm.evaluate.metrics import METRICS
-    from pyllm.evaluate.texts import classes_of, judge, told
+    from pyllm.evaluate.texts import classes_of, judge, problem_of, told
 
-    names = tuple(METRICS) if args.metric is None else tuple(each.strip() for each in args.metric.split(","))
+    names = None if args.metric is None else tuple(each.strip() for each in args.metric.split(","))
     model, tokenizer = opened(args.model, args)
     if len(args.data) > 1:
         raise options.UsageError(f"--data: {len(args.data)} places; a text classifier is measured on one file")
     rows = read_texts(args.data[0], args.text, args.label)
-    targets, _ = numbered(rows.labels, classes_of(model))
-    known = [i for i in range(len(targets)) if targets[i] >= 0][: args.samples]
-    if not known:
+    targets, _ = targets_of(rows.labels, problem_of(model), classes_of(model))
+    known = known_rows(targets)[: args.samples]
+    if not len(known):
         raise ValueError(f"{args.data[0]}: labels: none is there, allowed are {', '.join(classes_of(model))}")
     texts = [rows.texts[i] for i in known]
     found = judge(model, tokenizer, texts, targets[known], open_baseline(args.model), names)

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--objective", metavar="NAME", help="what is measured on shards (what the run was pretrained on)")
     add("--context", type=options.whole(1), metavar="N", help="tokens of a sample (the model's, 1,024 at most)")
     add("--samples", type=options.whole(1), metavar="N", help="how many samples at most")
-    add("--metric", metavar="NAMES", help="separated by commas: accuracy, f1, mcc; of pairs bleu, chrf too")
+    add("--metric", metavar="NAMES", help="separated by commas: accuracy, f1, mcc; f1_micro; mse, pearson; bleu, chrf")
     add("--beam", type=options.whole(1, 1024), default=4, metavar="N", help="beams of a search for targets (4)")
     add("--length-penalty", type=options.real(-1000.0, 1000.0), default=1.0, metavar="X", help="of their scores (1)")
     classify.add_columns(parser)

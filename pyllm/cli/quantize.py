@@ -53,10 +53,14 @@ def run(args: argparse.Namespace) -> int:
         what = "--text" if args.type in TYPES else args.type
         raise options.UsageError(f"{what}: only to check a model, without OUT; a file is {', '.join(TYPES)}")
     from pyllm.formats import GGUF, download, open_model
+    from pyllm.formats.gguf_config import ARCHITECTURES
     from pyllm.formats.gguf_quantize import quantize
 
     with open_model(download.resolve(args.source)) as source:
         if not isinstance(source, GGUF):
+            family = source.config["model_type"]
+            if family not in ARCHITECTURES:
+                raise options.UsageError(f"IN is a folder of {family}, for which GGUF has no architecture; see --check")
             raise options.UsageError("IN is a folder; `pyllm convert` makes a GGUF file of it")
         path = source.path
     with output.Bar(os.path.basename(args.target)) as bar:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyllm.data.conversations import Conversations
+from pyllm.data.conversations import Conversations, has_messages
 from pyllm.data.fingerprint import fingerprint
 from pyllm.data.labelled import Labelled, Pieces, read_texts
 from pyllm.data.packed import IGNORED, Batch, Packed
@@ -23,6 +23,7 @@ __all__ = [
     "Shards",
     "Tasks",
     "fingerprint",
+    "has_messages",
     "prepare",
     "read_pairs",
     "read_texts",

@@ -109,6 +109,12 @@ class Conversations(Rows):
         return Batch(ids[:-1].copy(), targets, np.array([0, len(targets)], np.int32))
 
 
+def has_messages(records: Any) -> bool:
+    """Whether the first record is {"messages": ...}, for which a chat template is needed. Raises DataError."""
+    first = next((record for _, record in _numbered(records)), None)
+    return isinstance(first, Mapping) and "messages" in first
+
+
 def _numbered(records: Any) -> Iterator[tuple[tuple[str, str, int | None], Any]]:
     """((file, line or row, offset), record) of each."""
     if isinstance(records, Mapping):

@@ -21,25 +21,26 @@ from pyllm.errors import DataError, printable
 from pyllm.formats.csv_file import CsvFile, listed
 
 TEXT_NAMES = ("text", "sentence", "review", "content", "document", "body")
-LABEL_NAMES = ("label", "class", "target", "category", "sentiment")
+LABEL_NAMES = ("label", "class", "target", "category", "sentiment", "labels", "score")
 TABLES = (".csv", ".tsv")
 
 Ids = NDArray[np.int32]
+Label = str | tuple[str, ...] | None  # a class or a number, several classes, none
 
 
 class Texts(NamedTuple):
     """What a file holds: texts, and the label of each, None where it has none."""
 
     texts: list[str]
-    labels: list[str | None]
+    labels: Sequence[Label]
 
 
 def read_texts(path: str | os.PathLike[str], text: str | None = None, label: str | None = None) -> Texts:
     """The texts of a csv, tsv or jsonl file (also packed), each with its label; of any other file each line is a text.
 
     text, label: names of the columns or fields; None: the first of TEXT_NAMES and LABEL_NAMES that is there. An empty
-    or missing label is none. Labels of jsonl are text or whole numbers. Raises DataError naming file and line,
-    ModelFileError for a bad table.
+    or missing label is none. Labels of jsonl are text, numbers or lists of texts. Raises DataError naming file and
+    line, ModelFileError for a bad table.
     """
     name = os.fspath(path)
     if name.lower().endswith(TABLES):
@@ -74,7 +75,7 @@ def _from_table(file: CsvFile, text: str | None, label: str | None) -> Texts:
 
 
 def _from_objects(name: str, source: Any, text: str | None, label: str | None) -> Texts:
-    found, met = Texts([], []), dict[str, None]()
+    texts, labels, met = list[str](), list[Label](), dict[str, None]()
     for line, offset, value in json_lines(source):
         where = f"line {line}"
         if not isinstance(value, dict):
@@ -85,14 +86,17 @@ def _from_objects(name: str, source: Any, text: str | None, label: str | None) -
         given = value.get(_named(name, names, label, LABEL_NAMES, False))
         if not isinstance(content, str):
             raise DataError(name, where, offset, f"its text is {printable(repr(content), 60)}", "text")
-        if isinstance(given, bool) or not isinstance(given, str | int | None):
-            raise DataError(name, where, offset, f"its label is {printable(repr(given), 60)}", "text or a whole number")
-        found.texts.append(content)
-        found.labels.append(None if given is None or given == "" else str(given))
-    if not found.texts:
+        parts = given if isinstance(given, list) else ["" if given is None else given]
+        if any(isinstance(each, bool) or not isinstance(each, str | int | float) for each in parts):
+            allowed = "text, a number or a list of texts"
+            raise DataError(name, where, offset, f"its label is {printable(repr(given), 60)}", allowed)
+        texts.append(content)
+        several = tuple(str(each) for each in parts)
+        labels.append(several if isinstance(given, list) else several[0] or None)
+    if not texts:
         raise DataError(name, "", None, "holds no record", "an object in each line")
     _named(name, list(met), label, LABEL_NAMES, label is not None)
-    return found
+    return Texts(texts, labels)
 
 
 def _named(path: str, names: Sequence[str], asked: str | None, usual: Sequence[str], needed: bool) -> str:
@@ -154,13 +158,21 @@ def surrounded(tokenizer: Any, texts: Sequence[str], longest: int) -> list[Ids]:
     return [np.concatenate(part).astype(np.int32) for part in parts]
 
 
+def known_rows(targets: NDArray[Any]) -> NDArray[np.int64]:
+    """The numbers of texts that have a label: of targets as problems.targets_of gives them."""
+    if targets.dtype.kind == "i":
+        return np.flatnonzero(targets != IGNORED)
+    return np.flatnonzero(~np.isnan(targets.reshape(len(targets), -1)).any(axis=1))
+
+
 class Labelled:
-    """Samples of texts and numbers of classes in an order by position, another in each epoch: (ids, targets (texts,),
-    starts) of `batch`, as Trainer takes them for a classifier. Those without a class are left out. Raises DataError.
+    """Samples of texts and targets as problems.targets_of gives them, in an order by position, another in each epoch:
+    (ids, targets, starts) of `batch`, as Trainer takes them for a classifier. Those without a label are left out.
+    Raises DataError.
     """
 
-    def __init__(self, texts: Sequence[Ids], targets: NDArray[np.int64], seed: int = 0) -> None:
-        known = np.flatnonzero(targets != IGNORED)
+    def __init__(self, texts: Sequence[Ids], targets: NDArray[Any], seed: int = 0) -> None:
+        known = known_rows(targets)
         self.texts, self.targets, self.seed = [texts[i] for i in known.tolist()], targets[known], seed
         if not len(known):
             raise DataError("labelled", "", None, "no text has a label", "at least one")

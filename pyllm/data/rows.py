@@ -77,8 +77,14 @@ class Rows(ABC):
         order; equal rows stay together. Raises DataError when nothing would be left to train on.
         """
         keys = self.store.keys[self.rows]
-        if not 1 <= n < len(self) or (held := keys <= np.partition(keys, n - 1)[n - 1]).all():
+        if len(self) < 2:
+            raise DataError(self.what, "held_out", None, "one row only", "two or more, one of them to judge by")
+        if not 1 <= n < len(self):
             raise DataError(self.what, "held_out", None, f"{n:,}", f"at least 1, below {len(self):,}")
+        held = keys <= np.partition(keys, n - 1)[n - 1]
+        if held.all():
+            allowed = f"rows that differ: equal ones go together, and all {len(self):,} would be held out"
+            raise DataError(self.what, "held_out", None, f"{n:,}", allowed)
         parts = copy.copy(self), copy.copy(self)
         parts[0].rows, parts[1].rows = self.rows[~held], self.rows[held]
         return parts

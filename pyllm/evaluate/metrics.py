@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,15 +39,43 @@ def mcc(wanted: Classes, said: Classes) -> float:
     return float(((w == s).sum() * n - (t * p).sum()) / np.sqrt(spread)) if spread > 0 else 0.0
 
 
-METRICS: dict[str, Callable[[Classes, Classes], float]] = {"accuracy": accuracy, "f1": f1, "mcc": mcc}
+def f1_micro(wanted: Classes, said: Classes) -> float:
+    """2 tp / (2 tp + fp + fn) over all classes of all texts, (texts, classes) of 0 and 1; scikit-learn's name."""
+    return _f1(np.asarray(wanted) > 0, np.asarray(said) > 0)
 
 
-def scores(wanted: Classes, said: Classes, names: tuple[str, ...] = tuple(METRICS)) -> dict[str, float]:
-    """These metrics by name. Raises ValueError for one that is not known."""
-    unknown = [name for name in names if name not in METRICS]
+def exact(wanted: Classes, said: Classes) -> float:
+    """The share of texts of which all classes are right, (texts, classes) of 0 and 1."""
+    return float((np.asarray(wanted) == np.asarray(said)).all(axis=1).mean())
+
+
+def mse(wanted: Classes, said: Classes) -> float:
+    """The mean square of differences."""
+    return float(np.mean((np.asarray(wanted, np.float64) - np.asarray(said, np.float64)) ** 2))
+
+
+def pearson(wanted: Classes, said: Classes) -> float:
+    """Correlation of numbers, 0 where one of them never changes."""
+    w, s = (np.asarray(each, np.float64) - np.mean(each, dtype=np.float64) for each in (wanted, said))
+    spread = np.sqrt((w * w).sum() * (s * s).sum())
+    return float((w * s).sum() / spread) if spread > 0 else 0.0
+
+
+Metrics = Mapping[str, Callable[[Classes, Classes], float]]
+METRICS: Metrics = {"accuracy": accuracy, "f1": f1, "mcc": mcc}
+METRICS_OF_SEVERAL: Metrics = {"f1_micro": f1_micro, "accuracy": exact}
+METRICS_OF_NUMBERS: Metrics = {"mse": mse, "pearson": pearson}
+
+
+def scores(
+    wanted: Classes, said: Classes, names: tuple[str, ...] | None = None, known: Metrics = METRICS
+) -> dict[str, float]:
+    """These metrics by name, None for all that are known. Raises ValueError for one that is not known."""
+    names = tuple(known) if names is None else names
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise ValueError(f"metrics: {', '.join(unknown)} not known, allowed are {', '.join(METRICS)}")
-    return {name: METRICS[name](wanted, said) for name in names}
+        raise ValueError(f"metrics: {', '.join(unknown)} not known, allowed are {', '.join(known)}")
+    return {name: known[name](wanted, said) for name in names}
 
 
 class Score(NamedTuple):

@@ -1,4 +1,4 @@
-"""Text classifiers seen from outside: probabilities of classes, scores beside a baseline that knows single words."""
+"""Text classifiers seen from outside: probabilities of classes, numbers, scores beside a baseline that knows words."""
 
 from __future__ import annotations
 
@@ -10,20 +10,34 @@ from numpy.typing import NDArray
 
 from pyllm.auto import AutoTokenizer
 from pyllm.data.labelled import encoded, surrounded
+from pyllm.data.problems import NUMBER, SEVERAL, SINGLE
 from pyllm.evaluate.baseline import NAME, Baseline, fit_baseline
-from pyllm.evaluate.metrics import METRICS, scores
+from pyllm.evaluate.metrics import METRICS, METRICS_OF_NUMBERS, METRICS_OF_SEVERAL, Metrics, scores
 from pyllm.models.classifier import TOKENS_AT_ONCE, TextClassifier
+
+MEASURED: dict[str, Metrics] = {SINGLE: METRICS, SEVERAL: METRICS_OF_SEVERAL, NUMBER: METRICS_OF_NUMBERS}
+
+
+def problem_of(model: Any) -> str:
+    """What a classifier tells of a text, transformers' problem_type: a class, several classes, a number."""
+    if isinstance(model, TextClassifier):
+        return SINGLE
+    return str(model.config.problem_type or (NUMBER if model.config.num_labels == 1 else SINGLE))
 
 
 def probabilities(model: Any, tokenizer: Any, texts: Sequence[str]) -> NDArray[np.float32]:
-    """(texts, classes) of a TextClassifier or an encoder with its head, rows that sum to 1; a text's bits do not depend
-    on the others. An empty list gives no rows.
+    """(texts, classes) of a TextClassifier or an encoder with its head: rows that sum to 1, of several classes at once
+    each by itself, of regression no probabilities but the numbers; a text's bits do not depend on the others. An empty
+    list gives no rows.
     """
     if isinstance(model, TextClassifier):
         logits = model.logits(encoded(tokenizer, texts, model.config.framed)).astype(np.float64)
     else:
         found = by_length(model, surrounded(tokenizer, texts, model.context_length))
         logits = np.array(found, np.float64).reshape(len(texts), model.config.num_labels)
+    problem = problem_of(model)
+    if problem != SINGLE:
+        return (logits if problem == NUMBER else 1 / (1 + np.exp(-logits))).astype(np.float32)
     e = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
     return (e / e.sum(axis=1, keepdims=True)).astype(np.float32)
 
@@ -58,15 +72,21 @@ def judge(
     model: Any,
     tokenizer: Any,
     texts: Sequence[str],
-    targets: NDArray[np.int64],
+    targets: NDArray[Any],
     baseline: Baseline | None = None,
-    metrics: tuple[str, ...] = tuple(METRICS),
+    metrics: tuple[str, ...] | None = None,
 ) -> dict[str, Any]:
-    """Scores of labelled texts by the names of metrics; "texts"; "majority": of always saying their commonest class;
-    "baseline": of TF-IDF and logistic regression, where there is one.
+    """Scores of labelled texts by the names of metrics, None for all that fit; "texts". Of one class: "majority": of
+    always saying their commonest class; "baseline": of TF-IDF and logistic regression, where there is one. Of numbers
+    "mean": of always saying their mean.
     """
-    said = probabilities(model, tokenizer, texts).argmax(axis=1)
-    found: dict[str, Any] = {"texts": len(texts), **scores(targets, said, metrics)}
+    rows, problem = probabilities(model, tokenizer, texts), problem_of(model)
+    said = rows.argmax(axis=1) if problem == SINGLE else rows > 0.5 if problem == SEVERAL else rows[:, 0]
+    found: dict[str, Any] = {"texts": len(texts), **scores(targets, said, metrics, MEASURED[problem])}
+    if problem == NUMBER:
+        found["mean"] = {"value": float(targets.mean()), "mse": float(targets.var())}
+    if problem != SINGLE:
+        return found
     most = int(np.bincount(targets).argmax())
     found["majority"] = {"class": classes_of(model)[most], "accuracy": float((targets == most).mean())}
     if baseline is not None:
@@ -81,8 +101,9 @@ def compared(learned: Any, folder: str) -> tuple[dict[str, Any], list[str]]:
     """
     baseline, more = None, list[str]()
     try:
-        baseline = fit_baseline(learned.train.texts, learned.train.targets)
-        baseline.save(folder)
+        if problem_of(learned.model) == SINGLE:
+            baseline = fit_baseline(learned.train.texts, learned.train.targets)
+            baseline.save(folder)
     except (ImportError, ValueError) as error:  # scikit-learn is not there, or finds no word in the texts
         more = [f"no baseline: {error}"]
     if not learned.held_out.texts:
@@ -94,13 +115,16 @@ def compared(learned: Any, folder: str) -> tuple[dict[str, Any], list[str]]:
 
 def told(found: dict[str, Any]) -> list[str]:
     """The scores as lines."""
-    names = [name for name in METRICS if name in found]
+    names = [name for name in dict.fromkeys(each for known in MEASURED.values() for each in known) if name in found]
 
     def line(values: dict[str, Any]) -> str:
         return ", ".join(f"{name} {values[name]:.4f}" for name in names)
 
     lines = [f"{line(found)} of {found['texts']:,} texts"]
-    lines.append(f"always '{found['majority']['class']}': accuracy {found['majority']['accuracy']:.4f}")
+    if "majority" in found:
+        lines.append(f"always '{found['majority']['class']}': accuracy {found['majority']['accuracy']:.4f}")
+    if "mean" in found:
+        lines.append(f"always {found['mean']['value']:.4f}: mse {found['mean']['mse']:.4f}")
     if "baseline" in found:
         lines.append(f"{found['baseline']['name']}: {line(found['baseline'])}")
     return lines

@@ -17,7 +17,7 @@ from pyllm.models.encoder_heads import (
     TokenHead,
     masked_names,
 )
-from pyllm.models.ragged import Ragged
+from pyllm.models.ragged import Ragged, padding_of
 
 _LAYER = "albert.encoder.albert_layer_groups.{}.albert_layers.{}"
 # Parameter path -> name in Hugging Face folders, ""; {} are the group and the layer in it.
@@ -92,7 +92,7 @@ class ALBERT(Encoder):
 
     def __init__(self, c: Config, task: str = "Model") -> None:
         self.config = c
-        self.words = nn.Embedding(c.vocab_size, c.embedding_size)
+        self.words = nn.Embedding(c.vocab_size, c.embedding_size, padding_idx=padding_of(c))
         self.positions = nn.Embedding(c.max_position_embeddings, c.embedding_size)
         self.types = nn.Embedding(c.type_vocab_size, c.embedding_size)
         self.norm = nn.LayerNorm(c.embedding_size, c.layer_norm_eps)

@@ -11,6 +11,7 @@ from typing import Any
 
 from pyllm import nn
 from pyllm.models.attention_pair import AttentionPair
+from pyllm.models.ragged import padding_of
 
 _SUBLAYERS = {"attention": "self_attn", "cross": "encoder_attn"}
 _OURS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"}
@@ -105,7 +106,8 @@ class BART(AttentionPair):
     def table(self, words: int) -> nn.Embedding:
         """Rows for so many words."""
         c = self.config
-        return nn.Embedding(words, c.d_model, scale=c.d_model**0.5 if c.scale_embedding else 1)
+        scale = c.d_model**0.5 if c.scale_embedding else 1
+        return nn.Embedding(words, c.d_model, scale=scale, padding_idx=padding_of(c))
 
     def apart(self, targets: int) -> None:
         """A table for each side, of so many target tokens; the head, which is the targets' where it is tied."""

@@ -18,7 +18,7 @@ from pyllm.models.encoder_heads import (
     TokenHead,
     masked_names,
 )
-from pyllm.models.ragged import Ragged, check_range
+from pyllm.models.ragged import Ragged, check_range, padding_of
 
 _LAYER = "bert.encoder.layer.{}"
 # Parameter path -> name in Hugging Face folders, ""; {} is the layer.
@@ -93,7 +93,7 @@ class BERT(Encoder):
 
     def __init__(self, c: Any, task: str = "Model") -> None:
         self.config = c
-        self.words = nn.Embedding(c.vocab_size, c.hidden_size)
+        self.words = nn.Embedding(c.vocab_size, c.hidden_size, padding_idx=padding_of(c))
         self.positions = nn.Embedding(c.max_position_embeddings, c.hidden_size)
         self.types = nn.Embedding(c.type_vocab_size, c.hidden_size)
         self.norm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)

@@ -279,7 +279,7 @@ class CausalLM(Adaptable, ABC):
 
         return super().state_dict() if self.adapters else state_of(self)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+    def take_state(self, state: Mapping[str, Any]) -> Any:
         """Take all numbers from the state_dict() of transformers' model of this family and configuration, or from this
         model's own; gives the model, ready to learn. Optimizers that hold its tensors go on with them.
 
@@ -288,7 +288,7 @@ class CausalLM(Adaptable, ABC):
         from pyllm.auto.state import load_state
 
         if self.adapters:
-            super().load_state_dict(state)
+            super().take_state(state)
         else:
             load_state(self, state)
         return self.train()

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from pyllm import nn, ops
 from pyllm.models.encoder import Encoder, LabelledConfig
 from pyllm.models.encoder_heads import MaskedHead, SequenceHead, TokenHead, masked_names
-from pyllm.models.ragged import Ragged, check_range
+from pyllm.models.ragged import Ragged, check_range, padding_of
 
 _EPS = 1e-12
 _LAYER = "distilbert.transformer.layer.{}"
@@ -65,7 +65,7 @@ class DistilBERT(Encoder):
 
     def __init__(self, c: Config, task: str = "Model") -> None:
         self.config = c
-        self.words = nn.Embedding(c.vocab_size, c.dim)
+        self.words = nn.Embedding(c.vocab_size, c.dim, padding_idx=padding_of(c))
         self.positions = nn.Embedding(c.max_position_embeddings, c.dim)
         self.norm = nn.LayerNorm(c.dim, _EPS)
         self.dropout = nn.Dropout(c.dropout, "embedding")

@@ -257,7 +257,7 @@ class Encoder(Adaptable, ABC):
 
         return super().state_dict() if self.adapters else state_of(self)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+    def take_state(self, state: Mapping[str, Any]) -> Any:
         """Take all numbers of a state_dict(), of transformers' model or this; gives the model, ready to learn.
 
         Raises ValueError that names every tensor that is missing, unexpected or of another shape, and for a file.
@@ -265,7 +265,7 @@ class Encoder(Adaptable, ABC):
         from pyllm.auto.encoders import load_state
 
         if self.adapters:
-            super().load_state_dict(state)
+            super().take_state(state)
         else:
             load_state(self, state)
         return self.train()

@@ -270,7 +270,7 @@ class EncoderDecoder(Adaptable, ABC):
 
         return super().state_dict() if self.adapters else state_of(self)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+    def take_state(self, state: Mapping[str, Any]) -> Any:
         """Take all numbers of a state_dict(); gives the model, ready to learn.
 
         Raises ValueError that names every tensor that is missing, unexpected or of another shape, and for a file.
@@ -278,7 +278,7 @@ class EncoderDecoder(Adaptable, ABC):
         from pyllm.auto.state import load_state
 
         if self.adapters:
-            super().load_state_dict(state)
+            super().take_state(state)
         else:
             load_state(self, state)
         return self.train()

@@ -32,12 +32,12 @@ class MLP(nn.Module):
         bound = self.sizes[int(name.split(".")[1])] ** -0.5
         return random.uniform(-bound, bound, parameter.shape).astype(np.float32)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Any:
         """As every part's; also under the names in a torch.nn.Sequential, `0.weight`, `0.bias`, `2.weight`, ...: the
         numbers, of which those of activations are left out, stand for the layers in their order.
         """
         check_state(state)
-        return super().load_state_dict(_layers_of(state))
+        return super().load_state_dict(_layers_of(state), strict)
 
     def __call__(self, x: Any) -> Any:
         """(..., inputs) to (..., outputs)."""

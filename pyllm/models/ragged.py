@@ -15,6 +15,13 @@ Starts = NDArray[np.int32]
 Ids = NDArray[np.int32]
 
 
+def padding_of(config: Any) -> int | None:
+    """The token whose row looking it up does not change, as in transformers; None where it also ends texts, as in a
+    model of our own whose tokenizer has no token for padding."""
+    pad = config.pad_token_id
+    return pad if isinstance(pad, int) and pad != config.eos_token_id else None
+
+
 class Ragged(NamedTuple):
     """Tokens of sequences end to end: ids, types and places (rows,); starts: where each begins, and how many rows.
 

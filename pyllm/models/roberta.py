@@ -62,6 +62,10 @@ class RoBERTa(bert.BERT):
         "ForTokenClassification": lambda c, words: TokenHead(c, c.hidden_size, c.head_dropout),
     }
 
+    def __init__(self, c: Any, task: str = "Model") -> None:
+        super().__init__(c, task)
+        self.positions.padding_idx = c.pad_token_id  # where no text stands
+
     @property
     def context_length(self) -> int:
         """Tokens of a sequence at most: the table's first rows belong to no place."""

@@ -13,7 +13,6 @@ import numpy as np
 
 from pyllm import nn
 from pyllm.models.attention_pair import AttentionPair
-from pyllm.nn.module import check_state
 from pyllm.tensor import Array
 
 _SUBLAYERS = {"attention": "self_attn", "cross": "multihead_attn"}
@@ -96,13 +95,12 @@ class Transformer(AttentionPair):
         )
         self.head = self.target_embedding if c.tie_word_embeddings else nn.Linear(c.d_model, c.vocab_size, True)
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
+    def take_state(self, state: Mapping[str, Any]) -> Any:
         """As every encoder-decoder's; also of a torch.nn.Transformer alone: embeddings and head stay as they are."""
-        check_state(state)
         if not any("embedding" in name or name.startswith("generator") for name in state):
             mine = self.state_dict()
             state = {name: mine[name] for name in mine if not name.startswith(("encoder.", "decoder."))} | {**state}
-        return super().load_state_dict(state)
+        return super().take_state(state)
 
     def first_values(self, name: str, parameter: nn.Parameter, random: np.random.Generator) -> Array:
         """As torch's: matrices uniform within the root of 6 / (inputs + outputs), in which queries, keys and values

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from html import escape
 from math import prod
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +112,13 @@ def check_state(state: Any) -> None:
     )
 
 
+class StateKeys(NamedTuple):
+    """Names that a state lacked, and names that the module has not; PyTorch's names for both."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
 class Module:
     """A part of a model. The name of a parameter is the path to it."""
 
@@ -211,13 +218,24 @@ class Module:
         """Name -> float32 array of every parameter that learns: the path, which for parts is PyTorch's name too."""
         return self.learned_arrays()
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> Any:
-        """Take the values of all parameters, arrays or tensors of any kind; gives the module, ready to learn.
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Any:
+        """Take the values of all parameters, arrays or tensors of any kind, by the names of state_dict() or others that
+        the family has; gives the module, ready to learn. strict False: what is missing stays as it is, what is not
+        known is passed over, and both are given back by name, as PyTorch does: (missing_keys, unexpected_keys).
 
         Raises ValueError that names what is missing, what is not known, and what has another shape; for a file, too:
         pickled ones are never read.
         """
         check_state(state)
+        if strict:
+            return self.take_state(state)
+        mine = self.state_dict()
+        same = {id(mine[name]): array for name, array in state.items() if name in mine}  # under all names of a tied one
+        self.take_state({name: state.get(name, same.get(id(array), array)) for name, array in mine.items()})
+        return StateKeys([name for name in mine if name not in state], [name for name in state if name not in mine])
+
+    def take_state(self, state: Mapping[str, Any]) -> Any:
+        """What load_state_dict does with all of a state; families with names of their own override this."""
         mine = self.learned()
         wrong = [f"missing {name}" for name in mine if name not in state]
         wrong += [f"unknown {name}" for name in state if name not in mine]

@@ -14,11 +14,13 @@ from pyllm.ops.record import Symbol
 from pyllm.ops.sequences import places_of, starts_of
 
 
-def embedding(ids: Any, weight: Any, positions: Any = None, scale: float = 1.0) -> Any:
+def embedding(
+    ids: Any, weight: Any, positions: Any = None, scale: float = 1.0, padding_idx: int | None = None
+) -> Any:
     """y = scale weight[ids] (+ positions[0], positions[1], ... along each sequence: the last dimension of ids).
 
     ids (...) of integers, weight (vocabulary, d) an array or packed, positions (context, d); y (..., d) float32.
-    Raises IndexError for ids outside the vocabulary.
+    padding_idx: a row of weight whose gradient is 0. Raises IndexError for ids outside the vocabulary.
     """
     if isinstance(ids, Symbol):
         return ids.embedding(weight, positions, scale)
@@ -37,7 +39,10 @@ def embedding(ids: Any, weight: Any, positions: Any = None, scale: float = 1.0) 
 
     def derivative(dy: Array) -> tuple[Any, Any]:
         dy = dy.reshape(len(flat), w.shape[1])
-        return _scatter(dy if scale == 1 else dy * np.float32(scale), flat), _scatter(dy, places)
+        of_words = dy if scale == 1 else dy * np.float32(scale)
+        if padding_idx is not None and (flat == padding_idx).any():
+            of_words = np.where(flat[:, None] == padding_idx, np.float32(0), of_words)
+        return _scatter(of_words, flat), _scatter(dy, places)
 
     return record(y.reshape(*ids.shape, w.shape[1]), (weight, positions), derivative)
 

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
 LONGEST = 1 << 20  # bytes of a template
 TOKENS = 20_000  # words and signs of it
+# Of a model that has none and learns conversations: it needs no token that the vocabulary lacks.
+PLAIN_CHAT = (
+    "{%- for message in messages -%}"
+    "{{ message['role'] | capitalize + ':\\n' + message['content'] }}"
+    "{{ (eos_token if message['role'] == 'assistant' else '') + '\\n' }}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ 'Assistant:\\n' }}{%- endif -%}"
+)
 
 
 def render(

@@ -63,7 +63,7 @@ class Tokenizer(Spoken):
         self.cls_token_id, self.sep_token_id, self.mask_token_id = cls, sep, mask
         self.typed = False  # whether models of this tokenizer want to be told the texts of a pair apart
         self.end_ids = frozenset(end_ids)
-        self.chat_template = chat_template
+        self.chat_template = self._came_with = chat_template
         self.name_or_path = name
         self.padding_side = "right"
         self.truncation_side = "right"
@@ -183,12 +183,15 @@ class Tokenizer(Spoken):
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> tuple[str, ...]:
         """Write tokenizer.json, tokenizer_config.json and what else belongs to it; gives their paths.
 
-        A folder's files are copied; a GGUF vocabulary is described so that PyPI's `tokenizers` gives the same ids.
-        Raises TokenizerError for vocabularies that tokenizer.json cannot describe, ModelFileError for the disk.
+        A folder's files are copied, a chat_template that was set beside them; a GGUF vocabulary is described so that
+        PyPI's `tokenizers` gives the same ids. Raises TokenizerError for vocabularies that tokenizer.json cannot
+        describe, ModelFileError for the disk.
         """
         from pyllm.formats.writing import Staging, make_folder
 
         files = self.files()
+        if self.chat_template != self._came_with and self.chat_template is not None:
+            files = files | {"chat_template.jinja": self.chat_template.encode()}  # which is read before all others
         folder = make_folder(save_directory)
         with Staging(folder, sum(map(len, files.values()))) as staging:
             for name, text in files.items():
@@ -313,7 +316,8 @@ class Tokenizer(Spoken):
 
         template = chat_template if chat_template is not None else self.chat_template
         if template is None:
-            raise TokenizerError(f"{self.name_or_path}: no chat template in the model; pass chat_template")
+            how = "pass chat_template, or let it learn conversations: `pyllm finetune` of {'messages': ...} brings one"
+            raise TokenizerError(f"{self.name_or_path}: no chat template in the model; {how}")
         given = {"messages": conversation, "tools": tools, **kwargs}
         mark = "" if allow_special or not tokenize else unused_mark(given)
         if mark:

@@ -12,8 +12,9 @@ from typing import Any
 
 from pyllm.auto.encoders import AutoModelForMaskedLM, EncoderForSequenceClassification
 from pyllm.data import Labelled, fingerprint
-from pyllm.data.labelled import Hidden, Texts, numbered, surrounded
+from pyllm.data.labelled import Hidden, Texts, surrounded
 from pyllm.data.lexicon import Lexicon
+from pyllm.data.problems import PROBLEMS, problem_of, targets_of
 from pyllm.nn import LoraConfig
 from pyllm.train.adapting import adapt, longest_of, refuse_adapted, refuse_unless_adapts
 from pyllm.train.arguments import TrainingArguments
@@ -40,11 +41,11 @@ def learn_encoder_texts(
     if lora is not None and settings.lm_epochs:
         found = f"lm_epochs {settings.lm_epochs:g} with lora"
         raise ValueError(f"texts: {found}, which leaves the encoder as it is stored; allowed is 0")
-    targets, classes = numbered(rows.labels)
+    problem = problem_of(rows.labels) if settings.problem is None else PROBLEMS[settings.problem]
+    targets, classes = targets_of(rows.labels, problem)
     train, held = split(rows, targets, settings.valid, arguments.seed)
-    tell_texts(rows, classes, train, held, tell)
-    options: dict[str, Any] = {"dtype": "float32" if lora is None else "auto"}
-    options["problem_type"] = "single_label_classification"
+    tell_texts(rows, classes, (train, held), settings.valid, tell, problem)
+    options: dict[str, Any] = {"dtype": "float32" if lora is None else "auto", "problem_type": problem}
     options["id2label"] = dict(enumerate(classes))
     model = EncoderForSequenceClassification.from_pretrained(
         name, **options, ignore_mismatched_sizes=True, seed=arguments.seed

@@ -11,7 +11,7 @@ from typing import Any
 from pyllm import _core
 from pyllm.auto import AutoModelForCausalLM, AutoTokenizer
 from pyllm.auto.new import config_for
-from pyllm.data import Conversations, fingerprint, manifest
+from pyllm.data import Conversations, fingerprint, has_messages, manifest
 from pyllm.data.tasks import NEXT
 from pyllm.formats.memory import available
 from pyllm.formats.writing import Staging, make_folder
@@ -19,6 +19,7 @@ from pyllm.models.fitting import refuse_unless_fits
 from pyllm.models.planning import Plan, sizes
 from pyllm.models.presets import from_config
 from pyllm.nn import LoraConfig
+from pyllm.text.template import PLAIN_CHAT
 from pyllm.train.adapting import adapt, refuse_adapted, save, save_tokenizer, stored_bytes
 from pyllm.train.answers import Prompt, answer, compared, prompts_of
 from pyllm.train.arguments import TrainingArguments
@@ -78,7 +79,8 @@ def finetune(
 ) -> Result:
     """A pretrained model learns the answers of conversations, of which some are held out to be judged by.
 
-    name: of a model, a file or folder. records: jsonl as pyllm.data.Conversations reads. lora: the model stays as it is
+    name: of a model, a file or folder. records: jsonl as pyllm.data.Conversations reads; a model without a chat
+    template gets a plain one of words where they are messages. lora: the model stays as it is
     stored, an adapter learns, and the run folder holds it as PEFT does. The result has five held-out prompts with the
     answers before and after. Raises as pretrain does.
     """
@@ -87,6 +89,8 @@ def finetune(
     refuse_adapted(name, model)
     length = min(context, model.context_length)
     refuse_unless_trains(name, model.config, arguments, length, None if lora is None else (lora.r, stored_bytes(model)))
+    if tokenizer.chat_template is None and has_messages(records):
+        tokenizer.chat_template = PLAIN_CHAT  # which the run's folder keeps, for `pyllm chat`
     rows = Conversations(records, tokenizer, length, arguments.seed)
     data, valid = rows.held_out(min(held_out, max(1, len(rows) // 10)))
     about = data.report | {"sha256": data.identity}

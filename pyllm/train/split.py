@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyllm.data.labelled import Texts
+from pyllm.data.labelled import Texts, known_rows
+from pyllm.data.packed import IGNORED
 from pyllm.data.permutation import permute
+from pyllm.data.problems import NUMBER, SINGLE
 from pyllm.errors import DataError, printable
 from pyllm.formats.csv_file import listed
 from pyllm.train.trainer import Result
@@ -18,10 +20,10 @@ Tell = Callable[[str, str], None]  # hears of each stage, what it found
 
 
 class Split(NamedTuple):
-    """Labelled texts of one side, and the numbers of their classes."""
+    """Labelled texts of one side, and their targets."""
 
     texts: list[str]
-    targets: NDArray[np.int64]
+    targets: NDArray[Any]
 
 
 class Learned(NamedTuple):
@@ -33,16 +35,21 @@ class Learned(NamedTuple):
     held_out: Split
 
 
-def split(rows: Texts, targets: NDArray[np.int64], share: float, seed: int) -> tuple[set[int], set[int]]:
-    """(labelled texts to learn from, held out): of each class the same share, equal texts on one side.
+def split(rows: Texts, targets: NDArray[Any], share: float, seed: int) -> tuple[set[int], set[int]]:
+    """(labelled texts to learn from, held out): of each class the same share where a text has one; equal texts on one
+    side. targets: as problems.targets_of gives them.
 
     Raises DataError where a side would have no text of a class to learn.
     """
     held_out: dict[str, bool] = {}
     train, held = set[int](), set[int]()
-    for each in range(int(targets.max()) + 1):
+    classes = targets
+    if targets.dtype.kind == "f":
+        classes = np.full(len(targets), IGNORED)
+        classes[known_rows(targets)] = 0
+    for each in range(int(classes.max()) + 1):
         copies: dict[str, list[int]] = {}
-        for i in np.flatnonzero(targets == each).tolist():
+        for i in np.flatnonzero(classes == each).tolist():
             copies.setdefault(rows.texts[i], []).append(i)
         groups = list(copies.items())
         count = sum(map(len, copies.values()))
@@ -52,14 +59,21 @@ def split(rows: Texts, targets: NDArray[np.int64], share: float, seed: int) -> t
             out = held_out.setdefault(text, len(places) <= wanted)
             wanted -= len(places) if out else 0
             (held if out else train).update(places)
-    left = {int(targets[i]) for i in train}
-    if len(left) < 2:
+    left = {int(classes[i]) for i in train}
+    if classes is targets and len(left) < 2:
         raise DataError("texts", "", None, f"{len(train)} texts of {len(left)} classes to learn from", "two classes")
     return train, held
 
 
-def tell_texts(rows: Texts, classes: list[str], train: set[int], held: set[int], tell: Tell) -> None:
+def tell_texts(
+    rows: Texts, classes: list[str], sides: tuple[set[int], set[int]], share: float, tell: Tell, problem: str = SINGLE
+) -> None:
+    """Say what was read, and how it was split by a share that was to be held out."""
+    train, held = sides
     without = sum(label is None for label in rows.labels)
     more = f", {without:,} without a label" if without else ""
-    tell("read", f"{len(rows.texts):,} texts{more}, {len(classes)} classes ({printable(listed(classes), 200)})")
-    tell("split", f"{len(train):,} to learn from, {len(held):,} held out")
+    one = "" if problem == SINGLE else ", several of a text"
+    what = f"{len(classes)} classes ({printable(listed(classes), 200)}){one}"
+    tell("read", f"{len(rows.texts):,} texts{more}, {'numbers (regression)' if problem == NUMBER else what}")
+    few = f"; {share:g} of the texts of each class are less than one: more texts, or a larger share (--valid-share)"
+    tell("split", f"{len(train):,} to learn from, {len(held):,} held out{few if share and not held else ''}")

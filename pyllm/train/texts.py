@@ -15,7 +15,8 @@ from pyllm import _core
 from pyllm.auto import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from pyllm.auto.classifiers import head_of, save_classifier
 from pyllm.data import Labelled, Pieces, fingerprint
-from pyllm.data.labelled import Texts, encoded, numbered
+from pyllm.data.labelled import Texts, encoded
+from pyllm.data.problems import PROBLEMS, SINGLE, problem_of, targets_of
 from pyllm.formats import download
 from pyllm.formats.writing import Staging
 from pyllm.models.classifier import ClassifierConfig, TextClassifier
@@ -39,7 +40,8 @@ class TextSettings:
     """How texts are learned. recipe: a name or Recipe as Learner.fit takes them. lm_epochs: passes of the language
     model over the texts before classes are learned, 0 for none, at lm_lr; a text without a label counts here.
     lm_context: its longest piece. drop_mult: times an AWD-LSTM's dropouts. valid: share of the labelled texts held out,
-    equal texts together, 0 for none. Others: see ClassifierConfig.
+    equal texts together, 0 for none. problem: what labels are, of an encoder: "single_label", "multi_label",
+    "regression"; None: as they look, see problems.problem_of. Others: see ClassifierConfig.
     """
 
     recipe: str | Recipe = "ulmfit"
@@ -48,6 +50,7 @@ class TextSettings:
     lm_context: int = 128
     drop_mult: float = 1.0
     valid: float = 0.1
+    problem: str | None = None
     pooling: str = "concat"
     hidden: int = 50
     dropout: float = 0.1
@@ -57,6 +60,8 @@ class TextSettings:
     def __post_init__(self) -> None:
         if isinstance(self.recipe, str) and self.recipe not in RECIPES:
             raise ValueError(f"texts: recipe is {self.recipe!r}, allowed are {', '.join(RECIPES)}, or a Recipe")
+        if self.problem not in (None, *PROBLEMS):
+            raise ValueError(f"texts: problem is {self.problem!r}, allowed are {', '.join(PROBLEMS)}")
         for name, low, high in (("lm_epochs", 0, 1e6), ("lm_lr", 0, 1e3), ("lm_context", 1, 1e9), ("valid", 0, 0.99)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"texts: {name} is {getattr(self, name)}, allowed are {low} to {high:g}")
@@ -144,9 +149,13 @@ def learn_texts(
         settings = _as_peft_has_it(settings)
     if hasattr(model.config, "dropping"):
         model.config = model.config.dropping(settings.drop_mult)
-    targets, classes = numbered(rows.labels)
+    problem = problem_of(rows.labels) if settings.problem is None else PROBLEMS[settings.problem]
+    if problem != SINGLE:
+        found = f"problem {problem} of a language model"
+        raise ValueError(f"texts: {found}, which learns one class of a text (single_label); encoders learn the others")
+    targets, classes = targets_of(rows.labels, problem)
     train, held = split(rows, targets, settings.valid, arguments.seed)
-    tell_texts(rows, classes, train, held, tell)
+    tell_texts(rows, classes, (train, held), settings.valid, tell)
     shape = {name: getattr(settings, name) for name in ("pooling", "hidden", "dropout", "bptt", "max_len")}
     config = ClassifierConfig(tuple(classes), **shape)
     about = dict(facts or {}) | {"config": asdict(model.config), "tokenizer": fingerprint(tokenizer)}

@@ -146,7 +146,7 @@ class Trainer:
         begin, a = time.perf_counter(), self.arguments
         size = a.per_device_train_batch_size
         batches = [self.data.batch(self.position + i * size, size) for i in range(a.gradient_accumulation_steps)]
-        counts = [int(np.count_nonzero(targets != IGNORED)) for _, targets, _ in batches]
+        counts = [_wanted(targets) for _, targets, _ in batches]
         total, loss = max(sum(counts), 1), 0.0
         self.optimizer.zero_grad()
         for i, ((ids, targets, starts), count) in enumerate(zip(batches, counts, strict=True)):
@@ -198,7 +198,7 @@ class Trainer:
         with no_grad():
             for position in range(0, len(self.valid), size):
                 ids, targets, starts = self.valid.batch(position, min(size, len(self.valid) - position))
-                here = int(np.count_nonzero(targets != IGNORED))
+                here = _wanted(targets)
                 if here:
                     total += self._loss(ids, targets, starts).item() * here
                     count += here
@@ -275,6 +275,11 @@ class Trainer:
     def _tell(self, event: str) -> None:
         for callback in self.callbacks:
             getattr(callback, event)(self)
+
+
+def _wanted(targets: Array) -> int:
+    """How many targets count in a loss: of numbers all, -100 is one of them."""
+    return targets.size if targets.dtype.kind == "f" else int(np.count_nonzero(targets != IGNORED))
 
 
 def _due(step: int, every: int, total: int) -> bool:
