@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tiny_encoders import LENGTH, VARIANTS, VOCABULARY, batch, theirs
 
 import pyllm
+from pyllm.auto.classifiers import head_of
 from pyllm.auto.new import ENCODERS, new_config
 from pyllm.cli.main import main
 from pyllm.errors import ContextError, ModelFileError
@@ -152,6 +153,7 @@ def test_what_is_robertas_is_read_as_it(tmp_path, kind):
     model.save_pretrained(tmp_path / "out")
     again = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "out").eval()
     assert type(again).__name__ == "RobertaForSequenceClassification"
+    assert head_of(tmp_path / "in") == head_of(tmp_path / "out") == "ForSequenceClassification"
     inputs = batch("roberta")
     with torch.no_grad():
         wanted, saved = (each(**{k: torch.tensor(v) for k, v in inputs.items()}).logits for each in (reference, again))
@@ -160,7 +162,7 @@ def test_what_is_robertas_is_read_as_it(tmp_path, kind):
 
 
 CONFIGS = [
-    ("bert", {"hidden_act": "tanh"}, "'hidden_act': 'tanh'; known are: gelu, gelu_new"),
+    ("bert", {"hidden_act": "tanh"}, "'hidden_act': 'tanh'; known are: gelu, gelu_python, gelu_new"),
     ("bert", {"hidden_size": 30}, "'hidden_size': 30; a multiple of the 4 attention heads"),
     ("bert", {"num_hidden_layers": 0}, "'num_hidden_layers': 0; a whole number from 1"),
     ("bert", {"position_embedding_type": "relative_key"}, "'position_embedding_type': 'relative_key'; absolute"),

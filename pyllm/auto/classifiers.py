@@ -13,7 +13,7 @@ import numpy as np
 
 from pyllm.auto.adapter_config import base_of, head_options, read_adapter
 from pyllm.auto.adapters import SCORE, Score, load_adapter, read_score, save_adapter
-from pyllm.auto.new import ENCODERS, IMAGES, PAIRS
+from pyllm.auto.new import ENCODERS, IMAGES, PAIRS, READ_AS
 from pyllm.errors import ModelFileError, printable
 from pyllm.formats import download
 from pyllm.formats.encode import decode
@@ -67,13 +67,13 @@ def head_of(path: str | os.PathLike[str]) -> str:
 
 
 def _named(folder: str) -> tuple[str, str]:
-    """(model_type, how transformers' name of the class ends: "ForMaskedLM") by config.json; "" where there is none."""
+    """(the family, how transformers' name of the class ends: "ForMaskedLM") by config.json; "" where there is none."""
     name = os.path.join(folder, "config.json")
     values = load_json(name, _LONGEST) if os.path.isfile(name) else None
     kind, named = (values.get(key) for key in ("model_type", "architectures")) if isinstance(values, dict) else ("", "")
     first = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else ""
     found = re.search("For[A-Z][A-Za-z]*$", first)
-    return kind if isinstance(kind, str) else "", found[0] if found else ""
+    return READ_AS.get(kind, kind) if isinstance(kind, str) else "", found[0] if found else ""
 
 
 def save_classifier(model: TextClassifier, path: str | os.PathLike[str]) -> None:

@@ -78,6 +78,7 @@ USUAL: dict[str, dict[str, Any]] = {
 }
 PAIRS = ("transformer", "seq2seq", "bart", "mbart", "marian", "t5")  # encoder-decoders, which learn from pairs
 ENCODERS = ("bert", "roberta", "distilbert", "albert")
+READ_AS = {"xlm-roberta": "roberta", "camembert": "roberta"}  # model_type of folders -> the family that it is
 IMAGES = ("vit",)  # encoders that read images
 _PADDED = ("bart", "mbart", "marian", "t5")  # transformers' encoder-decoders
 RECURRENT = ("rnn", "lstm", "gru", "awd-lstm")
