@@ -254,9 +254,9 @@ def test_the_nearest_are_those_of_the_greatest_cosines(tmp_path):
             [{"type": "Transformer", "path": ""}, {"type": "Pooling"}],
             r"'path': None; the name of a folder",
         ),
-        ("1_Pooling/config.json", {"pooling_mode_lasttoken": True}, "lasttoken; some of cls_token, max_tokens"),
+        ("1_Pooling/config.json", {"pooling_mode_middle": True}, "middle; some of cls_token, max_tokens"),
         ("1_Pooling/config.json", {"pooling_mode_cls_token": False}, "'pooling_mode': none; some of"),
-        ("1_Pooling/config.json", {"pooling_mode": ["mean", "lasttoken"]}, "lasttoken; some of cls, max, mean, mean_s"),
+        ("1_Pooling/config.json", {"pooling_mode": ["mean", "middle"]}, "middle; some of cls, max, mean, mean_s"),
         ("1_Pooling/config.json", [], r"config.json: \[\]; an object"),
         (
             "modules.json",
