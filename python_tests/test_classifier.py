@@ -228,6 +228,9 @@ def test_transformers_decoders_with_a_head_are_read(tmp_path, kind, capsys):
     np.testing.assert_allclose([found[name] for name in names.values()], wanted, atol=1e-5)
     assert main(["predict", str(tmp_path), text, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["predictions"] == [names[int(wanted.argmax())]]
+    assert call.model.config.max_len == max(1440, config.max_position_embeddings)  # transformers cuts nothing
+    with pytest.raises(ValueError, match="function_to_apply 'none', allowed of this model is None"):
+        call([text], function_to_apply="none")
     save_classifier(call.model, tmp_path / "again")
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "again")
     assert again.config == call.model.config and again.config.framed

@@ -71,6 +71,18 @@ def test_layers_that_the_configuration_does_not_have_are_refused(tmp_path, varia
             getattr(pyllm, name).from_pretrained(tmp_path)
 
 
+def test_a_family_without_a_pooler_opens_without_its_head(tmp_path):
+    theirs("distilbert", "MaskedLM").save_pretrained(tmp_path)
+    model = pyllm.AutoModel.from_pretrained(tmp_path)
+    assert model.missing_keys == () and all(name.startswith("vocab_") for name in model.unexpected_keys)
+    inputs = batch("distilbert")
+    with torch.no_grad():
+        reference = transformers.AutoModel.from_pretrained(tmp_path).eval()
+        wanted = reference(**{name: torch.tensor(each) for name, each in inputs.items()}).last_hidden_state.numpy()
+    seen = inputs["attention_mask"] == 1
+    np.testing.assert_allclose(model(**inputs).last_hidden_state[seen], wanted[seen], rtol=1e-4, atol=1e-5)
+
+
 def test_a_headed_model_opens_as_another(tmp_path):
     """The trunk of a masked language model: its head is of no concern, the pooler is new."""
     reference = folder(tmp_path)

@@ -116,6 +116,7 @@ def test_decoders_learn_classes_as_peft_has_it(place, tmp_path, family, capsys):
         state[name.replace("lora_A.", "")] += change.T if family == "gpt2" else change
     theirs.load_state_dict(state)
     mine = pyllm.AutoModelForSequenceClassification.from_pretrained(tmp_path / "r")
+    assert mine.config.framed  # texts as the folder's tokenizer has them, of other authors' folders too
     ids = transformers.AutoTokenizer.from_pretrained(tmp_path / "r")("the lazy fox", return_tensors="pt").input_ids
     with torch.no_grad():
         exact = torch.softmax(theirs.eval()(ids).logits[0], -1).numpy()

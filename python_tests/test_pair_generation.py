@@ -250,11 +250,21 @@ def test_what_few_folders_ask_for(pair, beams):
     assert cut(ours.generate(SOURCES, **settings), ends) == [cut(each, ends)[0] for each in wanted]
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_what_is_forced_may_stand_in_the_source(pair, beams):
+    theirs, ours = pair
+    end = ours.config.eos_token_id
+    settings = {"num_beams": beams, "max_new_tokens": 6, "encoder_no_repeat_ngram_size": 1, "forced_eos_token_id": end}
+    rows = [[*row, end] for row in SOURCES]
+    wanted = [theirs.generate(torch.tensor([row]), do_sample=False, **settings) for row in rows]
+    assert cut(ours.generate(rows, **settings), [end]) == [cut(each, [end])[0] for each in wanted]
+
+
 @pytest.mark.parametrize(("name", "value"), [("num_beam_groups", 2), ("watermarking_config", {}), ("top_h", 0.4)])
 def test_what_would_give_another_answer_is_refused(name, value):
     with pytest.raises(GenerationError, match=f"{name}=.*gives another answer"):
         GenerationConfig.from_dict({name: value})
-    plain = {"num_beam_groups": 1, "guidance_scale": None, "diversity_penalty": 0.0, "unknown": 3}
+    plain = {"num_beam_groups": 1, "constraints": [], "guidance_scale": None, "diversity_penalty": 0.0, "unknown": 3}
     assert GenerationConfig.from_dict(plain).to_dict() == {}
 
 

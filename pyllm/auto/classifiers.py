@@ -169,13 +169,16 @@ def _scored(folder: str, options: dict[str, Any]) -> TextClassifier:
             found = "missing" if info is None else f"{info.dtype} {list(info.shape)}"
             raise ModelFileError(folder, f"tensor '{SCORE}'", None, found, f"numbers (classes, {trunk.width})")
         weight = decode(info.dtype, source.read(info), *info.shape)
-        return _classifier(folder, trunk, weight, labels(raw)["id2label"], True)
+        return _classifier(folder, trunk, weight, labels(raw)["id2label"])
 
 
-def _classifier(folder: str, trunk: Any, weight: Any, names: Mapping[int, str], framed: bool = False) -> TextClassifier:
-    """A trunk with the head that transformers has of decoders. Raises ModelFileError."""
+def _classifier(folder: str, trunk: Any, weight: Any, names: Mapping[int, str]) -> TextClassifier:
+    """A trunk with the head that transformers has of decoders, of texts as their tokenizer frames them. Raises
+    ModelFileError."""
     try:
-        config = ClassifierConfig(tuple(names[i] for i in range(len(weight))), "last", 0, 0.0, framed=framed)
+        classes = tuple(names[i] for i in range(len(weight)))
+        longest = max(ClassifierConfig.max_len, trunk.context_length)  # transformers reads texts whole
+        config = ClassifierConfig(classes, "last", 0, 0.0, max_len=longest, framed=True)
     except (KeyError, ValueError) as error:
         found = f"{len(weight)} classes, {len(names)} names"
         raise ModelFileError(folder, "classes", None, found, "two classes or more, as many names") from error

@@ -107,7 +107,7 @@ def load_weights(
     source: Any,
     config: dict[str, Any],
     dtype: Any = "auto",
-    optional: Collection[Parameter] = (),
+    optional: Collection[Parameter] | None = None,
 ) -> list[str]:
     """Every parameter of the model from the open file; gives the names of those `optional` ones that are not there.
 
@@ -154,16 +154,16 @@ def open_weights(model: Module, family: Any, source: Any, config: dict[str, Any]
 
 
 def _found(
-    model: Module, family: Any, source: Any, config: dict[str, Any], optional: Collection[Parameter] = ()
+    model: Module, family: Any, source: Any, config: dict[str, Any], optional: Collection[Parameter] | None = None
 ) -> tuple[list[tuple[Parameter, Place, Turned]], list[str]]:
     """(parameter, its place in the file, how its rows must be brought into pairs), all checked; optional ones that are
     not there, by name."""
     column = GGUF_FILE if hasattr(source, "metadata") else FOLDER
     found, expected, ignored = placed(model, family, source.tensors, config, column)
-    missing = [place.name for each, place, _ in found if each in optional and place.name not in source.tensors]
+    missing = [place.name for each, place, _ in found if each in (optional or ()) and place.name not in source.tensors]
     found = [each for each in found if each[1].name not in missing]
     expected = {name: shape for name, shape in expected.items() if name not in missing}
-    check_weights(source.path, expected, source.tensors, source.tensors if optional else ignored)
+    check_weights(source.path, expected, source.tensors, ignored if optional is None else source.tensors)
     for name, real in copies(family, expected):
         one, other = source.tensors.get(name), source.tensors[real]
         same = one is None or (one.shape, one.dtype) == (other.shape, other.dtype)

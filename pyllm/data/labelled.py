@@ -21,7 +21,7 @@ from pyllm.errors import DataError, printable
 from pyllm.formats.csv_file import CsvFile, listed
 
 TEXT_NAMES = ("text", "sentence", "review", "content", "document", "body")
-LABEL_NAMES = ("label", "class", "target", "category", "sentiment", "labels", "score")
+LABEL_NAMES = ("label", "class", "target", "category", "sentiment", "labels")
 TABLES = (".csv", ".tsv")
 
 Ids = NDArray[np.int32]
@@ -86,6 +86,8 @@ def _from_objects(name: str, source: Any, text: str | None, label: str | None) -
         given = value.get(_named(name, names, label, LABEL_NAMES, False))
         if not isinstance(content, str):
             raise DataError(name, where, offset, f"its text is {printable(repr(content), 60)}", "text")
+        if label is None and isinstance(given, dict):
+            given = None  # a field of that name which is no label
         parts = given if isinstance(given, list) else ["" if given is None else given]
         if any(isinstance(each, bool) or not isinstance(each, str | int | float) for each in parts):
             allowed = "text, a number or a list of texts"

@@ -239,6 +239,9 @@ class TextClassification(Pipeline):
             texts, pairs = zip(*(_pair(i, each) for i, each in enumerate(inputs)), strict=True)
             if any(pair is not None for pair in pairs):
                 raise ValueError("text-classification: text_pair, allowed of this model are texts alone")
+            odd = [name for name in ("max_length", "tokenizer_kwargs", "function_to_apply") if values[name]]
+            if odd:  # it reads texts whole, however long, and its shares are a softmax's
+                raise ValueError(f"text-classification: {odd[0]} {values[odd[0]]!r}, allowed of this model is None")
             rows: Any = probabilities(self.model, self.tokenizer, texts)
             names = dict(enumerate(self.model.config.classes))
         else:

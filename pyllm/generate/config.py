@@ -18,7 +18,7 @@ LARGEST = 2**31 - 1
 OTHERS: dict[str, tuple[Any, ...]] = {
     **{"num_beam_groups": (1,), "diversity_penalty": (0,), "guidance_scale": (1,), "penalty_alpha": (0,)},
     **{"epsilon_cutoff": (0,), "eta_cutoff": (0,), "top_h": (), "token_healing": (False,), "watermarking_config": ()},
-    **{"dola_layers": (), "constraints": (), "force_words_ids": (), "forced_decoder_ids": ()},
+    **{"dola_layers": (), "constraints": ([],), "force_words_ids": ([],), "forced_decoder_ids": ([],)},
 }
 # What `generate` takes beside the fields below; only needed to guess what a misspelt keyword meant.
 ARGUMENTS = ("input_ids", "attention_mask", "tokenizer", "streamer", "logits_processor", "stopping_criteria")

@@ -32,12 +32,6 @@ def first_edits(config: GenerationConfig, source: Sequence[int] | None) -> list[
             row[ids] = np.where(row[ids] < 0, row[ids] * factor, row[ids] / factor)
 
         found.append(likened)
-    return found
-
-
-def last_edits(config: GenerationConfig, source: Sequence[int] | None) -> list[Edit]:
-    """Those of scores that all others have edited."""
-    found: list[Edit] = []
     size = config.encoder_no_repeat_ngram_size
     if size:
 
@@ -47,6 +41,12 @@ def last_edits(config: GenerationConfig, source: Sequence[int] | None) -> list[E
             row[[given[i] for i in places if given[i + 1 - size : i] == said]] = -np.inf
 
         found.append(unlike)
+    return found
+
+
+def last_edits(config: GenerationConfig, source: Sequence[int] | None) -> list[Edit]:
+    """Those of scores that all others have edited."""
+    found: list[Edit] = []
     if config.exponential_decay_length_penalty is not None:
         start, factor = config.exponential_decay_length_penalty
 

@@ -17,6 +17,8 @@ class PeepholeLSTM(Recurrent):
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, *args: Any, **options: Any) -> None:
         super().__init__("lstm", input_size, hidden_size, num_layers, *args, **options)
+        if self.proj_size:
+            raise ValueError(f"peephole lstm: proj_size {self.proj_size}, allowed is 0")
         for layer in range(num_layers):
             for suffix in self.suffixes:
                 setattr(self, f"weight_ch_l{layer}{suffix}", Parameter(3 * hidden_size))

@@ -18,7 +18,7 @@ TOKENS = 20_000  # words and signs of it
 PLAIN_CHAT = (
     "{%- for message in messages -%}"
     "{{ message['role'] | capitalize + ':\\n' + message['content'] }}"
-    "{{ (eos_token if message['role'] == 'assistant' else '') + '\\n' }}"
+    "{{ (eos_token if eos_token is defined and message['role'] == 'assistant' else '') + '\\n' }}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ 'Assistant:\\n' }}{%- endif -%}"
 )
