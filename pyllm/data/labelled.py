@@ -86,8 +86,6 @@ def _from_objects(name: str, source: Any, text: str | None, label: str | None) -
         given = value.get(_named(name, names, label, LABEL_NAMES, False))
         if not isinstance(content, str):
             raise DataError(name, where, offset, f"its text is {printable(repr(content), 60)}", "text")
-        if label is None and isinstance(given, dict):
-            given = None  # a field of that name which is no label
         parts = given if isinstance(given, list) else ["" if given is None else given]
         if any(isinstance(each, bool) or not isinstance(each, str | int | float) for each in parts):
             allowed = "text, a number or a list of texts"
