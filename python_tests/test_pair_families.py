@@ -284,6 +284,15 @@ def test_what_is_dropped_is_what_transformers_drops(family):
         with contextlib.nullcontext() if step is None else pyllm.ops.noise(3, step):
             losses.append(model([[5, 2, 3], [4, 6]], labels=[[3, 2, 1], [5, 4, -100]]).loss.item())
     assert losses[1] == losses[2] and len(set(losses)) == 3
+    places = [x for each in layers for x in (*each.results, *each.weights, each.inner)]
+    around = [each for side in (model.encoder, model.decoder) for each in (side.dropout, side.last) if each is not None]
+    for each in (*places, *around):
+        each.p = 0.0
+    for each in places:  # alone it changes the loss: none is named and not applied
+        each.p = 0.5
+        with pyllm.ops.noise(3, 0):
+            assert model([[5, 2, 3], [4, 6]], labels=[[3, 2, 1], [5, 4, -100]]).loss.item() != losses[0]
+        each.p = 0.0
 
 
 # --- refusals ---
