@@ -229,8 +229,8 @@ def continued(searches: list[BeamSearch], rows: Any) -> list[list[Continuation]]
 
 
 def answers(search: BeamSearch, config: GenerationConfig) -> list[tuple[float, Beam]]:
-    """The num_return_sequences best; where fewer are possible (a forced end) the best again, worth next to nothing, as
-    transformers has it."""
+    """The num_return_sequences best; where fewer are possible (a forced end) the best again, worth next to nothing
+    (transformers' score; its third such row may hold padding instead)."""
     found = search.finished[: config.num_return_sequences]
     again = found[0][1]
     worth = NOTHING / len(again.logprobs) ** config.length_penalty
