@@ -103,7 +103,7 @@ def test_it_asks_for_what_it_judges_by(tmp_path):
     for valid, steps, found in ((None, 1, "no validation data"), (tiny_training.Random(3), 0, "eval_steps 0")):
         with pytest.raises(ValueError, match=f"nt_asgd with {found}"):
             trainer(tmp_path, tiny_training.Random(), valid=valid, optim="nt_asgd", eval_steps=steps)
-    with pytest.raises(ValueError, match="optim is 'rms', allowed are adamw, sgd, nt_asgd"):
+    with pytest.raises(ValueError, match="optim is 'rms', allowed are adamw, adafactor, sgd, nt_asgd"):
         trainer(tmp_path, tiny_training.Random(), optim="rms")
     with pytest.raises(ValueError, match="NTASGD: n is 0"):
         NTASGD([Tensor(np.zeros(2), requires_grad=True)], n=0)

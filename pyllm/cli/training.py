@@ -11,6 +11,7 @@ from typing import Any
 
 from pyllm.cli import options, output
 from pyllm.errors import printable
+from pyllm.train.arguments import OPTIMIZERS
 
 
 def add_training(parser: argparse.ArgumentParser, rate: float, batch: int, context: int | None) -> None:
@@ -25,7 +26,7 @@ def add_training(parser: argparse.ArgumentParser, rate: float, batch: int, conte
     add("--lr", type=options.real(0.0), default=rate, metavar="X", help=f"highest learning rate ({rate:g})")
     names = "constant, linear, cosine, one_cycle, inverse_sqrt, slanted_triangular"
     add("--schedule", default="cosine", metavar="NAME", help=names)
-    add("--optim", choices=("adamw", "sgd", "nt_asgd"), default="adamw", help="nt_asgd needs --eval-every (adamw)")
+    add("--optim", choices=OPTIMIZERS, default="adamw", help="adafactor: T5's; nt_asgd needs --eval-every (adamw)")
     add("--warmup", type=options.whole(0), default=0, metavar="N", help="steps of a rising rate (0)")
     add("--weight-decay", type=options.real(0.0), default=0.1, metavar="X", help="of matrices (0.1)")
     add("--clip", type=options.real(0.0), default=1.0, metavar="X", help="largest norm of the gradient (1; 0: any)")

@@ -28,19 +28,19 @@ class Group:
         self.options = options
         self.numbers = _core.empty((sum(t.size for t in self.tensors),))
         self.gradients = _zeros(self.numbers.size)
-        self._places = []
+        self.places = []
         end = 0
         for tensor in self.tensors:
             here, end = slice(end, end + tensor.size), end + tensor.size
             place = self.numbers[here].reshape(tensor.shape)
             place[...] = tensor.data
             tensor.data = place
-            self._places.append(self.gradients[here].reshape(tensor.shape))
-            tensor.keep_grad_in(self._places[-1])
+            self.places.append(self.gradients[here].reshape(tensor.shape))
+            tensor.keep_grad_in(self.places[-1])
 
     def ready(self) -> None:
         """Have all gradients in the flat array; zero where a tensor got none in this step."""
-        for tensor, place in zip(self.tensors, self._places, strict=True):
+        for tensor, place in zip(self.tensors, self.places, strict=True):
             if tensor.grad is None:
                 place.fill(0)
             elif not np.may_share_memory(tensor.grad, place):  # the caller has put another array there
@@ -73,7 +73,7 @@ class Optimizer:
             self.check(mine)
             self.groups.append(Group(each["params"], mine))
         self.steps = 0
-        self.state = [{name: _zeros(g.numbers.size) for name in self.state_names} for g in self.groups]
+        self.state = [{name: _zeros(self.state_size(g)) for name in self.state_names} for g in self.groups]
         self._rates = [group.options["lr"] for group in self.groups]
 
     def check(self, options: dict[str, Any]) -> None:
@@ -81,6 +81,10 @@ class Optimizer:
         for name in ("lr", "weight_decay"):
             if not 0 <= options[name] < float("inf"):
                 raise ValueError(f"{type(self).__name__}: {name} is {options[name]}, allowed is 0 or more")
+
+    def state_size(self, group: Group) -> int:
+        """Numbers of each of state_names: as many as the group has."""
+        return int(group.numbers.size)
 
     def zero_grad(self) -> None:
         """Forget all gradients; their memory stays."""

@@ -17,7 +17,7 @@ FREE = (
 )
 
 LATER = ("optim", "layer_divisor")  # which checkpoints of older versions do not name: they mean the default
-OPTIMIZERS = ("adamw", "sgd", "nt_asgd")
+OPTIMIZERS = ("adamw", "adafactor", "sgd", "nt_asgd")
 
 _KINDS: dict[str, Any] = {"str": (str, os.PathLike), "bool": bool, "int": int, "float": (int, float)}
 _NAMES = {"str": "text", "bool": "True or False", "int": "a whole number", "float": "a number"}
@@ -33,7 +33,8 @@ class TrainingArguments:
     max_grad_norm: gradients are scaled down to it, 0 for never. bf16: products of numbers rounded to bfloat16, weights
     and sums in float32. gradient_checkpointing: keep the inputs of layers alone and run each layer again on the way
     back, which takes less memory and more time for the same bits; a model that does so keeps on where it is False.
-    optim: "adamw", "sgd" (momentum 0.9) or "nt_asgd", which evaluates every eval_steps to know when averaging begins.
+    optim: "adamw", "adafactor" (T5's: the rate is a share of each tensor, 1e-2), "sgd" (momentum 0.9) or "nt_asgd",
+    which evaluates every eval_steps to know when averaging begins.
     layer_divisor: each layer's rate is that of the one above divided by it (discriminative fine-tuning: 2.6).
     save_steps, eval_steps: how often, 0 for at the end alone.
     A run goes on with the same values alone (max_steps and num_train_epochs, too: the schedule depends on them); FREE

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from pyllm.nn import Parameter
-from pyllm.optim import NTASGD, SGD, AdamW, Optimizer
+from pyllm.optim import NTASGD, SGD, Adafactor, AdamW, Optimizer
 from pyllm.tensor import Tensor
 from pyllm.train.arguments import TrainingArguments
 
@@ -75,7 +75,9 @@ def optimizer_of(model: Any, a: TrainingArguments) -> Optimizer:
     options: dict[str, Any] = {"lr": a.learning_rate}
     if a.optim == "adamw":
         return AdamW(groups, **options, betas=(a.adam_beta1, a.adam_beta2), eps=a.adam_epsilon)
-    return SGD(groups, **options, momentum=0.9) if a.optim == "sgd" else NTASGD(groups, **options)
+    if a.optim == "sgd":
+        return SGD(groups, **options, momentum=0.9)
+    return Adafactor(groups, **options) if a.optim == "adafactor" else NTASGD(groups, **options)
 
 
 def _decaying(tensors: list[Tensor], decay: float, rate: float) -> list[dict[str, Any]]:
