@@ -258,3 +258,20 @@ def test_the_bias_of_a_head_learns_in_pieces(monkeypatch):
     for pieces in found:
         for a, b in zip(pieces, [value.data, *(t.grad for t in whole)], strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tied", (True, False))
+def test_only_tables_that_are_heads_begin_small(tied):
+    """AdamW takes hundreds of steps to leave 0.1; a head of deviation 1 begins with a loss of its width's root."""
+    sizes = {"vocab_size": 300, "hidden_size": 32, "embedding_size": 32, "num_hidden_layers": 1}
+    model = new_model(new_config("lstm", **sizes, tie_word_embeddings=tied))
+    assert np.abs(model.head.weight.array()).max() <= 0.1
+    table = model.embedding.weight.array()
+    assert np.abs(table).max() <= 0.1 if tied else 0.95 < table.std() < 1.05
+    for shared in (True, False):
+        more = {"num_layers": 1, "tie_word_embeddings": tied, "share_encoder_decoder_embeddings": shared}
+        pairs = new_model(new_config("seq2seq", vocab_size=300, embedding_size=32, hidden_size=32, **more))
+        source, target = pairs.source_embedding.weight.array(), pairs.target_embedding.weight.array()
+        assert (np.abs(target).max() <= 0.1) == tied
+        assert np.abs(source).max() <= 0.1 if tied and shared else 0.95 < source.std() < 1.05
+        assert np.abs(pairs.head.weight.array()).max() < 0.2

@@ -18,7 +18,7 @@ NAMES = {"embedding": ("encoder", ""), "rnn": ("rnn", ""), "head": ("decoder", "
 ROTATED = ()
 IGNORED = ()
 LONGEST = 1 << 27  # positions, which is what a configuration may say too
-_SPREAD = 0.1  # of the embedding's and the head's first values
+_SPREAD = 0.1  # of first values of heads, and of tables that are heads, too: wider ones begin with a huge loss
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,14 @@ class RecurrentLM(CausalLM):
         return super().training_flops() - 6.0 * looked_up
 
     def first_values(self, name: str, parameter: nn.Parameter, random: np.random.Generator) -> Array:
-        """Recurrent layers as PyTorch's; tables uniform within 0.1 of 0, the bias 0."""
+        """Recurrent layers and a table of its own as PyTorch's, N(0, 1): smaller ones hold AdamW back for hundreds of
+        steps. Heads, and tables tied to them, uniform within 0.1 of 0; the bias 0."""
         if name.startswith("rnn"):
             return uniform(parameter.shape[0] // ops.GATES[self.config.cell], parameter, random)
         if len(parameter.shape) == 1:
             return np.zeros(parameter.shape, np.float32)
+        if name.startswith("embedding") and not self.config.tie_word_embeddings:
+            return random.standard_normal(parameter.shape, np.float32)
         return random.uniform(-_SPREAD, _SPREAD, parameter.shape).astype(np.float32)
 
 
