@@ -361,6 +361,30 @@ def test_hostile_tokenizers_windows_and_names(shards, lexicon, tmp_path):
                                 ("", "pairs", "span, denoise, prefix")):  # fmt: skip
         with pytest.raises(ValueError, match=f"objective: '{name}'.*{allowed.replace('+', '.')}"):
             objective(name, kind, lexicon)
+    for name, kind in (("mlm", "encoder"), ("span", "pairs")):
+        for rate in (0.0, 1.0, -0.5, float("nan")):
+            with pytest.raises(ValueError, match=f"objective: {name} with a rate of {rate:g}, allowed are shares"):
+                objective(name, kind, lexicon, START, rate)
+    with pytest.raises(ValueError, match=r"objective: a rate of 0.3 for 'prefix'"):
+        objective("prefix", "pairs", lexicon, START, 0.3)
+
+
+@pytest.mark.parametrize("name", ("mlm", "mlm+nsp", "span", "denoise"))
+@pytest.mark.parametrize("rate", (0.1, 0.4))
+def test_the_rate_is_the_one_asked_for(tokenizer, shards, lexicon, name, rate):
+    kind = "encoder" if name.startswith("mlm") else "pairs"
+    hidden = total = 0
+    for piece, posed in pieces(Tasks(shards, 40, objective(name, kind, lexicon, START, rate))):
+        if not posed.sequences:
+            continue
+        ids, targets = posed.sequences[0]
+        if kind == "encoder":
+            text = np.where(targets == IGNORED, ids, targets)
+            hidden, total = hidden + int((targets != IGNORED).sum()), total + int((~lexicon.special[text]).sum())
+        else:
+            seen = ids[~lexicon.special[ids]]
+            hidden, total = hidden + len(piece.ids) - len(seen), total + len(piece.ids)
+    assert total > 5000 and abs(hidden / total - rate) < 0.03
 
 
 def test_next_sentences_need_two_documents(tokenizer, lexicon, tmp_path):

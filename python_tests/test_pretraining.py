@@ -181,6 +181,23 @@ def test_another_objective_does_not_go_on(place, tmp_path):
         pretrain(*given, told(tmp_path / "r", max_steps=2), 48, objective="mlm+nsp")
 
 
+def test_the_share_that_is_hidden_is_the_commands_and_the_evaluations(place, tmp_path, capsys):
+    words = ["pretrain", "--model", "bert", "--config", ",".join(f"{k}={v}" for k, v in CASES["mlm"][1].items()),
+             "--data", str(place / "shards"), "--context", "48", "--steps", "2", "--mask-rate"]  # fmt: skip
+    run_folder = str(tmp_path / "run")
+    assert run(place, *words, "0.4", "--out", run_folder) == 0
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["objective"]["rate"] == 0.4
+    targets = measure(run_folder, str(place / "shards"))["targets"]
+    pretrain("bert", CASES["mlm"][1], str(place / "shards"), told(tmp_path / "usual"), 48)
+    assert targets > 2.2 * measure(str(tmp_path / "usual"), str(place / "shards"))["targets"]
+    assert run(place, *words, "0.3", "--out", run_folder) != 0  # another share is another run
+    assert "rate" in capsys.readouterr().err
+    assert run(place, *words, "1", "--out", str(tmp_path / "none")) != 0
+    assert "a rate of 1, allowed are shares above 0 and below 1" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"a rate of 0.2 for 'next', which hides nothing"):
+        pretrain("gpt2", CASES["prefix"][1], str(place / "shards"), told(tmp_path / "next"), 48, rate=0.2)
+
+
 def test_an_encoder_learns_to_fill_in_words(tmp_path):
     cycle = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and"]
     texts = [" ".join(cycle[(i + n) % 10] for n in range(60 + i)) for i in range(40)]

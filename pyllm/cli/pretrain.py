@@ -21,6 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", required=True, metavar="FAMILY", help=families + pairs)
     what = "learned from shards: next, prefix (decoders), mlm, mlm+nsp (encoders), span, denoise, prefix (of pairs)"
     add("--objective", metavar="NAME", help=what)
+    hidden = "share of tokens that mlm, span (0.15) and denoise (0.3) hide"
+    add("--mask-rate", type=options.real(0.0), metavar="X", help=hidden)
     add("--config", metavar="FIELDS", help="fields of the configuration: n_layer=4,n_head=4,n_embd=128")
     add("--data", required=True, nargs="+", metavar="DATA", help="folder that `pyllm data prepare` wrote; or pairs")
     add("--valid", nargs="+", metavar="PAIRS", help="pairs to judge by (some of the data are held out)")
@@ -48,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
         [ProgressBar()],
         training.command(),
         args.objective,
+        args.mask_rate,
     )
     return training.tell(args, result)
 
@@ -57,6 +60,8 @@ def pairs(args: argparse.Namespace) -> int:
     from pyllm.train import ProgressBar
     from pyllm.train.pairs import learn_pairs
 
+    if args.mask_rate is not None:
+        raise options.UsageError("--mask-rate is for objectives on shards: mlm, mlm+nsp, span, denoise")
     training.check_pairs(args)
     if args.tokenizer is None:
         raise options.UsageError("--tokenizer TOK is needed: `pyllm tokenizer train` makes one")

@@ -24,16 +24,23 @@ _ENCODERS = {"mlm": MaskedLM, "mlm+nsp": NextSentence}
 _PAIRS = {"span": SpanCorruption, "denoise": Denoising, "prefix": PrefixPairs}
 
 
-def objective(name: str, kind: str, lexicon: Lexicon, start_id: int = 0) -> Objective:
-    """An objective by its name for a kind of model; start_id: what stands before a target of pairs.
+def objective(name: str, kind: str, lexicon: Lexicon, start_id: int = 0, rate: float | None = None) -> Objective:
+    """An objective by its name for a kind of model; start_id: what stands before a target of pairs; rate: the share of
+    tokens that is hidden, the paper's unless given.
 
-    Raises ValueError for one that this kind does not learn, DataError for a tokenizer that lacks what it needs.
+    Raises ValueError for one that this kind does not learn, and for a rate that is none or of an objective without,
+    DataError for a tokenizer that lacks what it needs.
     """
     if name not in OBJECTIVES[kind] or name == NEXT:
         raise ValueError(f"objective: {name!r} of a model that is {kind}, allowed are {', '.join(OBJECTIVES[kind])}")
+    hidden = {} if rate is None else {"rate": rate}
+    if name == "prefix" and hidden:
+        raise ValueError(f"objective: a rate of {rate:g} for 'prefix', allowed is one of mlm, mlm+nsp, span, denoise")
+    if rate is not None and not 0 < rate < 1:
+        raise ValueError(f"objective: {name} with a rate of {rate:g}, allowed are shares above 0 and below 1")
     if kind == "pairs":
-        return _PAIRS[name](lexicon, start_id)
-    return PrefixLM(lexicon) if kind == "decoder" else _ENCODERS[name](lexicon)
+        return _PAIRS[name](lexicon, start_id, **hidden)
+    return PrefixLM(lexicon) if kind == "decoder" else _ENCODERS[name](lexicon, **hidden)
 
 
 class Tasks:

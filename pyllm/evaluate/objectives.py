@@ -38,8 +38,8 @@ def measure(
     "next_loss" and "next_accuracy".
 
     name: of a model, a file or folder. asked: an objective, the one that the run learned unless given, else the kind's
-    usual one; context: that of the run unless given. The tasks are the first epoch's of seed 0. Raises DataError,
-    ValueError for an objective that the model does not learn.
+    usual one; context: that of the run unless given, and as much is hidden as there. The tasks are the first epoch's of
+    seed 0. Raises DataError, ValueError for an objective that the model does not learn.
     """
     if threads is not None:
         _core.set_threads(threads)
@@ -47,7 +47,8 @@ def measure(
     learned = learned_by(name)
     asked = asked or learned.get("name") or OBJECTIVES[kind][0]
     tokenizer, model = AutoTokenizer.from_pretrained(name), _opened(name, kind, asked)
-    poses = objective(asked, kind, Lexicon(tokenizer), getattr(model, "start_id", 0))
+    rate = learned.get("rate") if asked == learned.get("name") else None
+    poses = objective(asked, kind, Lexicon(tokenizer), getattr(model, "start_id", 0), rate)
     shards = Shards(folder, split, tokenizer=tokenizer)
     length = min(context or learned.get("context") or USUAL_LENGTH, model.context_length, shards.tokens + poses.extra)
     data = Tasks(shards, length, poses)
@@ -91,11 +92,11 @@ def _opened(name: str, kind: str, asked: str) -> Any:
 
 
 def learned_by(name: str) -> dict[str, Any]:
-    """{"name", "context"} of the objective that a run's folder says its model has learned; {} where it says none."""
+    """{"name", "context", "rate"} of what a run's folder says its model has learned; {} where it says nothing."""
     path = os.path.join(download.resolve(name), "run.json")
     values = load_json(path, _LONGEST) if os.path.isfile(path) else None
     found = values.get("objective") if isinstance(values, dict) else None
-    kinds = {"name": str, "context": int}
+    kinds = {"name": str, "context": int, "rate": float}
     found = found if isinstance(found, dict) else {}
     return {key: found[key] for key, kind in kinds.items() if isinstance(found.get(key), kind)}
 

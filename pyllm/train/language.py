@@ -41,13 +41,15 @@ def pretrain(
     callbacks: Sequence[Callback] = (),
     command: str = "",
     objective: str | None = None,
+    rate: float | None = None,
 ) -> Result:
     """A new model of a family learns from shards; the run folder then loads like any model.
 
     fields: of the configuration, in Hugging Face's names; the vocabulary is the shards' tokenizer's. context: tokens of
     a sample, the model's whole context unless given, of encoders and encoder-decoders at most 512. objective: one of
     pyllm.data.tasks.NAMES that the family can learn; decoders predict the next token, encoders masked ones, and
-    encoder-decoders cut spans unless told otherwise. Raises DataError, DoesNotFitError, TrainingError, ValueError.
+    encoder-decoders cut spans unless told otherwise. rate: the share of tokens that is hidden. Raises DataError,
+    DoesNotFitError, TrainingError, ValueError.
     """
     name, kind = chosen(family, objective), kind_of(family)
     manifest.read(shards)  # a folder that is none is refused as such, not for its tokenizer
@@ -58,7 +60,7 @@ def pretrain(
     refuse_unless_trains(family, config, arguments, length)
     model = new_for(family, name, config, arguments.seed)
     length = length if kind == "decoder" else min(length, model.context_length)
-    data, valid = samples_of(family, name, model, tokenizer, shards, length, arguments.seed)
+    data, valid = samples_of(family, name, model, tokenizer, shards, length, arguments.seed, rate)
     model.open_tokenizer = lambda: tokenizer
     facts = {"config": written(config), "data": data.shards.identity, "tokenizer": fingerprint(tokenizer)}
     facts |= {"context": length} | ({} if name == NEXT else {"objective": data.objective.facts})

@@ -46,13 +46,15 @@ def new_for(family: str, name: str, config: Any, seed: int) -> Any:
 
 
 def samples_of(
-    family: str, name: str, model: Any, tokenizer: Any, shards: str, length: int, seed: int
+    family: str, name: str, model: Any, tokenizer: Any, shards: str, length: int, seed: int, rate: float | None = None
 ) -> tuple[Any, Any]:
     """(data, validation data, None without) of an objective. Raises DataError."""
     train = Shards(shards, "train", tokenizer=tokenizer)
     if name == NEXT:
+        if rate is not None:
+            raise ValueError(f"pretrain: a rate of {rate:g} for 'next', which hides nothing; leave it out")
         return Packed(train, length, seed), validation(shards, length, seed)
-    asked = objective(name, kind_of(family), Lexicon(tokenizer), getattr(model, "start_id", 0))
+    asked = objective(name, kind_of(family), Lexicon(tokenizer), getattr(model, "start_id", 0), rate)
     data = Tasks(train, length, asked, seed)
     valid = held_out(shards)
     most = 0 if valid is None else min(length, valid.tokens + asked.extra)
