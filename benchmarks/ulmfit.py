@@ -1,7 +1,7 @@
 """Text classifiers by how many labels they have: TF-IDF, MLP, LSTM from scratch, ULMFiT; accuracy, time, size, latency.
 
 ulmfit.py DATA OUT [--labels 100,500,5000,all] [--seeds 0,1,2,3,4] [--systems tfidf,mlp,lstm,ulmfit] [--ablate 500]
-          [--steps 3000] [--general FOLDER] [--lm-epochs 10] [--pairs-epochs 6] [--classifier-steps 300]
+          [--steps 8000] [--general FOLDER] [--lm-epochs 25] [--pairs-epochs 6] [--classifier-steps 300]
           [--picture-only]
 
 DATA holds SST-2's files and the English ones (benchmarks/sst.py says which), and for ablations Multi30k's pairs. Every
@@ -115,7 +115,7 @@ def _general(folder: Path, out: Path, steps: int, known: sst.Data) -> None:
     text.train_files([*files, reviews], "word", vocab=VOCABULARY).save_pretrained(out / "tokenizer")
     if not (out / "shards").exists():
         data.prepare(files, out / "tokenizer", out / "shards", separator="blank", max_chars=10**9)
-    a = _arguments(out / "general", 5e-3, 1, per_device_train_batch_size=32, max_steps=steps, bf16=True, save_steps=100)
+    a = _arguments(out / "general", 1e-2, 1, per_device_train_batch_size=32, max_steps=steps, bf16=True, save_steps=100)
     a = replace(a, lr_scheduler_type="one_cycle", weight_decay=0.05, eval_steps=400)
     pretrain("awd-lstm", SIZES | DROPPED, str(out / "shards"), a, 64, None, [ProgressBar()])
 
@@ -216,8 +216,8 @@ def main() -> None:
     add("--seeds", default="0,1,2,3,4")
     add("--systems", default=",".join(SYSTEMS))
     add("--ablate", default="", help="labels of the ablations, none unless said")
-    add("--steps", type=int, default=3000, help="of the general language model, 2,048 tokens each")
-    add("--lm-epochs", type=float, default=10.0, help="of the reviews' language")
+    add("--steps", type=int, default=8000, help="of the general language model, 2,048 tokens each")
+    add("--lm-epochs", type=float, default=25.0, help="of the reviews' language")
     add("--pairs-epochs", type=float, default=6.0, help="of Multi30k's sentences, by translation and by next word")
     add("--classifier-steps", type=int, default=300, help="of 32 texts, at least")
     add("--general", type=Path, help="a language model to begin with")
