@@ -1,6 +1,8 @@
 """Sentences as vectors: pooled as sentence-transformers' files say, the same bits in any company; the nearest."""
 
+import copy
 import json
+import pickle
 import subprocess
 import sys
 from itertools import pairwise
@@ -59,6 +61,15 @@ def reference_vectors(reference, path, texts, modes, longest=9):
         }
         found.append(torch.cat([each for name, each in pooled.items() if name in modes]).numpy())
     return np.stack(found)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
+def test_an_encoder_is_copied_and_pickled_with_its_tokenizer(tmp_path, copied):
+    folder(tmp_path)
+    encoder = pyllm.SentenceEncoder(tmp_path)
+    other = copied(encoder)
+    assert same_bits(other.encode(TEXTS), encoder.encode(TEXTS))
+    assert other.tokenizer.files() == encoder.tokenizer.files()
 
 
 @pytest.mark.parametrize(

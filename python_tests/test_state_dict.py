@@ -1,5 +1,7 @@
 """Weights by name, in memory: transformers' models and PyTorch's parts to pyllm's and back, and what is refused."""
 
+import copy
+import pickle
 import tempfile
 from importlib import import_module
 from itertools import pairwise
@@ -266,6 +268,43 @@ def test_pickled_files_are_no_models(name, tmp_path):
     assert pyllm.AutoModelForCausalLM.from_pretrained(tmp_path / "gguf.bin").config.vocab_size == 317
     with pytest.raises(ModelFileError, match=r"no\.pt: "):
         pyllm.AutoModelForCausalLM.from_pretrained(tmp_path / "no.pt")
+
+
+def ready(kind, folder, dtype):
+    """(a model of a folder, ready to run, a call of it)."""
+    if kind == "llama grouped":
+        tiny_models.write_folder(folder, VARIANTS[kind], tiny_models.random_weights(VARIANTS[kind]))
+        model = pyllm.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        return model, lambda each: each.generate(IDS[:1, :5], max_new_tokens=6)
+    if kind == "bert":
+        tiny_encoders.theirs(kind, "TokenClassification").save_pretrained(folder)
+        model = pyllm.AutoModelForTokenClassification.from_pretrained(folder, dtype=dtype)
+        return model, lambda each: each(IDS[:, :9] % 50).logits
+    pair_models.save(kind, folder)
+    model = pyllm.AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype)
+    return model, lambda each: each(IDS[:, :9] % 50, decoder_input_ids=IDS[:, :4] % 50).logits
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ["bert", "t5", "bart", "llama grouped"])
+def test_models_are_copied_and_pickled(kind, dtype, tmp_path):
+    """Ready to run, after a call and before, and ready to learn: the same bits of a model of its own."""
+    model, call = ready(kind, tmp_path, dtype)
+    found = [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    wanted = call(model)
+    found += [copy.deepcopy(model), pickle.loads(pickle.dumps(model))]
+    assert all(np.array_equal(call(each), wanted) for each in found)
+    theirs = {id(each) for each in model.own_parameters().values()}
+    assert not theirs & {id(each) for each in found[0].own_parameters().values()}
+    assert found[0].num_parameters() == model.num_parameters()  # what is tied stays so
+    other = copy.deepcopy(model.train()).eval()
+    assert dtype != "float32" or np.array_equal(call(other), wanted)
+
+
+def test_copies_of_blocks_are_refused(tmp_path):
+    model, _ = ready("bert", tmp_path, "int8")
+    with pytest.raises(TypeError, match="copy: a weight stored as INT8, allowed are F32, F16 and BF16"):
+        copy.deepcopy(model)
 
 
 def test_names_stand_in_one_place():

@@ -89,6 +89,48 @@ def test_gradients_are_torchs(tmp_path, variant):
     assert np.allclose(norms, sorted(float(np.linalg.norm(array)) for array in exact.values()), rtol=1e-3, atol=1e-7)
 
 
+def test_hidden_states_are_transformers(tmp_path):
+    theirs, model = pair(tmp_path, "colour")
+    pixels = images("colour", 3)
+    with torch.no_grad():
+        exact = theirs(torch.tensor(pixels), output_hidden_states=True).hidden_states
+    found = model(pixels, output_hidden_states=True).hidden_states
+    assert [each.shape for each in found] == [(3, 17, 24)] * 3 == [tuple(each.shape) for each in exact]
+    for mine, other in zip(found, exact, strict=True):
+        assert np.abs(mine - other.numpy()).max() <= 1e-4 * other.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("fields", "labels"),
+    [({"num_labels": 1}, [0.5, -2.0]), ({"num_labels": 3, "problem_type": "multi_label_classification"},
+     [[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]]), ({"num_labels": 3, "problem_type": "regression"}, [[0.5, 1, 2], [3, -1, 0]])],
+)  # fmt: skip
+def test_losses_are_those_of_the_problem(tmp_path, fields, labels):
+    torch.manual_seed(1)
+    theirs = transformers.ViTForImageClassification(transformers.ViTConfig(**VARIANTS["grey"], **fields)).eval()
+    theirs.save_pretrained(tmp_path)
+    model, pixels = AutoModelForImageClassification.from_pretrained(tmp_path), images("grey", 2)
+    with torch.no_grad():
+        exact = theirs(torch.tensor(pixels), labels=torch.tensor(labels)).loss.item()
+    assert abs(float(model(pixels, labels=labels).loss) - exact) <= 1e-5 * exact
+    assert abs(model.train().loss(pixels, labels).item() - exact) <= 1e-5 * exact
+
+
+def test_gradient_checkpointing_runs_layers_again_to_the_same_bits(tmp_path):
+    _, model = pair(tmp_path, "grey")
+    pixels, found = images("grey", 3), []
+    for enable in (False, True):
+        model = AutoModelForImageClassification.from_pretrained(tmp_path).train()
+        runs, layer = [], model.layers[0]
+        model.layers[0] = lambda x, own, layer=layer, runs=runs: (runs.append(own), layer(x, own))[1]
+        if enable:
+            model.gradient_checkpointing_enable()
+        model.loss(pixels, [2, 0, 1]).backward()
+        assert len(runs) == 1 + enable
+        found.append([layer.attention.q.weight.value.grad, model.first.value.grad])
+    assert all(np.array_equal(one, other) for one, other in zip(*found, strict=True))
+
+
 def test_folders_go_both_ways(tmp_path):
     theirs, model = pair(tmp_path / "a", "colour")
     model.save_pretrained(tmp_path / "b")

@@ -52,6 +52,10 @@ class CausalLM(Adaptable, ABC):
     _program: _core.Program | None = None
     _pool: _core.Pool | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What copies and pickles take: a program and its pages are of this object alone, and made again."""
+        return {**vars(self), "_program": None, "_pool": None, "idle_cache": None}
+
     @property
     @abstractmethod
     def cache(self) -> tuple[int, int, int]:

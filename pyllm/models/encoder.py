@@ -145,12 +145,16 @@ class Encoder(Adaptable, ABC):
         x = self.watch("embedding", self.embedded(batch))
         if own is None and seen is None and not isinstance(x, Tensor) and x.size > TOGETHER and not self._adapts():
             return self._in_groups(x, batch.starts)
-        own = nn.Own(batch.starts) if own is None else own
-        seen = [] if seen is None else seen
+        return self.through(x, nn.Own(batch.starts) if own is None else own, seen)
+
+    def through(self, x: Any, own: Any, seen: list[Any] | None = None) -> Any:
+        """The last layer's rows, of what the first takes; own and seen as rows() takes them."""
         for layer in self.layers:
-            seen.append(x)
+            if seen is not None:
+                seen.append(x)
             x = checkpoint(layer, x, own) if self.is_gradient_checkpointing else layer(x, own)
-        seen.append(x)
+        if seen is not None:
+            seen.append(x)
         return x
 
     def _adapts(self) -> bool:

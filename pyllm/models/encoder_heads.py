@@ -108,15 +108,15 @@ class SequenceHead(nn.Module):
 
     def loss(self, model: Any, rows: Any, starts: Starts, targets: Any) -> Any:
         """What the configuration's problem_type says, of targets (sequences,) or (sequences, classes)."""
-        return _loss_of(model.config, self.logits(model, rows, starts), targets)
+        return loss_of(model.config, self.logits(model, rows, starts), targets)
 
     def output(self, model: Any, rows: Any, batch: Ragged, labels: Any, *seen: Any) -> HeadOutput:
         """labels: (batch,) of classes or numbers, (batch, classes) for several classes at once."""
         scores = model.watch("logits", self.logits(model, rows, batch.starts))
-        return HeadOutput(scores, None if labels is None else _loss_of(model.config, scores, labels), *seen)
+        return HeadOutput(scores, None if labels is None else loss_of(model.config, scores, labels), *seen)
 
 
-def _loss_of(c: Any, scores: Any, targets: Any) -> Any:
+def loss_of(c: Any, scores: Any, targets: Any) -> Any:
     """transformers' rule: regression for one class, classes for integers, else several classes at once."""
     wanted = np.asarray(targets)
     integers = wanted.dtype.kind in "iu"

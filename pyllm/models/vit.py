@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pyllm import nn, ops
 from pyllm.models.encoder import Encoder, LabelledConfig, Shown
-from pyllm.models.encoder_heads import HeadOutput
+from pyllm.models.encoder_heads import HeadOutput, loss_of
 from pyllm.tensor import Array
 
 _LAYER = "vit.encoder.layer.{}"
@@ -114,10 +114,8 @@ class ViT(Encoder):
 
     def logits(self, images: Any, own: Any = None, seen: list[Any] | None = None) -> Any:
         """(images, classes); own and seen as Encoder.rows takes them."""
-        x = self.watch("embedding", self.embedded(images))
         own = nn.Own(self.starts(len(images))) if own is None else own
-        for layer in self.layers:
-            x = layer(x, own)
+        x = self.through(self.watch("embedding", self.embedded(images)), own, seen)
         first = ops.take_rows(x, self.starts(len(images))[:-1].astype(np.int64))
         return self.watch("logits", self.head.score(self.norm(first)))
 
@@ -126,17 +124,23 @@ class ViT(Encoder):
         return np.arange(images + 1, dtype=np.int32) * np.int32(self.context_length)
 
     def __call__(  # type: ignore[override]
-        self, pixel_values: Any, labels: Any = None, output_attentions: bool = False
+        self, pixel_values: Any, labels: Any = None, output_attentions: bool = False, output_hidden_states: bool = False
     ) -> HeadOutput:
-        """logits (images, classes); loss of labels (images,); attentions of every layer (images, heads, rows, rows)."""
+        """logits (images, classes); loss of labels (images,), or (images, classes) for several classes at once.
+
+        attentions (images, heads, rows, rows) of every layer; hidden_states (images, rows, width), the embeddings' too.
+        """
         own = Shown(self.starts(len(pixel_values))) if output_attentions else None
-        scores = self.logits(pixel_values, own)
-        loss = None if labels is None else ops.cross_entropy(scores, np.asarray(labels).reshape(-1))
-        return HeadOutput(scores, loss, None, None if own is None else tuple(np.stack(each) for each in own.layers))
+        seen: list[Any] | None = [] if output_hidden_states else None
+        scores = self.logits(pixel_values, own, seen)
+        shape = len(pixel_values), self.context_length, -1
+        hidden = None if seen is None else tuple(ops.reshape(each, shape) for each in seen)
+        attentions = None if own is None else tuple(np.stack(each) for each in own.layers)
+        return HeadOutput(scores, None if labels is None else loss_of(self.config, scores, labels), hidden, attentions)
 
     def loss(self, tokens: Any, targets: Any, types: Any = None, **more: Any) -> Any:
-        """Mean cross-entropy in nats of targets (images,), numbers of classes; tokens: pixels."""
-        return ops.cross_entropy(self.logits(tokens), np.asarray(targets).reshape(-1))
+        """What the configuration's problem_type says, of targets as __call__ takes labels; tokens: pixels."""
+        return loss_of(self.config, self.logits(tokens), targets)
 
     def training_flops(self) -> float:
         """Of an image: it is what a run counts as a token."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import re
 import zlib
 from collections.abc import Collection, Iterator, Mapping
@@ -81,6 +82,27 @@ class Parameter:
 
     def __repr__(self) -> str:
         return f"Parameter{self.shape}"
+
+
+def packed(dtype: str, numbers: Array) -> _core.Weight:
+    """A weight of these numbers (n, k), stored as "F32", "F16" or "BF16"."""
+    weight = _core.Weight(dtype, *numbers.shape)
+    if dtype == "F16":
+        weight.fill(0, len(numbers), numbers.astype(np.float16).view(np.uint8).reshape(-1))
+    else:
+        weight.fill_floats(numbers)
+    return weight
+
+
+def _reduced(weight: _core.Weight) -> Any:
+    """What copy and pickle take of a weight: its numbers. Raises TypeError for blocks, which do not come out again."""
+    if weight.dtype not in ("F32", "F16", "BF16"):
+        found = f"a weight stored as {weight.dtype}, allowed are F32, F16 and BF16"
+        raise TypeError(f"copy: {found}; from_pretrained loads another such model")
+    return packed, (weight.dtype, weight.dequantise(0, weight.shape[0]))
+
+
+copyreg.pickle(_core.Weight, _reduced)
 
 
 class Buffer(Parameter):

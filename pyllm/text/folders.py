@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from pyllm.errors import TokenizerError, printable
@@ -105,8 +106,7 @@ def build(coder: Coder, folder: Any, name: str, defaults: Mapping[str, str] = {}
     given = folder.generation_config.get("eos_token_id")
     ends |= {i for i in (given if isinstance(given, list) else [given]) if isinstance(i, int)}
     found = Tokenizer(coder, **special, end_ids=ends, chat_template=folder.chat_template, name=name)
-    path = os.fspath(folder.path)
-    found.files = lambda: saving.copied(path)
+    found.files = partial(saving.copied, os.fspath(folder.path))
     found.typed = is_typed(folder, config)
     longest = config.get("model_max_length", most)
     if isinstance(longest, int) and not isinstance(longest, bool) and 0 < longest < LONGEST:

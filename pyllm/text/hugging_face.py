@@ -44,6 +44,9 @@ class HuggingFaceCoder:
         self.spellings = Spellings({text: i for i, (text, special) in self.added.items() if special and text})
         self.before, self.after = self._around()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HuggingFaceCoder, (self.tokenizer,)  # all else follows from it, and a lock is of one process
+
     def document(self) -> dict[str, Any]:
         """The value of tokenizer.json."""
         found: dict[str, Any] = json.loads(self.tokenizer.to_str())

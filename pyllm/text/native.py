@@ -39,6 +39,9 @@ class DescribedCoder(NativeCoder):
         greedy = [re.escape(token["content"]) for token in document["added_tokens"] if token.get("lstrip")]
         self._spaces = re.compile(rf"(?<!\s)\s+(?={'|'.join(greedy)})") if greedy else None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open_document, (self._document,)
+
     def document(self) -> dict[str, Any]:
         """The value of tokenizer.json."""
         return self._document
