@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm import nn, ops
+from pyllm.models.heads import loss_of
 from pyllm.models.ragged import Ragged, Starts
 from pyllm.nn.feedforward import ACTIVATIONS
 
@@ -108,26 +109,12 @@ class SequenceHead(nn.Module):
 
     def loss(self, model: Any, rows: Any, starts: Starts, targets: Any) -> Any:
         """What the configuration's problem_type says, of targets (sequences,) or (sequences, classes)."""
-        return _loss_of(model.config, self.logits(model, rows, starts), targets)
+        return loss_of(model.config, self.logits(model, rows, starts), targets)
 
     def output(self, model: Any, rows: Any, batch: Ragged, labels: Any, *seen: Any) -> HeadOutput:
         """labels: (batch,) of classes or numbers, (batch, classes) for several classes at once."""
         scores = model.watch("logits", self.logits(model, rows, batch.starts))
-        return HeadOutput(scores, None if labels is None else _loss_of(model.config, scores, labels), *seen)
-
-
-def _loss_of(c: Any, scores: Any, targets: Any) -> Any:
-    """transformers' rule: regression for one class, classes for integers, else several classes at once."""
-    wanted = np.asarray(targets)
-    integers = wanted.dtype.kind in "iu"
-    usual = "regression" if c.num_labels == 1 else f"{'single' if integers else 'multi'}_label_classification"
-    problem = c.problem_type or usual
-    if problem == "single_label_classification":
-        return ops.cross_entropy(scores, wanted.reshape(-1))
-    if problem == "regression":
-        wanted = wanted.reshape(scores.shape) if wanted.size == scores.size else wanted
-        return ops.mse(scores, wanted)
-    return ops.binary_cross_entropy(scores, wanted)
+        return HeadOutput(scores, None if labels is None else loss_of(model.config, scores, labels), *seen)
 
 
 class TokenHead(nn.Module):
