@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pyllm import nn, ops
 from pyllm.models.encoder import Encoder, LabelledConfig, Shown
 from pyllm.models.encoder_heads import HeadOutput
+from pyllm.models.outputs import check_return_dict
 from pyllm.tensor import Array
 
 _LAYER = "vit.encoder.layer.{}"
@@ -116,8 +117,11 @@ class ViT(Encoder):
         """(images, classes); own and seen as Encoder.rows takes them."""
         x = self.watch("embedding", self.embedded(images))
         own = nn.Own(self.starts(len(images))) if own is None else own
+        seen = [] if seen is None else seen
         for layer in self.layers:
+            seen.append(x)
             x = layer(x, own)
+        seen.append(x)
         first = ops.take_rows(x, self.starts(len(images))[:-1].astype(np.int64))
         return self.watch("logits", self.head.score(self.norm(first)))
 
@@ -126,13 +130,23 @@ class ViT(Encoder):
         return np.arange(images + 1, dtype=np.int32) * np.int32(self.context_length)
 
     def __call__(  # type: ignore[override]
-        self, pixel_values: Any, labels: Any = None, output_attentions: bool = False
+        self,
+        pixel_values: Any,
+        labels: Any = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        return_dict: bool | None = None,
     ) -> HeadOutput:
-        """logits (images, classes); loss of labels (images,); attentions of every layer (images, heads, rows, rows)."""
+        """logits (images, classes); loss of labels (images,); attentions of every layer (images, heads, rows, rows);
+        hidden_states of the embeddings and of every layer (images, rows, width)."""
+        check_return_dict(return_dict)
         own = Shown(self.starts(len(pixel_values))) if output_attentions else None
-        scores = self.logits(pixel_values, own)
+        seen: list[Any] | None = [] if output_hidden_states else None
+        scores = self.logits(pixel_values, own, seen)
         loss = None if labels is None else ops.cross_entropy(scores, np.asarray(labels).reshape(-1))
-        return HeadOutput(scores, loss, None, None if own is None else tuple(np.stack(each) for each in own.layers))
+        shape = len(pixel_values), self.context_length, -1
+        hidden = None if seen is None else tuple(ops.reshape(each, shape) for each in seen)
+        return HeadOutput(scores, loss, hidden, None if own is None else tuple(np.stack(each) for each in own.layers))
 
     def loss(self, tokens: Any, targets: Any, types: Any = None, **more: Any) -> Any:
         """Mean cross-entropy in nats of targets (images,), numbers of classes; tokens: pixels."""
