@@ -213,6 +213,7 @@ class Trainer:
         self._whole = True
         self._measure(seconds)
         rate = rows / seconds
+        self._peak = max(self._peak, rate * self._flops)  # what was measured beside other programs may be less
         speed = {"seconds": seconds, "tokens_per_second": rate, "share_of_peak": rate * self._flops / self._peak}
         log.time(self.step, **speed)
         for callback in self.callbacks:
