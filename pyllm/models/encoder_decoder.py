@@ -139,7 +139,7 @@ class EncoderDecoder(Adaptable, ABC):
 
     def row_loss(self, rows: Any, wanted: Any) -> Any:
         """Mean cross-entropy of wanted (rows,) from what the head takes (rows, width), where those are not -100."""
-        smoothing = self.config.label_smoothing if ops.noise_now() is not None else 0.0
+        smoothing = ops.smoothing_now() or (self.config.label_smoothing if ops.noise_now() is not None else 0.0)
         return ops.linear_cross_entropy(rows, self.head.weight.value, wanted, self._head_bias, smoothing)
 
     @property

@@ -151,7 +151,7 @@ class Trainer:
         self.optimizer.zero_grad()
         for i, ((ids, targets, starts), count) in enumerate(zip(batches, counts, strict=True)):
             if count:
-                with ops.noise(a.seed, self.step * len(batches) + i):
+                with ops.noise(a.seed, self.step * len(batches) + i), ops.smoothing(a.label_smoothing_factor):
                     mine = self._loss(ids, targets, starts)
                 loss += mine.item() * count / total
                 mine.backward(np.full(mine.shape, count / total, np.float32))
