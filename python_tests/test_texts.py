@@ -293,22 +293,9 @@ def test_language_models_learn_several_classes_and_numbers(language_model, tmp_p
     texts, names = rows_of()
     lines = [json.dumps({"text": t, "labels": labels(n == "pos")}) for t, n in zip(texts, names, strict=True)]
     (tmp_path / "d.jsonl").write_text("\n".join(lines) + "\n")
-    run, data = str(tmp_path / "r"), ("--data", str(tmp_path / "d.jsonl"))
-    more = (
-        "--recipe",
-        "plain",
-        "--lm-epochs",
-        "0",
-        "--drop-mult",
-        "0",
-        "--lr",
-        "2e-2",
-        "--batch",
-        "8",
-        "--epochs",
-        "24",
-    )
-    assert main.main(["finetune", str(language_model), "--task", "classify", *data, "--out", run, *more]) == 0
+    run, data, epochs = str(tmp_path / "r"), ("--data", str(tmp_path / "d.jsonl")), ("--epochs", "24")
+    more = ("--recipe", "plain", "--lm-epochs", "0", "--drop-mult", "0", "--lr", "2e-2", "--batch", "8")
+    assert main.main(["finetune", str(language_model), "--task", "classify", *data, "--out", run, *more, *epochs]) == 0
     assert ("numbers (regression)" if problem == "regression" else "several of a text") in capsys.readouterr().out
     assert json.loads((tmp_path / "r" / "classifier.json").read_text())["problem_type"] == problem
     assert main.main(["eval", run, *data, "--json"]) == 0

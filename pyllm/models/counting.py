@@ -319,20 +319,11 @@ def _tables(vocabulary: int, width: int, shared: bool) -> list[Group]:
 
 
 def transformer(
-    hidden: int,
-    encoder: int,
-    decoder: int,
-    inner: int,
-    heads: int,
-    vocabulary: int,
-    shared: bool,
-    tied: bool,
+    hidden: int, encoder: int, decoder: int, inner: int, heads: int, vocabulary: int, shared: bool, tied: bool,
     bias: bool = True,
-) -> Count:
-    """The Transformer of 2017 with so many layers on each side, biases, and a norm at the end of each side.
-
-    shared: one table for both sides; tied: the output matrix is the targets' table; bias: of layers and norms.
-    """
+) -> Count:  # fmt: skip
+    """The Transformer of 2017 with so many layers on each side and a norm at its end; bias: of layers and norms;
+    shared: one table for both sides; tied: the output matrix is the targets' table."""
     every = _encoder_layer(hidden, inner), _cross(hidden), _norm("norm", hidden)
     layer, cross, norm = (tuple(part for part in parts if bias or part.kind == "weights") for parts in every)
     found = _tables(vocabulary, hidden, shared)
