@@ -86,19 +86,19 @@ class _Texts(BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
         self.output_dir = output_dir
 
-    def _fit(self, rows: Texts, problem: str, others: dict[str, Any]) -> Any:
+    def _fit(self, rows: Texts, problem: str, others: dict[str, Any], classes: list[str] | None = None) -> Any:
         """Learn labelled texts."""
         if any(value is not None for value in others.values()):
             name, odd = type(self).__name__, ", ".join(others)
             raise TypeError(f"{name}.fit: {odd} is not known, allowed are X and y: each text counts as much")
         with tempfile.TemporaryDirectory() if self.output_dir is None else nullcontext(self.output_dir) as folder:
-            found, tokenizer = self._learned(rows, os.fspath(folder), problem)
+            found, tokenizer = self._learned(rows, os.fspath(folder), problem, classes)
         if not found.result.complete:
             raise KeyboardInterrupt
         self.model_, self.tokenizer_ = found.model, tokenizer
         return self
 
-    def _learned(self, rows: Texts, folder: str, problem: str) -> tuple[Learned, Any]:
+    def _learned(self, rows: Texts, folder: str, problem: str, classes: list[str] | None) -> tuple[Learned, Any]:
         """What came of learning, and the tokenizer."""
         new = self.pretrained is None
         name = "" if self.pretrained is None else os.fspath(self.pretrained)
@@ -111,6 +111,7 @@ class _Texts(BaseEstimator):  # type: ignore[misc]
             valid=0.0,
             pooling=self.pooling,
             problem=problem,
+            classes=classes,
         )
         arguments = self._arguments(folder, len(rows.texts), rate)
         if new:
@@ -201,8 +202,8 @@ class TextClassifier(ClassifierMixin, _Texts):  # type: ignore[misc]
             named = [f"{number}" for number in numbers]
         if len(self.classes_) < 2:
             raise ValueError(f"TextClassifier: one class only: {self.classes_.tolist()}; two classes or more")
-        rows = Texts(texts, named, [f"{i}" for i in range(len(self.classes_))])
-        return self._fit(rows, "multi_label" if several else "single_label", others)
+        names = [f"{i}" for i in range(len(self.classes_))]
+        return self._fit(Texts(texts, named), "multi_label" if several else "single_label", others, names)
 
     def predict_proba(self, X: Any) -> NDArray[np.float32]:
         """(texts, classes), in the order of classes_; rows sum to 1, but not where a text has several."""

@@ -301,7 +301,14 @@ def test_transformers_decoders_with_a_head_learn_on(tmp_path, lora, capsys):
     model, tokenizer = (
         each.from_pretrained(tmp_path / "c") for each in (AutoModelForSequenceClassification, AutoTokenizer)
     )
-    if lora:
+    if not lora:
+        theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "c").eval()
+        with torch.no_grad():
+            logits = theirs(torch.tensor([tokenizer(texts[0]).input_ids])).logits[0]
+        assert theirs.config.id2label == {0: "good", 1: "bad"} and type(theirs).__name__.startswith("LlamaForSeq")
+        np.testing.assert_allclose(probabilities(model, tokenizer, texts[:1])[0], torch.softmax(logits, -1), atol=1e-5)
+        assert main(["finetune", str(tmp_path / "c"), "--task", "classify", *data, "--out", str(tmp_path / "d")]) == 0
+    else:
         theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "m").eval()
         ids = torch.tensor([tokenizer(texts[0]).input_ids])
         wanted = torch.softmax(called(theirs, tmp_path / "c", input_ids=ids).logits[0], -1).numpy()

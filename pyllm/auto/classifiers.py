@@ -14,12 +14,14 @@ import numpy as np
 from pyllm.auto.adapter_config import base_of, head_options, read_adapter
 from pyllm.auto.adapters import SCORE, Score, load_adapter, read_score, save_adapter
 from pyllm.auto.new import ENCODERS, IMAGES, PAIRS, READ_AS
+from pyllm.auto.saving import family_of
 from pyllm.errors import ModelFileError, printable
 from pyllm.formats import download
 from pyllm.formats.encode import decode
 from pyllm.formats.encoders import PROBLEMS, labels
 from pyllm.formats.fields import Field, Raw, check_field
 from pyllm.formats.folder import Folder
+from pyllm.formats.folder_config import ARCHITECTURES
 from pyllm.formats.json_file import load_json
 from pyllm.formats.safetensors import SafeTensors
 from pyllm.formats.safetensors_writer import write_safetensors
@@ -77,12 +79,20 @@ def _named(folder: str) -> tuple[str, str]:
 
 
 def save_classifier(model: TextClassifier, path: str | os.PathLike[str]) -> None:
-    """Write the folder; the trunk's files open as a language model's do. Of an adapted trunk PEFT's folder, as it has
-    transformers' ...ForSequenceClassification. Raises ModelFileError."""
+    """Write the folder; the trunk's files open as a language model's do. Of what came from transformers'
+    ...ForSequenceClassification its folder, with an adapter PEFT's. Raises ModelFileError."""
     folder = make_folder(path)
     if model.trunk.adapters:
         score = Score(model.head.score.weight.array(), model.config.id2label, model.config.problem_type)
         save_adapter(model.trunk, folder, score=score)
+        return
+    c = model.config
+    if c.framed and (c.hidden, c.pooling) == (0, "last") and model.trunk.config.tie_word_embeddings:
+        kind = re.sub("(LMHeadModel|ForCausalLM)$", ENDING, ARCHITECTURES[family_of(model.trunk)[0]])
+        named = {"id2label": c.id2label, "label2id": {name: i for i, name in enumerate(c.classes)}}
+        told = {"architectures": [kind], **named, "problem_type": c.problem_type}
+        tensors = [tensor_of(SCORE, model.head.score.weight.array())]
+        model.trunk.save_pretrained(folder, dtype="float32", head=(told, tensors))
         return
     arrays = {name: parameter.array() for name, parameter in model.head.own_parameters().items()}
     tensors = [tensor_of(name, array) for name, array in arrays.items()]

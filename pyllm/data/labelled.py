@@ -29,12 +29,10 @@ Label = str | tuple[str, ...] | None  # a class or a number, several classes, no
 
 
 class Texts(NamedTuple):
-    """What a file holds: texts, and the label of each, None where it has none; the names of all classes in their
-    order, None: of those that labels name."""
+    """What a file holds: texts, and the label of each, None where it has none."""
 
     texts: list[str]
     labels: Sequence[Label]
-    classes: Sequence[str] | None = None
 
 
 def read_texts(path: str | os.PathLike[str], text: str | None = None, label: str | None = None) -> Texts:

@@ -40,7 +40,7 @@ def learn_encoder_texts(
     if lora is not None and settings.lm_epochs:
         asked = f"lm_epochs {settings.lm_epochs:g} with lora"
         raise ValueError(f"texts: {asked}, which leaves the encoder as it is stored; allowed is 0")
-    found = posed(rows, settings.problem, settings.valid, arguments.seed, tell)
+    found = posed(rows, settings.problem, settings.classes, settings.valid, arguments.seed, tell)
     sides = found.sides(rows.texts)
     options: dict[str, Any] = {"dtype": "float32" if lora is None else "auto", "problem_type": found.problem}
     options["id2label"] = dict(enumerate(found.classes))

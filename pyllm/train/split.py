@@ -80,14 +80,16 @@ class Posed(NamedTuple):
         return [Split([texts[i] for i in side], self.targets[side]) for side in sides]
 
 
-def posed(rows: Texts, problem: str | None, share: float, seed: int, tell: Tell) -> Posed:
-    """Labels as targets, a share of the texts held out; problem: one of PROBLEMS, None: as labels look. Raises
+def posed(
+    rows: Texts, problem: str | None, classes: Sequence[str] | None, share: float, seed: int, tell: Tell
+) -> Posed:
+    """Labels as targets, a share of the texts held out; problem and classes: as TextSettings has them. Raises
     DataError."""
     asked = problem_of(rows.labels) if problem is None else PROBLEMS[problem]
-    targets, classes = targets_of(rows.labels, asked, rows.classes)
+    targets, names = targets_of(rows.labels, asked, classes)
     train, held = split(rows, targets, share, seed)
-    tell_texts(rows, classes, (train, held), share, tell, asked)
-    return Posed(asked, targets, classes, train, held)
+    tell_texts(rows, names, (train, held), share, tell, asked)
+    return Posed(asked, targets, names, train, held)
 
 
 def tell_texts(

@@ -41,7 +41,8 @@ class TextSettings:
     model over the texts before classes are learned, 0 for none, at lm_lr; a text without a label counts here.
     lm_context: its longest piece. drop_mult: times an AWD-LSTM's dropouts. valid: share of the labelled texts held out,
     equal texts together, 0 for none. problem: what labels are: "single_label", "multi_label", "regression"; None: as
-    they look, see problems.problem_of. Others: see ClassifierConfig.
+    they look, see problems.problem_of. classes: their names in order, None: those that labels name. Others: see
+    ClassifierConfig.
     """
 
     recipe: str | Recipe = "ulmfit"
@@ -51,6 +52,7 @@ class TextSettings:
     drop_mult: float = 1.0
     valid: float = 0.1
     problem: str | None = None
+    classes: Sequence[str] | None = None
     pooling: str = "concat"
     hidden: int = 50
     dropout: float = 0.1
@@ -115,7 +117,7 @@ def learn_pretrained(
     dtype, begun = "float32" if lora is None else "auto", None
     if is_decoders(download.resolve(name)):
         begun = AutoModelForSequenceClassification.from_pretrained(name, dtype=dtype)
-        rows = rows._replace(classes=known_classes(rows.labels, begun.config.classes))
+        settings = replace(settings, classes=settings.classes or known_classes(rows.labels, begun.config.classes))
     model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype) if begun is None else begun.trunk
     refuse_adapted(name, model)
     return learn_texts(model, tokenizer, rows, arguments, settings, callbacks, tell, {"from": name}, lora, begun)
@@ -161,7 +163,7 @@ def learn_texts(
         settings = _as_transformers_has_it(settings)
     if hasattr(model.config, "dropping"):
         model.config = model.config.dropping(settings.drop_mult)
-    found = posed(rows, settings.problem, settings.valid, arguments.seed, tell)
+    found = posed(rows, settings.problem, settings.classes, settings.valid, arguments.seed, tell)
     sides = found.sides(rows.texts)
     shape = {name: getattr(settings, name) for name in ("pooling", "hidden", "dropout", "bptt", "max_len")}
     config = ClassifierConfig(tuple(found.classes), **shape, problem_type=found.problem)
