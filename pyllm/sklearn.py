@@ -1,9 +1,11 @@
-"""Text classification as a scikit-learn estimator; scikit-learn is the extra `pyllm[sklearn]`.
+"""Texts to classes or numbers as scikit-learn estimators; scikit-learn is the extra `pyllm[sklearn]`.
 
-    from pyllm.sklearn import TextClassifier
-    TextClassifier(epochs=4).fit(texts, y).predict_proba(texts)
-    cross_val_score(TextClassifier("runs/general", recipe="ulmfit"), texts, y)
-    GridSearchCV(TextClassifier("bert-base-uncased"), {"learning_rate": [2e-5, 1e-4]}).fit(texts, y)
+from pyllm.sklearn import TextClassifier
+TextClassifier(epochs=4).fit(texts, y).predict_proba(texts)
+cross_val_score(TextClassifier("runs/general", recipe="ulmfit"), texts, y)
+GridSearchCV(TextClassifier("bert-base-uncased"), {"learning_rate": [2e-5, 1e-4]}).fit(texts, y)
+TextClassifier().fit(texts, MultiLabelBinarizer().fit_transform(labels)).predict(texts)
+TextRegressor().fit(texts, numbers).score(texts, numbers)
 """
 
 from __future__ import annotations
@@ -21,32 +23,29 @@ from numpy.typing import NDArray
 from pyllm import text
 from pyllm.auto import AutoModelForSequenceClassification, AutoTokenizer, new_config, new_model
 from pyllm.data.labelled import Texts
-from pyllm.evaluate.texts import probabilities
+from pyllm.data.problems import SEVERAL
+from pyllm.evaluate.texts import logits_of, probabilities, problem_of
 from pyllm.train import TrainingArguments
 from pyllm.train.split import Learned
-from pyllm.train.texts import RATES, TextSettings, is_recurrent, learn_pretrained, learn_texts, save_texts
+from pyllm.train.texts import (
+    RATES,
+    TextSettings,
+    is_recurrent,
+    learn_pretrained,
+    learn_texts,
+    save_texts,
+    usual_epochs,
+)
 
 try:
-    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.utils.validation import check_is_fitted
 except ImportError:
     raise ImportError("pyllm.sklearn: scikit-learn is not there: pip install pyllm[sklearn]") from None
 
 
-class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Classifies texts (an iterable of str) by a language model or an encoder with a head.
-
-    pretrained: a folder, file or name of a language model or of an encoder (BERT, RoBERTa, DistilBERT, ALBERT), which
-    takes recipe and lm_epochs alone of the next; None: a new one, family "lstm" (or "gru", "rnn",
-    "awd-lstm") of embedding_size, hidden_size and num_hidden_layers, with `vocab` byte pairs learned from the texts.
-    recipe, lm_epochs, drop_mult, pooling: see pyllm.train.texts.TextSettings; a new model has no lm_epochs and is
-    "plain" unless said. epochs of at least min_steps steps of batch_size texts, AdamW at learning_rate (None: 4e-3 of
-    recurrent models, 1e-4 of others) with weight_decay. random_state: of weights, order and dropout: the same one gives
-    the same bytes. output_dir: where checkpoints stay, so that a fit that was interrupted goes on; None: nowhere.
-
-    After fit: classes_, model_, tokenizer_. Raises ValueError for X that are no texts, y that are no classes, and one
-    class only.
-    """
+class _Texts(BaseEstimator):  # type: ignore[misc]
+    """A language model or an encoder with a head, which learns something of texts (an iterable of str)."""
 
     def __init__(
         self,
@@ -87,47 +86,32 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
         self.output_dir = output_dir
 
-    def fit(self, X: Any, y: Any) -> TextClassifier:
-        """Learn the labels y (texts,) of X. Raises ValueError."""
-        texts, labels = _texts(X), np.asarray(y)
-        if labels.shape != (len(texts),):
-            raise ValueError(f"TextClassifier: y {labels.shape} for {len(texts)} texts, allowed is a label for each")
-        if not _are_classes(labels):
-            odd = f"{labels.dtype} {labels[:3].tolist()} ..."
-            raise ValueError(f"TextClassifier: Unknown label type: {odd}, allowed are texts or whole numbers alone")
-        self.classes_, numbers = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"TextClassifier: one class only: {self.classes_.tolist()}; two classes or more")
-        rows = Texts(texts, [f"{number}" for number in numbers])
+    def _fit(self, rows: Texts, problem: str, others: dict[str, Any], classes: list[str] | None = None) -> Any:
+        """Learn labelled texts."""
+        if any(value is not None for value in others.values()):
+            name, odd = type(self).__name__, ", ".join(others)
+            raise TypeError(f"{name}.fit: {odd} is not known, allowed are X and y: each text counts as much")
         with tempfile.TemporaryDirectory() if self.output_dir is None else nullcontext(self.output_dir) as folder:
-            found, tokenizer = self._learned(rows, os.fspath(folder))
+            found, tokenizer = self._learned(rows, os.fspath(folder), problem, classes)
         if not found.result.complete:
             raise KeyboardInterrupt
         self.model_, self.tokenizer_ = found.model, tokenizer
         return self
 
-    def predict_proba(self, X: Any) -> NDArray[np.float32]:
-        """(texts, classes), in the order of classes_; rows sum to 1."""
-        check_is_fitted(self)
-        return probabilities(self.model_, self.tokenizer_, _texts(X))
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """The likeliest class of each text."""
-        said = self.predict_proba(X).argmax(axis=1)
-        return np.asarray(self.classes_)[said]
-
-    def _learned(self, rows: Texts, folder: str) -> tuple[Learned, Any]:
+    def _learned(self, rows: Texts, folder: str, problem: str, classes: list[str] | None) -> tuple[Learned, Any]:
         """What came of learning, and the tokenizer."""
         new = self.pretrained is None
         name = "" if self.pretrained is None else os.fspath(self.pretrained)
         rate = RATES[new or is_recurrent(name)] if self.learning_rate is None else self.learning_rate
         settings = TextSettings(
             recipe=self.recipe or ("plain" if new else "ulmfit"),
-            lm_epochs=self.lm_epochs if self.lm_epochs is not None else 0.0 if new else 1.0,
+            lm_epochs=self.lm_epochs if self.lm_epochs is not None else 0.0 if new else usual_epochs(name),
             lm_lr=rate,
             drop_mult=self.drop_mult,
             valid=0.0,
             pooling=self.pooling,
+            problem=problem,
+            classes=classes,
         )
         arguments = self._arguments(folder, len(rows.texts), rate)
         if new:
@@ -181,6 +165,96 @@ class TextClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         tags.input_tags.string, tags.input_tags.two_d_array, tags.input_tags.one_d_array = True, False, True
         tags.no_validation = True
         return tags
+
+
+class TextClassifier(ClassifierMixin, _Texts):  # type: ignore[misc]
+    """Classifies texts (an iterable of str) by a language model or an encoder with a head.
+
+    pretrained: a folder, file or name of a language model or of an encoder (BERT, RoBERTa, DistilBERT, ALBERT), which
+    takes recipe and lm_epochs alone of the next; None: a new one, family "lstm" (or "gru", "rnn",
+    "awd-lstm") of embedding_size, hidden_size and num_hidden_layers, with `vocab` byte pairs learned from the texts.
+    recipe, lm_epochs, drop_mult, pooling: see pyllm.train.texts.TextSettings; a new model has no lm_epochs and is
+    "plain" unless said. epochs of at least min_steps steps of batch_size texts, AdamW at learning_rate (None: 4e-3 of
+    recurrent models, 1e-4 of others) with weight_decay. random_state: of weights, order and dropout: the same one gives
+    the same bytes. output_dir: where checkpoints stay, so that a fit that was interrupted goes on; None: nowhere.
+
+    After fit: classes_, model_, tokenizer_. Raises ValueError for X that are no texts, y that are no classes, and one
+    class only.
+    """
+
+    def fit(self, X: Any, y: Any, **others: Any) -> TextClassifier:
+        """Learn the labels y of X: (texts,) of classes, or (texts, classes) of 0 and 1, several of a text. Raises
+        ValueError, TypeError for others, such as sample_weight."""
+        texts, labels = _texts(X), np.asarray(y.toarray() if hasattr(y, "toarray") else y)
+        several = labels.ndim == 2 and labels.shape[1] > 1
+        labels = labels if several or labels.shape != (len(texts), 1) else labels[:, 0]
+        if len(labels.shape) != 1 + several or len(labels) != len(texts):
+            raise ValueError(f"TextClassifier: y {labels.shape} for {len(texts)} texts, allowed is a label for each")
+        if not (np.isin(labels, (0, 1)).all() if several else _are_classes(labels)):
+            odd, allowed = f"{labels.dtype} {labels[:3].tolist()} ...", "texts or whole numbers alone"
+            allowed += ", of several classes 0 and 1 in a column of each"
+            raise ValueError(f"TextClassifier: Unknown label type: {odd}, allowed are {allowed}")
+        if several:
+            self.classes_ = np.arange(labels.shape[1])
+            named: Any = [tuple(map(str, np.flatnonzero(row))) for row in labels]
+        else:
+            self.classes_, numbers = np.unique(labels, return_inverse=True)
+            named = [f"{number}" for number in numbers]
+        if len(self.classes_) < 2:
+            raise ValueError(f"TextClassifier: one class only: {self.classes_.tolist()}; two classes or more")
+        names = [f"{i}" for i in range(len(self.classes_))]
+        return self._fit(Texts(texts, named), "multi_label" if several else "single_label", others, names)
+
+    def predict_proba(self, X: Any) -> NDArray[np.float32]:
+        """(texts, classes), in the order of classes_; rows sum to 1, but not where a text has several."""
+        check_is_fitted(self)
+        return probabilities(self.model_, self.tokenizer_, _texts(X))
+
+    def predict_log_proba(self, X: Any) -> NDArray[np.float32]:
+        """The logarithms of predict_proba, finite where it rounds to 0."""
+        check_is_fitted(self)
+        logits = logits_of(self.model_, self.tokenizer_, _texts(X)).astype(np.float64)
+        if self._several():
+            return np.asarray(-np.logaddexp(0, -logits), np.float32)
+        return np.asarray(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True), np.float32)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """The likeliest class of each text; of several (texts, classes) of 0 and 1."""
+        found = self.predict_proba(X)
+        return (found > 0.5).astype(int) if self._several() else np.asarray(self.classes_)[found.argmax(axis=1)]
+
+    def _several(self) -> bool:
+        return problem_of(self.model_) == SEVERAL
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+
+class TextRegressor(RegressorMixin, _Texts):  # type: ignore[misc]
+    """Tells a number of a text (an iterable of str), by what TextClassifier takes.
+
+    After fit: model_, tokenizer_, and mean_ and scale_ of y, without which the model's numbers are. Raises ValueError
+    for X that are no texts, y that are no numbers.
+    """
+
+    def fit(self, X: Any, y: Any, **others: Any) -> TextRegressor:
+        """Learn the numbers y (texts,) of X. Raises ValueError, TypeError for others, such as sample_weight."""
+        texts, numbers = _texts(X), np.asarray(y)
+        numbers = numbers[:, 0] if numbers.shape == (len(texts), 1) else numbers
+        if numbers.shape != (len(texts),) or numbers.dtype.kind not in "biuf" or not np.isfinite(numbers).all():
+            found = f"y {numbers.dtype} {numbers.shape} for {len(texts)} texts"
+            raise ValueError(f"TextRegressor: {found}, allowed is a finite number for each")
+        self.mean_, self.scale_ = float(numbers.mean()), float(numbers.std()) or 1.0
+        named = [repr(float(each)) for each in (numbers - self.mean_) / self.scale_]
+        return self._fit(Texts(texts, named), "regression", others)
+
+    def predict(self, X: Any) -> NDArray[np.float64]:
+        """(texts,)."""
+        check_is_fitted(self)
+        found = probabilities(self.model_, self.tokenizer_, _texts(X))[:, 0]
+        return np.asarray(self.mean_ + self.scale_ * found.astype(np.float64))
 
 
 def _are_classes(labels: NDArray[Any]) -> bool:

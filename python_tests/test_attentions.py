@@ -52,6 +52,26 @@ def test_causal_attentions_are_transformers(tmp_path, name):
         assert np.abs(mine.sum(axis=-1, dtype=np.float64) - 1).max() <= 1e-6
 
 
+def test_outputs_are_asked_by_name_too(tmp_path):
+    causal = pyllm.AutoModelForCausalLM.from_pretrained(folder_of(tmp_path / "m", CAUSAL["gpt2"]))
+    pairs = pyllm.AutoModelForSeq2SeqLM.from_pretrained(pair_models.save("bart", tmp_path / "b")[1])
+    bert = pyllm.AutoModel.from_config(new_config("bert", hidden_size=8, num_attention_heads=2, num_hidden_layers=1,
+                                                  intermediate_size=8, vocab_size=50)).eval()  # fmt: skip
+    ids = np.array([[5, 7, 2]])
+    for model, more, name in ((causal, {}, "logits"), (pairs, {"labels": ids}, "loss"), (bert, {}, "pooler_output")):
+        out = model(ids, return_dict=True, **more)
+        assert out[name] is getattr(out, name) and out[0] is next(iter(out)) and len(out[:2]) == 2
+        for missing in ("attentions", "_fields", "x"):
+            with pytest.raises(KeyError, match=f"no '{missing}'; it has "):
+                out[missing]
+        with pytest.raises(ValueError, match="return_dict is False, allowed is True"):
+            model(ids, return_dict=False, **more)
+    out = causal.generate(ids, max_new_tokens=2, return_dict_in_generate=True)
+    assert out["sequences"] is out.sequences
+    with pytest.raises(KeyError, match="no 'scores'"):
+        out["scores"]
+
+
 def test_what_a_mask_hides_neither_looks_nor_is_seen(tmp_path):
     model = pyllm.AutoModelForCausalLM.from_pretrained(folder_of(tmp_path / "m", CAUSAL["gpt2"]))
     ids = np.random.default_rng(1).integers(0, 317, (2, 9))

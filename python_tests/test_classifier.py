@@ -13,16 +13,27 @@ import torch
 import transformers
 from gradient_checks import parity
 from kernel_checks import random, same_bits, threads
+from lora_torch import called
 
 import pyllm
 from pyllm import ops
-from pyllm.auto import AutoModelForCausalLM, AutoModelForSequenceClassification, new_config, new_model
+from pyllm.auto import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    new_config,
+    new_model,
+)
 from pyllm.auto.classifiers import save_classifier
 from pyllm.cli.main import main
+from pyllm.data.labelled import Texts
 from pyllm.errors import ModelFileError
+from pyllm.evaluate.texts import probabilities
 from pyllm.models.classifier import ClassifierConfig, TextClassifier
 from pyllm.models.reading import read
 from pyllm.optim import AdamW
+from pyllm.train import LoraConfig, TrainingArguments
+from pyllm.train.texts import TextSettings, finetune_texts
 
 TINY = {
     "awd-lstm": {"embedding_size": 8, "hidden_size": 12, "num_hidden_layers": 2},
@@ -195,7 +206,7 @@ def test_folders_give_back_the_classifier_and_damaged_ones_are_refused(tmp_path)
         ({"classes": ["a"]}, "classes"), ({"classes": ["a", "a", "b"]}, "classes"), ({"classes": [1, 2]}, "classes"),
         ({"pooling": "sum"}, "pooling"), ({"hidden": 6}, "tensor"), ({"hidden": -1}, "hidden"), ({"bptt": 0}, "bptt"),
         ({"dropout": 1.0}, "dropout"), ({"format": "x"}, "format"), ({"version": 2}, "version"),
-        ({"max_len": None}, "max_len"),
+        ({"max_len": None}, "max_len"), ({"problem_type": ["a"]}, "problem_type"),
     ):  # fmt: skip
         (tmp_path / "classifier.json").write_text(json.dumps(good | change))
         with pytest.raises(ModelFileError, match=found):
@@ -229,8 +240,10 @@ def test_transformers_decoders_with_a_head_are_read(tmp_path, kind, capsys):
     assert main(["predict", str(tmp_path), text, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["predictions"] == [names[int(wanted.argmax())]]
     assert call.model.config.max_len == max(1440, config.max_position_embeddings)  # transformers cuts nothing
-    with pytest.raises(ValueError, match="function_to_apply 'none', allowed of this model is None"):
-        call([text], function_to_apply="none")
+    theirs_call = transformers.pipeline("text-classification", str(tmp_path), top_k=None)
+    for function in ("none", "sigmoid", None):
+        pairs = zip(*(c([text], function_to_apply=function)[0] for c in (call, theirs_call)), strict=True)
+        assert all(a["label"] == b["label"] and abs(a["score"] - b["score"]) < 1e-5 for a, b in pairs), function
     save_classifier(call.model, tmp_path / "again")
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "again")
     assert again.config == call.model.config and again.config.framed
@@ -238,8 +251,72 @@ def test_transformers_decoders_with_a_head_are_read(tmp_path, kind, capsys):
         AutoModelForCausalLM.from_pretrained(tmp_path)
     about = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(about | {"problem_type": "multi_label_classification"}))
+    theirs_call = transformers.pipeline("text-classification", str(tmp_path), top_k=None)
+    found = pyllm.pipeline("text-classification", str(tmp_path), dtype="float32", top_k=None)([text])[0]
+    assert max(abs(a["score"] - b["score"]) for a, b in zip(found, theirs_call([text])[0], strict=True)) < 1e-5
+    assert main(["predict", str(tmp_path), text, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["predictions"] == [[names[i] for i, p in enumerate(facts["probabilities"][0]) if p > 0.5]]
+    (tmp_path / "config.json").write_text(json.dumps(about | {"problem_type": "several"}))
     with pytest.raises(ModelFileError, match="problem_type"):
         AutoModelForSequenceClassification.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("lora", (False, True))
+def test_transformers_decoders_with_a_head_learn_on(tmp_path, lora, capsys):
+    """From what they know, also of numbers and of other classes; an adapter of one is PEFT's."""
+    config = transformers.LlamaConfig(
+        **HEADED["Llama"] | {"vocab_size": 317, "pad_token_id": 0}, id2label={0: "good", 1: "bad"}
+    )
+    torch.manual_seed(0)
+    transformers.LlamaForSequenceClassification(config).eval().save_pretrained(tmp_path / "m")
+    tiny_tokenizers.write_json(tmp_path / "m", 317)
+    before = AutoModelForSequenceClassification.from_pretrained(tmp_path / "m").head.score.weight.array()
+    texts = [f"{'lazy' if i % 2 else 'quick'} fox" for i in range(24)]
+    arguments = {"per_device_train_batch_size": 8, "num_train_epochs": 1, "learning_rate": 0.0, "weight_decay": 0.0}
+    settings = TextSettings(recipe="plain", lm_epochs=0.0, valid=0.0)
+    named, three = [("bad", "good")[i % 2] for i in range(24)], ["abc"[i % 3] for i in range(24)]
+    for labels, problem, classes in (
+        (named, "single_label", ("good", "bad")), (three, "single_label", ("a", "b", "c")),
+        ([f"{i % 2}.5" for i in range(24)], "regression", ("LABEL_0",)),
+        ([("bad",) if i % 2 else () for i in range(24)], "multi_label", ("good", "bad")),
+    ):  # fmt: skip
+        out = tmp_path / f"{problem}-{len(classes)}"
+        adapter = {"lora": LoraConfig(2, 4)} if lora else {}
+        finetune_texts(
+            str(tmp_path / "m"), Texts(texts, labels), TrainingArguments(str(out), **arguments), settings, **adapter
+        )
+        again = AutoModelForSequenceClassification.from_pretrained(out)
+        assert again.config.classes == classes and again.config.framed and again.config.problem_type.startswith(problem)
+        assert (len(classes) == 2) == np.array_equal(again.head.score.weight.array()[:2], before)
+    assert probabilities(again, AutoTokenizer.from_pretrained(out), texts).shape == (24, 2)
+    lines = [json.dumps({"text": text, "label": name}) for text, name in zip(texts, named, strict=True)]
+    (tmp_path / "d.jsonl").write_text("\n".join(lines))
+    run, data = ["--out", str(tmp_path / "c")], ["--data", str(tmp_path / "d.jsonl")]
+    more = ["--lr", "1e-2", "--epochs", "8", "--batch", "8", *(["--lora", "4"] if lora else [])]
+    assert main(["finetune", str(tmp_path / "m"), "--task", "classify", "--recipe", "plain", *data, *run, *more]) == 0
+    capsys.readouterr()
+    assert main(["eval", str(tmp_path / "c"), *data, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["accuracy"] == 1
+    model, tokenizer = (
+        each.from_pretrained(tmp_path / "c") for each in (AutoModelForSequenceClassification, AutoTokenizer)
+    )
+    if not lora:
+        theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "c").eval()
+        with torch.no_grad():
+            logits = theirs(torch.tensor([tokenizer(texts[0]).input_ids])).logits[0]
+        assert theirs.config.id2label == {0: "good", 1: "bad"} and type(theirs).__name__.startswith("LlamaForSeq")
+        np.testing.assert_allclose(probabilities(model, tokenizer, texts[:1])[0], torch.softmax(logits, -1), atol=1e-5)
+        assert main(["finetune", str(tmp_path / "c"), "--task", "classify", *data, "--out", str(tmp_path / "d")]) == 0
+    else:
+        theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "m").eval()
+        ids = torch.tensor([tokenizer(texts[0]).input_ids])
+        wanted = torch.softmax(called(theirs, tmp_path / "c", input_ids=ids).logits[0], -1).numpy()
+        np.testing.assert_allclose(probabilities(model, tokenizer, texts[:1])[0], wanted, atol=1e-5)
+    with pytest.raises(
+        ValueError, match="lm_epochs 1, pooling concat with lora or a head of transformers; allowed are 0"
+    ):
+        finetune_texts(str(tmp_path / "m"), Texts(texts, named), TrainingArguments(str(tmp_path / "x")))
 
 
 def test_families_without_the_head_say_which_have_it(tmp_path):

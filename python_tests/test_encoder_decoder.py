@@ -25,6 +25,7 @@ KINDS = {
     "post-norm": ("transformer", TRANSFORMER),
     "pre-norm": ("transformer", TRANSFORMER | {"norm_first": True, "activation": "gelu", "tie_word_embeddings": False}),
     "tables apart": ("transformer", TRANSFORMER | {"share_encoder_decoder_embeddings": False}),
+    "no biases": ("transformer", TRANSFORMER | {"bias": False, "norm_first": True, "activation": "gelu"}),
     "none": ("seq2seq", SEQ2SEQ | {"attention": "none", "cell": "gru", "bidirectional": False}),
     "dot": ("seq2seq", SEQ2SEQ | {"attention": "dot"}),
     "plain cells": ("seq2seq", SEQ2SEQ | {"attention": "dot", "cell": "tanh", "tie_word_embeddings": True,
@@ -71,7 +72,7 @@ class Torch(torch.nn.Module):
         c = model.config
         self.transformer = torch.nn.Transformer(
             c.d_model, c.nhead, c.num_encoder_layers, c.num_decoder_layers, c.dim_feedforward, 0.0, c.activation,
-            batch_first=True, norm_first=c.norm_first, dtype=torch.float64,
+            batch_first=True, norm_first=c.norm_first, bias=c.bias, dtype=torch.float64,
         )  # fmt: skip
         state = {name: torch.tensor(array, dtype=torch.float64) for name, array in model.state_dict().items()}
         inner = {n: a for n, a in state.items() if n.startswith(("encoder.", "decoder."))}
@@ -101,7 +102,7 @@ class Torch(torch.nn.Module):
 
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor:UserWarning")
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
-@pytest.mark.parametrize("kind", ["post-norm", "pre-norm", "tables apart"])
+@pytest.mark.parametrize("kind", ["post-norm", "pre-norm", "tables apart", "no biases"])
 def test_the_transformer_is_torchs_by_its_names(kind):
     """Logits and every gradient of a ragged batch, and nn.Transformer's own state_dict loads."""
     model, (sources, targets) = model_of(kind), pairs()
@@ -126,7 +127,8 @@ def test_the_transformer_is_torchs_by_its_names(kind):
         near(mine[f"{path}.feed_forward.up.weight"], grads[f"{path}.linear1.weight"])
         near(mine[f"{path}.feed_forward_norm.weight"], grads[f"{path}.norm{2 if side == 'encoder' else 3}.weight"])
     near(mine["source_embedding.weight"], theirs.source.grad.numpy())
-    near(mine["decoder.norm.bias"], grads["decoder.norm.bias"])
+    last = "decoder.norm.bias" if model.config.bias else "decoder.norm.weight"
+    near(mine[last], grads[last])
     other = model_of(kind, seed=1)
     other.load_state_dict(theirs.transformer.state_dict())
     for name, array in other.state_dict().items():

@@ -14,6 +14,7 @@ from tiny_sentence_pieces import TEXTS, lines, trained
 import pyllm
 from pyllm.errors import ModelFileError, TokenizerError
 from pyllm.evaluate.translation import source_of
+from pyllm.models.encoder_decoder import EncoderDecoder
 from pyllm.text import sentence_piece
 
 T5 = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
@@ -164,7 +165,7 @@ def test_sources_of_mbart_bear_their_language(tmp_path, family):
 
 
 @pytest.mark.parametrize("family", ["mbart alone", "mbart50"])
-def test_languages_are_chosen(tmp_path, family, capsys):
+def test_languages_are_chosen(tmp_path, family, capsys, monkeypatch):
     """As transformers' src_lang and tgt_lang, of a folder's model of pieces and of its tokenizer.json."""
     theirs = peer(family, tmp_path)
     theirs.src_lang, theirs.tgt_lang = "fr_XX", "ro_RO"
@@ -191,6 +192,13 @@ def test_languages_are_chosen(tmp_path, family, capsys):
     capsys.readouterr()
     assert run(tmp_path, "translate", "@", "the house", *words) == 0
     assert capsys.readouterr().out.split() == wanted.split()
+    about = json.loads((tmp_path / "config.json").read_text())
+    begun = {"decoder_start_token_id": theirs.convert_tokens_to_ids("ro_RO")}
+    (tmp_path / "config.json").write_text(json.dumps(about | begun))
+    asked, seen = EncoderDecoder.cross_weights, []
+    monkeypatch.setattr(EncoderDecoder, "cross_weights", lambda self, *ids: (seen.append(ids), asked(self, *ids))[1])
+    assert run(tmp_path, "translate", "@", "the house", *words, "--plot-attention", str(tmp_path / "a.svg")) == 0
+    assert seen[0][1][0] == forced["forced_bos_token_id"]  # and not the language that the model's targets begin with
     with pytest.raises(TokenizerError, match="tgt_lang is 'deu'; one of ar_AR, cs_CZ, de_DE"):
         call("the house", tgt_lang="deu")
 

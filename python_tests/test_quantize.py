@@ -171,6 +171,8 @@ def test_the_verb(model, tmp_path, capsys):
     assert "q.gguf: exists already; another name, or overwrite" in capsys.readouterr().err
     assert main.main(["quantize", str(model), str(out), "Q4_0", "--overwrite", "--check"]) == 0
     assert "F32 -> Q4_0" in capsys.readouterr().out
+    assert main.main(["quantize", str(model), str(out), "--overwrite", "--check", "Q8_0"]) == 0  # flags anywhere
+    assert "F32 -> Q8_0" in capsys.readouterr().out
     folder = tiny_models.write_folder(tmp_path / "m", tiny_models.llama_config(), {})
     assert main.main(["quantize", str(folder), str(out), "Q4_0"]) == 2
     assert "`pyllm convert` makes a GGUF file of it" in capsys.readouterr().err

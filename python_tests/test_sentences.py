@@ -148,6 +148,30 @@ def test_dense_layers_over_the_vector(tmp_path, sizes, act, bias, normalize, dty
     assert same_bits(found, np.stack([encoder.encode(text) for text in TEXTS]))
 
 
+def test_a_norm_over_the_vector_and_dropout(tmp_path):
+    reference = folder(tmp_path, normalize=True)
+    dense = with_dense(tmp_path, (32, 12), torch.nn.Tanh(), True)
+    norm = torch.nn.LayerNorm(12)
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    (tmp_path / "4_LayerNorm").mkdir()
+    tensors = {f"norm.{name}": tensor for name, tensor in norm.state_dict().items()}
+    safetensors.torch.save_file(tensors, tmp_path / "4_LayerNorm/model.safetensors")
+    modules = json.loads((tmp_path / "modules.json").read_text())
+    kinds = [{"path": f"{i}_{kind}", "type": KINDS + kind} for i, kind in ((3, "Dropout"), (4, "LayerNorm"))]
+    write(tmp_path, "modules.json", [*modules[:3], *kinds, *modules[3:]])
+    write(tmp_path, "4_LayerNorm/config.json", {"dimension": 0})
+    with pytest.raises(ModelFileError, match="'dimension': 0; 1 to"):
+        pyllm.SentenceEncoder(tmp_path)
+    write(tmp_path, "4_LayerNorm/config.json", {"dimension": 32})
+    with pytest.raises(ModelFileError, match=r"'norm.weight' is \[12\], expected \[32\]"):
+        pyllm.SentenceEncoder(tmp_path)
+    write(tmp_path, "4_LayerNorm/config.json", {"dimension": 12})
+    wanted = norm(dense(torch.tensor(reference_vectors(reference, tmp_path, TEXTS, ("mean_tokens",)))))
+    wanted = torch.nn.functional.normalize(wanted).detach().numpy()
+    found = pyllm.SentenceEncoder(tmp_path).encode(TEXTS)
+    assert np.abs(found - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
 def test_dense_layers_that_do_not_fit_are_named(tmp_path):
     folder(tmp_path, modes=("mean_tokens", "cls_token"))
     with_dense(tmp_path, (32, 12), torch.nn.Tanh(), True)

@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pytest
+import scipy.sparse
 from kernel_checks import same_bits
 from sklearn import metrics as theirs
 from sklearn.base import clone
@@ -20,6 +21,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import estimator_checks
 from test_learner import Watch
 
+import pyllm
 from pyllm import text
 from pyllm.auto import new_config, new_model
 from pyllm.cli import main
@@ -29,7 +31,7 @@ from pyllm.errors import DataError, ModelFileError
 from pyllm.evaluate import metrics
 from pyllm.evaluate.baseline import fit_baseline, open_baseline
 from pyllm.evaluate.texts import probabilities
-from pyllm.sklearn import TextClassifier
+from pyllm.sklearn import TextClassifier, TextRegressor
 from pyllm.train import TrainingArguments
 from pyllm.train.split import split, tell_texts
 from pyllm.train.texts import TextSettings, finetune_texts
@@ -88,13 +90,10 @@ def test_texts_are_read_from_tables_objects_and_lines(tmp_path):
     assert read_texts(tmp_path / "t.txt") == Texts(["one", "two"], [None, None])
 
 
-def test_several_labels_and_numbers_are_read_and_language_models_refuse_them(language_model, tmp_path):
+def test_several_labels_and_numbers_are_read(tmp_path):
     lines = '{"text": "a", "labels": ["x", 2]}\n{"text": "b", "labels": []}\n'
     (tmp_path / "a.jsonl").write_text(lines + '{"text": "c"}\n{"text": "d", "labels": 1.5}\n')
     assert read_texts(tmp_path / "a.jsonl") == Texts(["a", "b", "c", "d"], [("x", "2"), (), None, "1.5"])
-    for labels, problem in (([("x",), None], "multi_label_class"), (["1.5", "2"], "regression")):
-        with pytest.raises(ValueError, match=f"problem {problem}.*encoders learn the others"):
-            finetune_texts(str(language_model), Texts(["a", "b"], labels), TrainingArguments(str(tmp_path / "r")))
     with pytest.raises(ValueError, match="problem is 'x', allowed are single_label, multi_label, regression"):
         TextSettings(problem="x")
 
@@ -286,9 +285,34 @@ def test_a_very_long_text_is_read(run):
     assert probabilities(model, tokenizer, []).shape == (0, 2)
 
 
-def estimator(**more):
+@pytest.mark.parametrize(("labels", "problem", "score"), (
+    (lambda good: ["kind", "text"] if good else ["text"], "multi_label_classification", "f1_micro"),
+    (lambda good: 1.5 if good else -0.5, "regression", "pearson"),
+))  # fmt: skip
+def test_language_models_learn_several_classes_and_numbers(language_model, tmp_path, capsys, labels, problem, score):
+    texts, names = rows_of()
+    lines = [json.dumps({"text": t, "labels": labels(n == "pos")}) for t, n in zip(texts, names, strict=True)]
+    (tmp_path / "d.jsonl").write_text("\n".join(lines) + "\n")
+    run, data, epochs = str(tmp_path / "r"), ("--data", str(tmp_path / "d.jsonl")), ("--epochs", "24")
+    more = ("--recipe", "plain", "--lm-epochs", "0", "--drop-mult", "0", "--lr", "2e-2", "--batch", "8")
+    assert main.main(["finetune", str(language_model), "--task", "classify", *data, "--out", run, *more, *epochs]) == 0
+    assert ("numbers (regression)" if problem == "regression" else "several of a text") in capsys.readouterr().out
+    assert json.loads((tmp_path / "r" / "classifier.json").read_text())["problem_type"] == problem
+    assert main.main(["eval", run, *data, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found[score] > 0.9 and "majority" not in found
+    assert main.main(["predict", run, "great fun a b", "no fun a b", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["predictions"]
+    (best, *_), (least, *_) = pyllm.pipeline("text-classification", run, top_k=None)(["great fun a b", "no fun a b"])
+    if problem == "regression":
+        assert abs(said[0] - 1.5) < 0.5 and abs(said[1] + 0.5) < 0.5 and abs(best["score"] - said[0]) < 1e-5
+    else:
+        assert said == [["kind", "text"], ["text"]] and best["score"] > 0.5 and least["label"] == "text"
+
+
+def estimator(kind=TextClassifier, **more):
     sizes = {"embedding_size": 16, "hidden_size": 16, "vocab": 320, "min_steps": 80, "batch_size": 8}
-    return TextClassifier(**(sizes | {"learning_rate": 1e-2, "epochs": 1} | more))
+    return kind(**(sizes | {"learning_rate": 1e-2, "epochs": 1} | more))
 
 
 def test_the_estimator_learns_in_scikit_learns_ways(language_model):
@@ -303,10 +327,40 @@ def test_the_estimator_learns_in_scikit_learns_ways(language_model):
     assert pickle.loads(pickle.dumps(estimator(vocab=300))).get_params()["vocab"] == 300
     pipe = make_pipeline(FunctionTransformer(lambda rows: [each.upper() for each in rows]), estimator(min_steps=20))
     assert cross_val_score(pipe, texts, y, cv=2).mean() > 0.6
+    logs = model.predict_log_proba(texts)
+    assert logs.dtype == np.float32 and np.allclose(np.exp(logs), model.predict_proba(texts), atol=1e-6)
     tuned = (
         estimator(pretrained=str(language_model)).set_params(lm_epochs=0, recipe="plain").fit(texts, np.arange(60) % 3)
     )
     assert tuned.predict_proba(texts).shape == (60, 3) and tuned.get_params()["recipe"] == "plain"
+
+
+def test_estimators_learn_several_classes_and_numbers():
+    texts, names = rows_of()
+    good = np.array(names) == "pos"
+    y = np.stack([good, np.ones(60), np.zeros(60), ~good], axis=1).astype(int)
+    for given in (y, scipy.sparse.csr_matrix(y)):
+        model = estimator(min_steps=80 if given is y else 1).fit(texts, given)
+        assert model.predict(texts).shape == (60, 4) and model.classes_.tolist() == [0, 1, 2, 3]
+        logs = model.predict_log_proba(texts)
+        assert np.allclose(np.exp(logs), model.predict_proba(texts), atol=1e-6) and np.isfinite(logs).all()
+        if given is y:
+            assert model.score(texts, y) > 0.9 and cross_val_score(estimator(min_steps=1), texts, y, cv=2).shape == (2,)
+    numbers = 1e5 + 2e4 * good
+    found = estimator(kind=TextRegressor).fit(texts, numbers)
+    assert found.score(texts, numbers) > 0.9 and 0.9e5 < found.predict(texts[:1])[0] < 1.3e5
+    assert same_bits(pickle.loads(pickle.dumps(found)).predict(texts[:5]), found.predict(texts[:5]))
+    for kind, labels, error in (
+        (TextClassifier, y / 2, "Unknown label type"),
+        (TextClassifier, y[:5], r"y \(5, 4\)"),
+        (TextRegressor, names, "a finite number"),
+        (TextRegressor, y, r"\(60, 4\)"),
+    ):
+        with pytest.raises(ValueError, match=error):
+            estimator(kind=kind).fit(texts, labels)
+    for kind in (TextClassifier, TextRegressor):
+        with pytest.raises(TypeError, match=f"{kind.__name__}.fit: sample_weight is not known, allowed are X and y"):
+            estimator(kind=kind).fit(texts, good, sample_weight=numbers)
 
 
 def test_the_estimator_passes_the_checks_that_apply_and_refuses_other_input():
@@ -316,7 +370,8 @@ def test_the_estimator_passes_the_checks_that_apply_and_refuses_other_input():
         "check_valid_tag_types", "check_estimator_get_tags_default_keys",
     ):  # fmt: skip
         if hasattr(estimator_checks, check):
-            getattr(estimator_checks, check)("TextClassifier", TextClassifier())
+            for kind in (TextClassifier, TextRegressor):
+                getattr(estimator_checks, check)(kind.__name__, kind())
     texts, y = rows_of(8)
     with pytest.raises(NotFittedError):
         estimator().predict(texts)

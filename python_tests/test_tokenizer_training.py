@@ -180,6 +180,12 @@ def test_ids_and_texts_equal_those_of_transformers(trained, kind, extra, tmp_pat
         assert found.encode(text) == trained[kind].encode(text)
         for skip in (False, True):
             assert found.decode(ids, skip_special_tokens=skip) == other.decode(ids, skip_special_tokens=skip)
+        if kind != "bpe" and END not in text and "<" not in text:
+            spans = {"return_offsets_mapping": True}
+            assert found(text, **spans).offset_mapping == other(text, **spans).offset_mapping
+    cut = {"truncation": True, "max_length": 2, "return_offsets_mapping": True}
+    if kind != "bpe":
+        assert found(TEXTS[0], **cut).offset_mapping == other(TEXTS[0], **cut).offset_mapping
     messages = [{"role": "user", "content": "the <|im_end|> river"}, {"role": "assistant", "content": "ran"}]
     assert found.apply_chat_template(messages, tokenize=False) == other.apply_chat_template(messages, tokenize=False)
     assert found.apply_chat_template(messages).count(2) == 2

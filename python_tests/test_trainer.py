@@ -6,12 +6,26 @@ import math
 import signal
 import threading
 
+import numpy as np
 import pytest
 import tiny_training as tiny
+import torch
 from tiny_training import end_of, trainer
+from transformers.trainer_pt_utils import LabelSmoother
 
-from pyllm import _core
-from pyllm.train import Callback, Checkpoints, Log, Trainer, TrainingError, read, read_checkpoint
+from pyllm import _core, ops
+from pyllm.auto import new_config, new_model
+from pyllm.models.classifier import ClassifierConfig, TextClassifier
+from pyllm.train import (
+    Callback,
+    Checkpoints,
+    Log,
+    Trainer,
+    TrainingArguments,
+    TrainingError,
+    read,
+    read_checkpoint,
+)
 
 CASES = [
     ("packed", "fp32", 1, "cosine"),
@@ -49,6 +63,41 @@ def interrupt(owner, name, at, after, patch):
         return found
 
     patch.setattr(owner, name, call)
+
+
+def test_labels_are_smoothed_as_transformers_smooths_them(tmp_path):
+    """Of language models, of encoder-decoders in place of their own, of classifiers; validation without."""
+    data, pair = tiny.Random(), new_config("transformer", vocab_size=50, d_model=8, nhead=2, num_encoder_layers=1,
+                                           num_decoder_layers=1, dim_feedforward=8, dropout=0.0)  # fmt: skip
+    run = trainer(
+        tmp_path, data, valid=data, label_smoothing_factor=0.3, max_steps=1, learning_rate=0.0, weight_decay=0
+    )
+    ids, targets, _ = data.batch(0, 2)
+    result = run.train()
+
+    def smoothed(logits, wanted, factor=0.3):
+        out = {"logits": torch.tensor(np.asarray(logits, np.float32))}
+        return LabelSmoother(epsilon=factor)(out, torch.tensor(np.asarray(wanted, np.int64))).item()
+
+    logits = np.concatenate([run.model.eval()(row).logits for row in ids.reshape(2, -1)])
+    order = data.batch(0, 12)
+    losses = [read(tmp_path)[0]["loss"], smoothed(logits, targets.reshape(2, -1))]
+    every = np.concatenate([run.model(row).logits for row in order.ids.reshape(12, -1)])
+    losses += [result.valid_loss, smoothed(every, order.targets.reshape(12, -1), 0.0)]
+    model = new_model(pair)
+    with ops.smoothing(0.3), ops.documents(np.array([0, 3, 6])):
+        losses.append(model.loss(np.array([4, 5, 6, 0, 7, 8]), np.array([-100] * 3 + [7, 8, 0])).item())
+    losses.append(
+        smoothed(model.eval()(np.array([[4, 5, 6]]), decoder_input_ids=np.array([[0, 7, 8]])).logits, [[7, 8, 0]])
+    )
+    classifier = TextClassifier(tiny.model(), ClassifierConfig(("a", "b", "c"), "last", 0)).train()
+    with ops.smoothing(0.3):
+        losses.append(classifier.loss(np.array([[4, 5, 6]]), np.array([2])).item())
+    losses.append(smoothed(classifier.eval().logits([np.array([4, 5, 6], np.int32)]), [2]))
+    assert np.allclose(losses[::2], losses[1::2], rtol=1e-4), losses
+    with pytest.raises(ValueError, match="label_smoothing_factor is 1, allowed is 0 up to"):
+        trainer(tmp_path / "x", data, label_smoothing_factor=1)
+    assert "label_smoothing_factor" not in TrainingArguments("x").binding()
 
 
 @pytest.fixture(autouse=True)

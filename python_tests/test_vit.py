@@ -51,10 +51,14 @@ def test_answers_are_transformers(tmp_path, variant):
     theirs, model = pair(tmp_path, variant)
     pixels = images(variant)
     with torch.no_grad():
-        exact = theirs(torch.tensor(pixels), labels=torch.tensor([0, 1, 2, 1, 0]), output_attentions=True)
-    found = model(pixels, labels=[0, 1, 2, 1, 0], output_attentions=True)
+        exact = theirs(torch.tensor(pixels), labels=torch.tensor([0, 1, 2, 1, 0]), output_attentions=True,
+                       output_hidden_states=True)  # fmt: skip
+    found = model(pixels, labels=[0, 1, 2, 1, 0], output_attentions=True, output_hidden_states=True, return_dict=True)
     assert relative(found.logits, exact.logits.numpy()) <= 1e-4 and abs(float(found.loss) - float(exact.loss)) < 1e-4
-    assert len(found.attentions) == len(exact.attentions)
+    assert len(found.attentions) == len(exact.attentions) and found["logits"] is found.logits
+    assert len(found.hidden_states) == len(exact.hidden_states)
+    for mine, other in zip(found.hidden_states, exact.hidden_states, strict=True):
+        assert mine.shape == other.shape and np.abs(mine - other.numpy()).max() <= 1e-4 * np.abs(other.numpy()).max()
     for mine, other in zip(found.attentions, exact.attentions, strict=True):
         assert np.abs(mine - other.numpy()).max() <= 1e-5
     assert model.config.id2label == CLASSES

@@ -48,7 +48,7 @@ class Score(NamedTuple):
 
     weight: Array
     id2label: dict[int, str]
-    problem_type: str = "single_label_classification"
+    problem_type: str | None
 
 
 class Row(NamedTuple):

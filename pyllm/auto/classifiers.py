@@ -14,12 +14,14 @@ import numpy as np
 from pyllm.auto.adapter_config import base_of, head_options, read_adapter
 from pyllm.auto.adapters import SCORE, Score, load_adapter, read_score, save_adapter
 from pyllm.auto.new import ENCODERS, IMAGES, PAIRS, READ_AS
+from pyllm.auto.saving import family_of
 from pyllm.errors import ModelFileError, printable
 from pyllm.formats import download
 from pyllm.formats.encode import decode
-from pyllm.formats.encoders import labels
-from pyllm.formats.fields import Raw
+from pyllm.formats.encoders import PROBLEMS, labels
+from pyllm.formats.fields import Field, Raw, check_field
 from pyllm.formats.folder import Folder
+from pyllm.formats.folder_config import ARCHITECTURES
 from pyllm.formats.json_file import load_json
 from pyllm.formats.safetensors import SafeTensors
 from pyllm.formats.safetensors_writer import write_safetensors
@@ -77,12 +79,20 @@ def _named(folder: str) -> tuple[str, str]:
 
 
 def save_classifier(model: TextClassifier, path: str | os.PathLike[str]) -> None:
-    """Write the folder; the trunk's files open as a language model's do. Of an adapted trunk PEFT's folder, as it has
-    transformers' ...ForSequenceClassification. Raises ModelFileError."""
+    """Write the folder; the trunk's files open as a language model's do. Of what came from transformers'
+    ...ForSequenceClassification its folder, with an adapter PEFT's. Raises ModelFileError."""
     folder = make_folder(path)
     if model.trunk.adapters:
-        score = Score(model.head.score.weight.array(), dict(enumerate(model.config.classes)))
+        score = Score(model.head.score.weight.array(), model.config.id2label, model.config.problem_type)
         save_adapter(model.trunk, folder, score=score)
+        return
+    c = model.config
+    if c.framed and (c.hidden, c.pooling) == (0, "last") and model.trunk.config.tie_word_embeddings:
+        kind = re.sub("(LMHeadModel|ForCausalLM)$", ENDING, ARCHITECTURES[family_of(model.trunk)[0]])
+        named = {"id2label": c.id2label, "label2id": {name: i for i, name in enumerate(c.classes)}}
+        told = {"architectures": [kind], **named, "problem_type": c.problem_type}
+        tensors = [tensor_of(SCORE, model.head.score.weight.array())]
+        model.trunk.save_pretrained(folder, dtype="float32", head=(told, tensors))
         return
     arrays = {name: parameter.array() for name, parameter in model.head.own_parameters().items()}
     tensors = [tensor_of(name, array) for name, array in arrays.items()]
@@ -147,11 +157,13 @@ def _adapted(folder: str, options: dict[str, Any]) -> TextClassifier:
     """The decoder that a PEFT folder changes, with the adapter and the head beside it. Raises ModelFileError."""
     from pyllm.auto import AutoModelForCausalLM
 
-    trunk: Any = AutoModelForCausalLM.from_pretrained(str(base_of(folder)), **options)
+    base = str(base_of(folder))
+    trunk: Any = AutoModelForCausalLM.from_pretrained(base, head=not is_decoders(base), **options)
     load_adapter(trunk, folder, beside=[SCORE])
     weight = read_score(folder, trunk.width)
-    names = head_options(folder, SCORE).get("id2label") or {i: f"LABEL_{i}" for i in range(len(weight))}
-    return _classifier(folder, trunk, weight, names)
+    about = head_options(folder, SCORE)
+    names = about.get("id2label") or {i: f"LABEL_{i}" for i in range(len(weight))}
+    return _classifier(folder, trunk, weight, names, about.get("problem_type"))
 
 
 def _scored(folder: str, options: dict[str, Any]) -> TextClassifier:
@@ -162,26 +174,25 @@ def _scored(folder: str, options: dict[str, Any]) -> TextClassifier:
     trunk: Any = AutoModelForCausalLM.from_pretrained(folder, head=False, **options)
     with Folder(folder) as source:
         raw = Raw(os.path.join(folder, "config.json"), source.raw_config, lambda field: f"'{field}'")
-        problem, info = raw.values.get("problem_type"), source.tensors.get(SCORE)
-        if problem not in (None, "single_label_classification"):
-            raw.refuse("problem_type", printable(repr(problem)), "single_label_classification, of decoders")
+        problem = check_field(raw, Field("problem_type", "choice", default=None, choices=PROBLEMS))
+        info = source.tensors.get(SCORE)
         if info is None or len(info.shape) != 2 or info.shape[1] != trunk.width or info.dtype not in READABLE:
             found = "missing" if info is None else f"{info.dtype} {list(info.shape)}"
             raise ModelFileError(folder, f"tensor '{SCORE}'", None, found, f"numbers (classes, {trunk.width})")
         weight = decode(info.dtype, source.read(info), *info.shape)
-        return _classifier(folder, trunk, weight, labels(raw)["id2label"])
+        return _classifier(folder, trunk, weight, labels(raw)["id2label"], problem)
 
 
-def _classifier(folder: str, trunk: Any, weight: Any, names: Mapping[int, str]) -> TextClassifier:
+def _classifier(folder: str, trunk: Any, weight: Any, names: Mapping[int, str], problem: str | None) -> TextClassifier:
     """A trunk with the head that transformers has of decoders, of texts as their tokenizer frames them. Raises
     ModelFileError."""
     try:
         classes = tuple(names[i] for i in range(len(weight)))
         longest = max(ClassifierConfig.max_len, trunk.context_length)  # transformers reads texts whole
-        config = ClassifierConfig(classes, "last", 0, 0.0, max_len=longest, framed=True)
+        config = ClassifierConfig(classes, "last", 0, 0.0, max_len=longest, framed=True, problem_type=problem)
     except (KeyError, ValueError) as error:
         found = f"{len(weight)} classes, {len(names)} names"
-        raise ModelFileError(folder, "classes", None, found, "two classes or more, as many names") from error
+        raise ModelFileError(folder, "classes", None, found, "as many names, two or more to choose from") from error
     if not np.isfinite(weight).all():
         raise ModelFileError(folder, f"tensor '{SCORE}'", None, "holds nan or infinity", "finite numbers")
     model = TextClassifier(trunk, config)
@@ -207,7 +218,8 @@ def _config(path: str) -> ClassifierConfig:
     if not os.path.exists(path):
         raise ModelFileError(path, "", None, "no such file", "the folder of a text classifier")
     values = load_json(path, _LONGEST)
-    values = {"framed": False} | values if isinstance(values, dict) else values  # older ones do not say
+    if isinstance(values, dict):
+        values = {"framed": False, "problem_type": ClassifierConfig.problem_type} | values  # older ones do not say
     if not isinstance(values, dict) or values.get("format") != FORMAT or values.get("version") != VERSION:
         raise ModelFileError(path, "format", None, "not of a text classifier", f"'{FORMAT}', version {VERSION}")
     for name, kind in _KINDS.items():

@@ -42,12 +42,14 @@ def save_folder(
     max_shard_size: int | str = "5GB",
     files: Mapping[str, bytes] | None = None,
     report: Report = lambda done, total: None,
+    head: tuple[Mapping[str, Any], list[NewTensor]] | None = None,
 ) -> None:
     """Write a Hugging Face folder: config.json, generation_config.json, safetensors, and `files` (the tokenizer's).
 
     dtype "auto": the float type that the matrices are stored in where it holds every number, else float32; so
     block-quantised weights come as float32. Files of these names are replaced, all of them together and only when all
-    are complete. Memory: one slice of a matrix, or one matrix where the new file orders rows otherwise.
+    are complete. head: of another task than the model's, what config.json says of it, and its tensors. Memory: one
+    slice of a matrix, or one matrix where the new file orders rows otherwise.
     Raises ModelFileError for whatever the disk refuses and for numbers that float16 cannot hold; ValueError.
     """
     limit = size_limit(max_shard_size)
@@ -56,6 +58,8 @@ def save_folder(
     folder = os.fspath(path)
     tensors = tensors_of(model, family, FOLDER, lambda each, shape: kind, folder)
     config = folder_config(name, asdict(model.config), kind, getattr(model, "task", ""))
+    if head is not None:
+        config, tensors = {**config, **head[0]}, tensors + head[1]
     texts = {"config.json": _json(config)}
     if hasattr(model, "generate"):
         named = {key: value for key, value in config.items() if key.endswith("_token_id") and value is not None}

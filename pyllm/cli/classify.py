@@ -26,7 +26,7 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
     add("--lm-lr", type=options.real(0.0), metavar="X", help="its highest learning rate (--lr)")
     add("--drop-mult", type=options.real(0.0), default=1.0, metavar="X", help="times an AWD-LSTM's dropouts (1)")
     add("--pooling", choices=("concat", "last", "max", "mean"), help="of a text (concat; decoders: last)")
-    problems = "of encoders (single_label; where labels are lists multi_label, with fractions regression)"
+    problems = "what labels are (single_label; where labels are lists multi_label, with fractions regression)"
     add("--problem", choices=("single_label", "multi_label", "regression"), help=problems)
     add("--valid-share", type=options.real(0.0, 0.99), default=0.1, metavar="X", help="share of texts held out (0.1)")
     add_columns(group)
@@ -43,17 +43,16 @@ def finetune(args: argparse.Namespace, lora: Any = None) -> int:
     from pyllm.data import read_texts
     from pyllm.evaluate.texts import compared
     from pyllm.train import ProgressBar
-    from pyllm.train.texts import RATES, TextSettings, finetune_texts, is_recurrent, write_facts
+    from pyllm.train.texts import RATES, TextSettings, finetune_texts, is_recurrent, usual_epochs, write_facts
 
     if lora is not None and args.lm_epochs:
         raise options.UsageError("--lm-epochs changes the model, which --lora leaves as it is stored")
     rows = read_texts(args.data[0], args.text, args.label)
     recurrent = is_recurrent(args.model)
     args.lr = RATES[recurrent] if args.lr is None else args.lr
-    usual = (RECIPE, 1.0) if lora is None else ("plain", 0.0)
     settings = TextSettings(
-        recipe=args.recipe or usual[0],
-        lm_epochs=usual[1] if args.lm_epochs is None else args.lm_epochs,
+        recipe=args.recipe or (RECIPE if lora is None else "plain"),
+        lm_epochs=usual_epochs(args.model, lora) if args.lm_epochs is None else args.lm_epochs,
         lm_lr=args.lr if args.lm_lr is None else args.lm_lr,
         lm_context=args.context,
         drop_mult=args.drop_mult,

@@ -97,7 +97,8 @@ def dispatch(argv: list[str]) -> int:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     module.add_arguments(parser)
     options.environment(parser, os.environ)
-    args = parser.parse_args(argv[1:])
+    intermixed = getattr(module, "INTERMIXED", False)
+    args = (parser.parse_intermixed_args if intermixed else parser.parse_args)(argv[1:])
     try:
         code: int = module.run(args)
     except options.UsageError as error:

@@ -13,6 +13,7 @@ from typing import Any
 from pyllm.cli import options, output
 from pyllm.errors import printable
 
+INTERMIXED = True  # before Python 3.12 a flag before TYPE would end what may stand without one
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1")
 # What a model is loaded as, by the name of a type; other names of the same.
 LOADED = {"F16": "float16", "BF16": "bfloat16", "INT8": "int8", "Q8_0": "q8_0", "Q4_0": "q4_0", "Q4_1": "q4_1"}

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from pyllm.auto import AutoTokenizer
     from pyllm.auto.pairs import AutoModelForSeq2SeqLM
     from pyllm.cli import running
-    from pyllm.evaluate.translation import translate
+    from pyllm.evaluate.translation import spoken, task_of, translate
 
     if args.n_best > args.beam:
         raise options.UsageError(f"--n-best {args.n_best}: at most --beam {args.beam}")
@@ -60,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
     if args.plot_attention and best is not None:
         from pyllm.evaluate.alignment import draw
 
-        draw(model, tokenizer, texts[0], best.ids, args.plot_attention, args.overwrite)
+        start = spoken(model, tokenizer, args.target_language).get("decoder_start_token_id")
+        asked = task_of(model, args.task)[0] + texts[0]
+        draw(model, tokenizer, asked, best.ids, args.plot_attention, args.overwrite, start)
         output.note(f"written: {printable(args.plot_attention)}")
     return 0
 

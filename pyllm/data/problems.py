@@ -49,6 +49,12 @@ def targets_of(
     return np.array([_number(label) for label in labels], np.float32), list(classes or ["LABEL_0"])
 
 
+def known_classes(labels: Sequence[Label], names: Sequence[str]) -> Sequence[str] | None:
+    """The names, in their order, where labels name no other class; else None."""
+    named = {name for each in labels for name in ((each,) if isinstance(each, str) else each or ())}
+    return names if named <= set(names) else None
+
+
 def _several(labels: Sequence[Label], classes: Sequence[str] | None) -> tuple[NDArray[Any], list[str]]:
     lists = [(label,) if isinstance(label, str) else label for label in labels]
     found = {name for each in lists for name in each or ()}

@@ -14,16 +14,25 @@ from pyllm.formats.writing import Staging, check_target
 KINDS = (".png", ".svg", ".pdf")
 
 
-def draw(model: Any, tokenizer: Any, text: str, target: list[int], path: str, overwrite: bool = False) -> None:
+def draw(
+    model: Any,
+    tokenizer: Any,
+    text: str,
+    target: list[int],
+    path: str,
+    overwrite: bool = False,
+    start: int | None = None,
+) -> None:
     """Write the picture of one pair: the mean of the last layer's heads; rows are target tokens, columns the source's.
 
+    start: the token that the target began with, None: the model's.
     Raises ValueError for another ending and for a model without attention, ImportError without matplotlib,
     ModelFileError where the file cannot be written.
     """
     if os.path.splitext(path)[1].lower() not in KINDS:
         raise ValueError(f"plot: {path}: allowed are files ending {', '.join(KINDS)}")
     source = source_of(tokenizer, text)
-    weights = model.cross_weights(source, [model.start_id, *target]).mean(axis=0)
+    weights = model.cross_weights(source, [model.start_id if start is None else start, *target]).mean(axis=0)
     names = [[_name(tokenizer, each) for each in ids] for ids in (source, [*target, tokenizer.eos_token_id])]
     figure = _figure(weights, *names)
     drawn = io.BytesIO()  # matplotlib wants to seek

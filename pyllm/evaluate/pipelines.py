@@ -15,7 +15,7 @@ from pyllm import auto
 from pyllm.auto import encoders
 from pyllm.auto.pairs import AutoModelForSeq2SeqLM
 from pyllm.errors import ModelFileError, printable
-from pyllm.evaluate.texts import probabilities
+from pyllm.evaluate.texts import logits_of
 from pyllm.models.classifier import TextClassifier
 
 Array = NDArray[np.float32]
@@ -239,14 +239,13 @@ class TextClassification(Pipeline):
             texts, pairs = zip(*(_pair(i, each) for i, each in enumerate(inputs)), strict=True)
             if any(pair is not None for pair in pairs):
                 raise ValueError("text-classification: text_pair, allowed of this model are texts alone")
-            odd = [name for name in ("max_length", "tokenizer_kwargs", "function_to_apply") if values[name]]
-            if odd:  # it reads texts whole, however long, and its shares are a softmax's
+            odd = [name for name in ("max_length", "tokenizer_kwargs") if values[name]]
+            if odd:  # it reads texts whole, however long
                 raise ValueError(f"text-classification: {odd[0]} {values[odd[0]]!r}, allowed of this model is None")
-            rows: Any = probabilities(self.model, self.tokenizer, texts)
-            names = dict(enumerate(self.model.config.classes))
+            scores: Any = logits_of(self.model, self.tokenizer, texts)
         else:
             scores = self.computed(self.encoded(inputs, values), values, "logits")
-            rows, names = [self._shares(row, values["function_to_apply"]) for row in scores], self.model.config.id2label
+        rows, names = [self._shares(row, values["function_to_apply"]) for row in scores], self.model.config.id2label
         found: list[Any] = []
         every = values["return_all_scores"] and not ranked
         for row in rows:

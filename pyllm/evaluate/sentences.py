@@ -51,7 +51,8 @@ class SentenceEncoder:
         width = self.model.width * len(self.config.modes)
         for each in self.config.dense:
             if each.inputs != width:
-                raise ValueError(f"encode: a Dense layer of {each.inputs:,} inputs over vectors of {width:,} numbers")
+                kind = type(each).__name__
+                raise ValueError(f"encode: a {kind} layer of {each.inputs:,} inputs over vectors of {width:,} numbers")
             width = each.outputs
         longest = [self.model.context_length, self.config.longest, self.tokenizer.model_max_length]
         self.max_seq_length = min(each for each in longest if each is not None)

@@ -20,8 +20,6 @@ MEASURED: dict[str, Metrics] = {SINGLE: METRICS, SEVERAL: METRICS_OF_SEVERAL, NU
 
 def problem_of(model: Any) -> str:
     """What a classifier tells of a text, transformers' problem_type: a class, several classes, a number."""
-    if isinstance(model, TextClassifier):
-        return SINGLE
     return str(model.config.problem_type or (NUMBER if model.config.num_labels == 1 else SINGLE))
 
 
@@ -30,16 +28,19 @@ def probabilities(model: Any, tokenizer: Any, texts: Sequence[str]) -> NDArray[n
     each by itself, of regression no probabilities but the numbers; a text's bits do not depend on the others. An empty
     list gives no rows.
     """
-    if isinstance(model, TextClassifier):
-        logits = model.logits(encoded(tokenizer, texts, model.config.framed)).astype(np.float64)
-    else:
-        found = by_length(model, surrounded(tokenizer, texts, model.context_length))
-        logits = np.array(found, np.float64).reshape(len(texts), model.config.num_labels)
-    problem = problem_of(model)
+    logits, problem = logits_of(model, tokenizer, texts).astype(np.float64), problem_of(model)
     if problem != SINGLE:
         return (logits if problem == NUMBER else 1 / (1 + np.exp(-logits))).astype(np.float32)
     e = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
     return (e / e.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def logits_of(model: Any, tokenizer: Any, texts: Sequence[str]) -> NDArray[np.float32]:
+    """What the head gives, (texts, classes); see probabilities."""
+    if isinstance(model, TextClassifier):
+        return model.logits(encoded(tokenizer, texts, model.config.framed))
+    found = by_length(model, surrounded(tokenizer, texts, model.context_length))
+    return np.array(found, np.float32).reshape(len(texts), model.config.num_labels)
 
 
 def by_length(model: Any, rows: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
@@ -60,12 +61,7 @@ def by_length(model: Any, rows: Sequence[NDArray[np.int32]]) -> list[NDArray[np.
 
 def classes_of(model: Any) -> tuple[str, ...]:
     """The names of a classifier's classes, in order."""
-    config = model.config
-    return (
-        config.classes
-        if isinstance(model, TextClassifier)
-        else tuple(config.id2label[i] for i in range(config.num_labels))
-    )
+    return tuple(model.config.id2label[i] for i in range(model.config.num_labels))
 
 
 def judge(

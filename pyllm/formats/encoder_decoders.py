@@ -77,6 +77,7 @@ TRANSFORMER = (
     Field("activation", "choice", default="relu", choices=("relu", "gelu")),
     Field("norm_first", "bool", default=False),
     Field("layer_norm_eps", "float", 1e-12, 1e-1, 1e-5),
+    Field("bias", "bool", default=True),
     Field("scale_embedding", "bool", default=True),
     Field("share_encoder_decoder_embeddings", "bool", default=True),
     Field("tie_word_embeddings", "bool", default=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from pyllm.errors import ModelFileError, printable
@@ -28,6 +29,18 @@ class Dense(NamedTuple):
     activation: str
 
 
+class LayerNorm(NamedTuple):
+    """A vector of so many numbers, normalised: the folder in this one that weight and bias lie in."""
+
+    folder: str
+    inputs: int
+
+    @property
+    def outputs(self) -> int:
+        """As many."""
+        return self.inputs
+
+
 class SentenceConfig(NamedTuple):
     """modes: how rows become a vector, their results side by side in this order; dense: layers over it, one after the
     other; normalize: to length 1.
@@ -44,7 +57,7 @@ class SentenceConfig(NamedTuple):
     lower: bool = False
     prompts: dict[str, str] = {}  # noqa: RUF012
     prompt: str | None = None
-    dense: tuple[Dense, ...] = ()
+    dense: tuple[Dense | LayerNorm, ...] = ()
 
 
 def read_sentence_config(folder: str) -> SentenceConfig:
@@ -64,7 +77,7 @@ def read_sentence_config(folder: str) -> SentenceConfig:
     return SentenceConfig(encoder, modes, normalize, longest, lower, prompts, prompt, dense)
 
 
-def _modules(folder: str) -> tuple[str, tuple[str, ...], tuple[Dense, ...], bool]:
+def _modules(folder: str) -> tuple[str, tuple[str, ...], tuple[Dense | LayerNorm, ...], bool]:
     """(where the encoder lies, how its rows are pooled, layers over that, whether vectors are normalised), as
     modules.json says."""
     path = os.path.join(folder, "modules.json")
@@ -76,26 +89,40 @@ def _modules(folder: str) -> tuple[str, tuple[str, ...], tuple[Dense, ...], bool
     kinds = [str(each.get("type")).rpartition(".")[2] for each in modules]
     normalize = kinds[-1:] == ["Normalize"]
     layers = kinds[2 : len(kinds) - normalize]
-    if kinds[:2] != ["Transformer", "Pooling"] or any(each != "Dense" for each in layers):
-        allowed = "Transformer, Pooling, perhaps Dense and perhaps Normalize, in this order"
+    if kinds[:2] != ["Transformer", "Pooling"] or any(each not in (*_LAYERS, "Dropout") for each in layers):
+        allowed = "Transformer, Pooling, perhaps Dense and perhaps LayerNorm or Dropout, perhaps Normalize at the end"
         _refuse(folder, "modules.json", "type", ", ".join(kinds), allowed)
     encoder, pooling, *rest = (_place(folder, each.get("path")) for each in modules[: 2 + len(layers)])
-    dense = tuple(_dense(folder, each) for each in rest)
-    return encoder, _modes(folder, os.path.join(pooling, "config.json")), dense, normalize
+    dense = [_LAYERS[kind](folder, each) for kind, each in zip(layers, rest, strict=True) if kind in _LAYERS]
+    return encoder, _modes(folder, os.path.join(pooling, "config.json")), tuple(dense), normalize
 
 
 def _dense(folder: str, place: str) -> Dense:
     """What a Dense module says of itself."""
     name = os.path.join(place, "config.json")
     values = _object(folder, name)
-    sizes = [values.get(each) for each in ("in_features", "out_features")]
-    for field, size in zip(("in_features", "out_features"), sizes, strict=True):
-        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size < _MOST:
-            _refuse(folder, name, field, size, f"1 to {_MOST:,}")
+    inputs, outputs = (_size(folder, name, values, each) for each in ("in_features", "out_features"))
     act = str(values.get("activation_function", "Tanh")).rpartition(".")[2]
     if act not in ACTIVATIONS:
         _refuse(folder, name, "activation_function", act, ", ".join(ACTIVATIONS))
-    return Dense(place, sizes[0], sizes[1], values.get("bias") is not False, ACTIVATIONS[act])  # type: ignore[arg-type]
+    return Dense(place, inputs, outputs, values.get("bias") is not False, ACTIVATIONS[act])
+
+
+def _layer_norm(folder: str, place: str) -> LayerNorm:
+    """What a LayerNorm module says of itself."""
+    name = os.path.join(place, "config.json")
+    return LayerNorm(place, _size(folder, name, _object(folder, name), "dimension"))
+
+
+def _size(folder: str, name: str, values: dict[str, Any], field: str) -> int:
+    size = values.get(field)
+    if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size < _MOST:
+        _refuse(folder, name, field, size, f"1 to {_MOST:,}")
+    return int(size)  # type: ignore[arg-type]
+
+
+# Dropout does nothing where nobody learns.
+_LAYERS: dict[str, Callable[[str, str], Dense | LayerNorm]] = {"Dense": _dense, "LayerNorm": _layer_norm}
 
 
 def _place(folder: str, place: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,13 @@ class GenerateOutput:
     decoder_attentions: list[tuple[np.ndarray, ...]] | None = None
     cross_attentions: list[tuple[np.ndarray, ...]] | None = None
     seed: int | list[int] | None = None
+
+    def __getitem__(self, name: str) -> Any:
+        """output["sequences"]. Raises KeyError for a name that has no value."""
+        found = getattr(self, name, None) if name in self.__dataclass_fields__ else None
+        if found is None:
+            raise KeyError(f"GenerateOutput: no {name!r}")
+        return found
 
 
 @dataclass

@@ -15,6 +15,7 @@ from pyllm import _core, nn, ops
 from pyllm.errors import ContextError
 from pyllm.models.adapters import Adaptable
 from pyllm.models.attentions import batched
+from pyllm.models.outputs import by_name, check_return_dict
 from pyllm.ops.arrays import int32
 
 Logits = NDArray[np.float32]
@@ -31,6 +32,10 @@ class CausalOutput(NamedTuple):
     logits: Logits
     loss: float | None = None
     attentions: tuple[NDArray[np.float32], ...] | None = None
+
+    def __getitem__(self, key: Any) -> Any:
+        """As by_name has it."""
+        return by_name(self, key)
 
 
 class CausalLM(Adaptable, ABC):
@@ -228,13 +233,19 @@ class CausalLM(Adaptable, ABC):
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def __call__(
-        self, input_ids: Any, attention_mask: Any = None, labels: Any = None, output_attentions: bool = False
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        labels: Any = None,
+        output_attentions: bool = False,
+        return_dict: bool | None = None,
     ) -> CausalOutput:
         """Scores of whole sequences. input_ids (batch, length); masked places get zero logits and are not seen.
 
         labels (batch, length): loss is the mean cross-entropy in nats of labels[:, 1:], -100 left out.
         output_attentions: also the weights of every head, computed by their definition beside the scores.
         """
+        check_return_dict(return_dict)
         ids = np.asarray(input_ids)
         if ids.ndim == 1:
             ids = ids[None]

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from pyllm import nn, ops
 from pyllm.autograd import no_grad
-from pyllm.models.heads import Head
+from pyllm.models.heads import Head, loss_of
 from pyllm.models.reading import Starts, read
 from pyllm.tensor import Array
 
 POOLINGS = ("last", "max", "mean", "concat")
+PROBLEMS = (None, "single_label_classification", "multi_label_classification", "regression")
 LONGEST_HIDDEN, MOST_CLASSES = 1 << 16, 1000
 _LEAST = 0.1  # of the mean deviation: what varies less is not made to vary as much
 _TOGETHER = 32  # texts that share a draw of dropped weights while the scale is measured
@@ -27,9 +28,10 @@ class ClassifierConfig:
     """classes: their names. pooling: which rows of a text the head is given: the last, the greatest, the mean, or all
     three side by side ("concat"). hidden: width of the head's hidden layer; 0: the head is one matrix, as Hugging
     Face's ...ForSequenceClassification has it. dropout: of the head. bptt, max_len: see reading.read. framed:
-    texts have around them what the tokenizer puts there, and not one token before them.
+    texts have around them what the tokenizer puts there, and not one token before them. problem_type: transformers';
+    None: one class is a number (regression), of several a text has one.
 
-    Raises ValueError for fewer than two classes, a class twice, and numbers out of range.
+    Raises ValueError for no class, one alone to choose from, a class twice, and numbers out of range.
     """
 
     classes: tuple[str, ...]
@@ -39,10 +41,14 @@ class ClassifierConfig:
     bptt: int = 72
     max_len: int = 1440
     framed: bool = False
+    problem_type: str | None = "single_label_classification"
 
     def __post_init__(self) -> None:
+        least = 2 if self.problem_type == "single_label_classification" else 1
+        names = f"{least} to {MOST_CLASSES} names"
         rules = {
-            "classes": (2 <= len(set(self.classes)) == len(self.classes) <= MOST_CLASSES, f"2 to {MOST_CLASSES} names"),
+            "classes": (least <= len(set(self.classes)) == self.num_labels <= MOST_CLASSES, names),
+            "problem_type": (self.problem_type in PROBLEMS, ", ".join(map(str, PROBLEMS))),
             "pooling": (self.pooling in POOLINGS, ", ".join(POOLINGS)),
             "hidden": (0 <= self.hidden <= LONGEST_HIDDEN, f"0 to {LONGEST_HIDDEN:,}"),
             "dropout": (0 <= self.dropout < 1, "0 up to, but not with, 1"),
@@ -51,6 +57,16 @@ class ClassifierConfig:
         for name, (right, allowed) in rules.items():
             if not right:
                 raise ValueError(f"classifier: {name} is {getattr(self, name)!r}, allowed are {allowed}")
+
+    @property
+    def num_labels(self) -> int:
+        """Classes."""
+        return len(self.classes)
+
+    @property
+    def id2label(self) -> dict[int, str]:
+        """Names of classes by their numbers."""
+        return dict(enumerate(self.classes))
 
 
 class TextClassifier(nn.Module):
@@ -124,8 +140,9 @@ class TextClassifier(nn.Module):
         return ops.concatenate([part() for part in parts.values()], axis=-1)
 
     def loss(self, ids: Any, targets: Any) -> Any:
-        """Mean cross-entropy in nats of targets (texts,), numbers of classes. Texts: ops.documents, or rows of ids."""
-        return ops.cross_entropy(self.forward(ids, ops.starts_of(np.shape(ids))), targets)
+        """What the configuration's problem_type says, of targets (texts,), numbers or numbers of classes, or (texts,
+        classes). Texts: ops.documents, or rows of ids."""
+        return loss_of(self.config, self.forward(ids, ops.starts_of(np.shape(ids))), targets)
 
     def logits(self, texts: list[NDArray[np.int32]]) -> Array:
         """(texts, classes) float32 of token ids; the same bits whatever texts come together."""

@@ -319,16 +319,16 @@ def _tables(vocabulary: int, width: int, shared: bool) -> list[Group]:
 
 
 def transformer(
-    hidden: int, encoder: int, decoder: int, inner: int, heads: int, vocabulary: int, shared: bool, tied: bool
-) -> Count:
-    """The Transformer of 2017 with so many layers on each side, biases, and a norm at the end of each side.
-
-    shared: one table for both sides; tied: the output matrix is the targets' table.
-    """
-    layer, cross = _encoder_layer(hidden, inner), _cross(hidden)
+    hidden: int, encoder: int, decoder: int, inner: int, heads: int, vocabulary: int, shared: bool, tied: bool,
+    bias: bool = True,
+) -> Count:  # fmt: skip
+    """The Transformer of 2017 with so many layers on each side and a norm at its end; bias: of layers and norms;
+    shared: one table for both sides; tied: the output matrix is the targets' table."""
+    every = _encoder_layer(hidden, inner), _cross(hidden), _norm("norm", hidden)
+    layer, cross, norm = (tuple(part for part in parts if bias or part.kind == "weights") for parts in every)
     found = _tables(vocabulary, hidden, shared)
-    found += [Group("encoder layers", layer, encoder), Group("encoder norm", _norm("norm", hidden))]
-    found += [Group("decoder layers", (*layer, *cross), decoder), Group("decoder norm", _norm("norm", hidden))]
+    found += [Group("encoder layers", layer, encoder), Group("encoder norm", norm)]
+    found += [Group("decoder layers", (*layer, *cross), decoder), Group("decoder norm", norm)]
     if not tied:
         found.append(Group("output", _dense("output", vocabulary, hidden)))
     return Count(found, Cache(decoder, heads, hidden // heads))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pyllm import nn, ops
 from pyllm.autograd import checkpoint
 from pyllm.models.adapters import Adaptable
+from pyllm.models.outputs import by_name, check_return_dict
 from pyllm.models.ragged import Ragged, Starts, check_length, check_range, ragged
 from pyllm.ops.arrays import int32
 from pyllm.tensor import Array, Tensor
@@ -37,6 +38,10 @@ class EncoderOutput(NamedTuple):
     pooler_output: Any = None
     hidden_states: tuple[Any, ...] | None = None
     attentions: tuple[Any, ...] | None = None
+
+    def __getitem__(self, key: Any) -> Any:
+        """As by_name has it."""
+        return by_name(self, key)
 
 
 def two_labels() -> dict[int, str]:
@@ -188,6 +193,7 @@ class Encoder(Adaptable, ABC):
         labels: Any = None,
         output_attentions: bool = False,
         output_hidden_states: bool = False,
+        return_dict: bool | None = None,
         **more: Any,
     ) -> Any:
         """What the model makes of whole sequences, as a tuple with transformers' names.
@@ -197,6 +203,7 @@ class Encoder(Adaptable, ABC):
         a loss. Ready to run the answers are float32 arrays, ready to learn tensors with a way back. Raises ValueError,
         IndexError, ContextError.
         """
+        check_return_dict(return_dict)
         batch = ragged(input_ids, attention_mask, token_type_ids, position_ids)
         own = Shown(batch.starts) if output_attentions else None
         seen: list[Any] | None = [] if output_hidden_states else None

@@ -14,6 +14,7 @@ from pyllm import nn, ops
 from pyllm.autograd import no_grad
 from pyllm.errors import ContextError
 from pyllm.models.adapters import Adaptable
+from pyllm.models.outputs import check_return_dict
 from pyllm.models.pair_call import PairOutput, called
 from pyllm.ops.arrays import int32
 
@@ -138,7 +139,7 @@ class EncoderDecoder(Adaptable, ABC):
 
     def row_loss(self, rows: Any, wanted: Any) -> Any:
         """Mean cross-entropy of wanted (rows,) from what the head takes (rows, width), where those are not -100."""
-        smoothing = self.config.label_smoothing if ops.noise_now() is not None else 0.0
+        smoothing = ops.smoothing_now() or (self.config.label_smoothing if ops.noise_now() is not None else 0.0)
         return ops.linear_cross_entropy(rows, self.head.weight.value, wanted, self._head_bias, smoothing)
 
     @property
@@ -172,6 +173,7 @@ class EncoderDecoder(Adaptable, ABC):
         labels: Any = None,
         decoder_attention_mask: Any = None,
         output_attentions: bool = False,
+        return_dict: bool | None = None,
     ) -> PairOutput:
         """Scores of whole targets, under transformers' names; lists of different lengths are taken too.
 
@@ -179,6 +181,7 @@ class EncoderDecoder(Adaptable, ABC):
         start token; loss is the mean cross-entropy in nats of labels, -100 left out. Masks mark padding at either end;
         padding, also that of labels, is not computed. Raises ValueError, IndexError.
         """
+        check_return_dict(return_dict)
         given = input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, labels, output_attentions
         if labels is not None:
             if self._paused:

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm import nn, ops
+from pyllm.models.heads import loss_of
+from pyllm.models.outputs import by_name
 from pyllm.models.ragged import Ragged, Starts
 from pyllm.nn.feedforward import ACTIVATIONS
 
@@ -20,6 +22,10 @@ class HeadOutput(NamedTuple):
     hidden_states: tuple[Any, ...] | None = None
     attentions: tuple[Any, ...] | None = None
 
+    def __getitem__(self, key: Any) -> Any:
+        """As by_name has it."""
+        return by_name(self, key)
+
 
 class PreTrainingOutput(NamedTuple):
     """prediction_logits (batch, length, vocabulary), of the second task (batch, 2); loss: of both labels together."""
@@ -29,6 +35,10 @@ class PreTrainingOutput(NamedTuple):
     loss: Any = None
     hidden_states: tuple[Any, ...] | None = None
     attentions: tuple[Any, ...] | None = None
+
+    def __getitem__(self, key: Any) -> Any:
+        """As by_name has it."""
+        return by_name(self, key)
 
     @property
     def sop_logits(self) -> Any:
@@ -114,20 +124,6 @@ class SequenceHead(nn.Module):
         """labels: (batch,) of classes or numbers, (batch, classes) for several classes at once."""
         scores = model.watch("logits", self.logits(model, rows, batch.starts))
         return HeadOutput(scores, None if labels is None else loss_of(model.config, scores, labels), *seen)
-
-
-def loss_of(c: Any, scores: Any, targets: Any) -> Any:
-    """transformers' rule: regression for one class, classes for integers, else several classes at once."""
-    wanted = np.asarray(targets)
-    integers = wanted.dtype.kind in "iu"
-    usual = "regression" if c.num_labels == 1 else f"{'single' if integers else 'multi'}_label_classification"
-    problem = c.problem_type or usual
-    if problem == "single_label_classification":
-        return ops.cross_entropy(scores, wanted.reshape(-1))
-    if problem == "regression":
-        wanted = wanted.reshape(scores.shape) if wanted.size == scores.size else wanted
-        return ops.mse(scores, wanted)
-    return ops.binary_cross_entropy(scores, wanted)
 
 
 class TokenHead(nn.Module):

@@ -11,6 +11,21 @@ from pyllm import nn, ops
 from pyllm.tensor import Array
 
 
+def loss_of(c: Any, scores: Any, targets: Any) -> Any:
+    """What c.problem_type says of scores (texts, classes); None: transformers' rule, regression for one class, classes
+    for integers, else several classes at once."""
+    wanted = np.asarray(targets)
+    integers = wanted.dtype.kind in "iu"
+    usual = "regression" if c.num_labels == 1 else f"{'single' if integers else 'multi'}_label_classification"
+    problem = c.problem_type or usual
+    if problem == "single_label_classification":
+        return ops.cross_entropy(scores, wanted.reshape(-1))
+    if problem == "regression":
+        wanted = wanted.reshape(scores.shape) if wanted.size == scores.size else wanted
+        return ops.mse(scores, wanted)
+    return ops.binary_cross_entropy(scores, wanted)
+
+
 class Scale(nn.Module):
     """y = weight x + bias, number by number."""
 

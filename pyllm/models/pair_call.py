@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pyllm import nn
 from pyllm.autograd import no_grad
+from pyllm.models.outputs import by_name
 from pyllm.models.ragged import Ragged, check_length, check_range, ragged
 from pyllm.tensor import Array, Tensor
 
@@ -27,6 +28,10 @@ class PairOutput(NamedTuple):
     encoder_attentions: tuple[Any, ...] | None = None
     decoder_attentions: tuple[Any, ...] | None = None
     cross_attentions: tuple[Any, ...] | None = None
+
+    def __getitem__(self, key: Any) -> Any:
+        """As by_name has it."""
+        return by_name(self, key)
 
 
 def called(

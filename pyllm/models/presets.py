@@ -173,6 +173,7 @@ def _of_transformer(values: dict[str, Any]) -> Preset:
         "decoder": values["num_decoder_layers"],
         "inner": values["dim_feedforward"],
         "heads": values["nhead"],
+        "bias": values["bias"],
     }
     return Preset("transformer", "transformer", numbers | _shared(values))
 

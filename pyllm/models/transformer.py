@@ -46,7 +46,8 @@ class Config:
     """torch.nn.Transformer's fields, and what surrounds it. dropout: of embeddings and of every sublayer's result.
 
     share_encoder_decoder_embeddings: one table for sources and targets; tie_word_embeddings: the head is the targets'.
-    scale_embedding: by the root of d_model. label_smoothing acts, as dropout does, only while the model learns.
+    scale_embedding: by the root of d_model. bias: of layers and norms; the head has its own. label_smoothing
+    acts, as dropout does, only while the model learns.
     """
 
     vocab_size: int
@@ -59,6 +60,7 @@ class Config:
     activation: str = "relu"
     norm_first: bool = False
     layer_norm_eps: float = 1e-5
+    bias: bool = True
     max_position_embeddings: int = 512
     scale_embedding: bool = True
     share_encoder_decoder_embeddings: bool = True
@@ -80,14 +82,15 @@ class Transformer(AttentionPair):
         if c.share_encoder_decoder_embeddings:
             self.target_embedding.weight = self.source_embedding.weight
         order = nn.pre_norm if c.norm_first else nn.post_norm
-        sizes = c.d_model, c.nhead, c.dim_feedforward, c.activation, c.layer_norm_eps, nn.Rates(c.dropout), order
+        parts = c.activation, c.layer_norm_eps, nn.Rates(c.dropout), order, c.bias
+        sizes = c.d_model, c.nhead, c.dim_feedforward, *parts
         self.places = nn.sinusoids(c.max_position_embeddings, c.d_model)
         sides = ("source", "encoder", c.num_encoder_layers), ("target", "decoder", c.num_decoder_layers)
         makers: tuple[Any, ...] = (nn.encoder_layer, nn.decoder_layer)
         self.encoder, self.decoder = (
             nn.Stack(
                 [layer(f"{side}.layers.{i}", *sizes) for i in range(count)],
-                nn.LayerNorm(c.d_model, c.layer_norm_eps),
+                nn.LayerNorm(c.d_model, c.layer_norm_eps, c.bias),
                 self.places.__getitem__,
                 dropout=nn.Dropout(c.dropout, f"{tokens}_embedding"),
             )

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from pyllm import nn, ops
 from pyllm.models.encoder import Encoder, LabelledConfig, Shown
-from pyllm.models.encoder_heads import HeadOutput, loss_of
+from pyllm.models.encoder_heads import HeadOutput
+from pyllm.models.heads import loss_of
+from pyllm.models.outputs import check_return_dict
 from pyllm.tensor import Array
 
 _LAYER = "vit.encoder.layer.{}"
@@ -124,12 +126,18 @@ class ViT(Encoder):
         return np.arange(images + 1, dtype=np.int32) * np.int32(self.context_length)
 
     def __call__(  # type: ignore[override]
-        self, pixel_values: Any, labels: Any = None, output_attentions: bool = False, output_hidden_states: bool = False
+        self,
+        pixel_values: Any,
+        labels: Any = None,
+        output_attentions: bool = False,
+        output_hidden_states: bool = False,
+        return_dict: bool | None = None,
     ) -> HeadOutput:
         """logits (images, classes); loss of labels (images,), or (images, classes) for several classes at once.
 
         attentions (images, heads, rows, rows) of every layer; hidden_states (images, rows, width), the embeddings' too.
         """
+        check_return_dict(return_dict)
         own = Shown(self.starts(len(pixel_values))) if output_attentions else None
         seen: list[Any] | None = [] if output_hidden_states else None
         scores = self.logits(pixel_values, own, seen)

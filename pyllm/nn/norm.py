@@ -26,13 +26,13 @@ class RMSNorm(Module):
 
 
 class LayerNorm(RMSNorm):
-    """(x - mean) / sqrt(var + eps) * weight + bias."""
+    """(x - mean) / sqrt(var + eps) * weight + bias, which it may have not."""
 
-    def __init__(self, width: int, eps: float) -> None:
+    def __init__(self, width: int, eps: float, bias: bool = True) -> None:
         super().__init__(width, eps)
-        self.bias = Parameter(width)
+        self.bias = Parameter(width) if bias else None
 
     @property
     def value(self) -> ops.Norm:
         """As the fused operations take it."""
-        return ops.Norm("layer", self.weight.value, self.bias.value, self.eps)
+        return ops.Norm("layer", self.weight.value, None if self.bias is None else self.bias.value, self.eps)

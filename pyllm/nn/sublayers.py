@@ -121,21 +121,20 @@ class Stack(Module):
 
 
 def encoder_layer(
-    place: str, width: int, heads: int, inner: int, act: str, eps: float, rates: Rates, order: Order
+    place: str, width: int, heads: int, inner: int, act: str, eps: float, rates: Rates, order: Order, bias: bool = True
 ) -> EncoderLayer:
-    """A layer of these sizes with biases and LayerNorm; place: its path, which names the streams of its dropouts."""
-    first, second = LayerNorm(width, eps), LayerNorm(width, eps)
-    drop = dropouts(place, 2, rates)
-    return EncoderLayer(
-        MultiHeadAttention(width, heads), FeedForward(width, inner, act), (first, second), order, drop
-    )
+    """A layer of these sizes with LayerNorm, and biases but where bias is False; place: its path, which names the
+    streams of its dropouts."""
+    first, second = (LayerNorm(width, eps, bias) for _ in range(2))
+    attention, drop = MultiHeadAttention(width, heads, bias), dropouts(place, 2, rates)
+    return EncoderLayer(attention, FeedForward(width, inner, act, bias), (first, second), order, drop)
 
 
 def decoder_layer(
-    place: str, width: int, heads: int, inner: int, act: str, eps: float, rates: Rates, order: Order
+    place: str, width: int, heads: int, inner: int, act: str, eps: float, rates: Rates, order: Order, bias: bool = True
 ) -> DecoderLayer:
     """The same of a decoder."""
-    norms = LayerNorm(width, eps), LayerNorm(width, eps), LayerNorm(width, eps)
-    attention, cross = MultiHeadAttention(width, heads), MultiHeadAttention(width, heads)
+    first, second, third = (LayerNorm(width, eps, bias) for _ in range(3))
+    attention, cross = (MultiHeadAttention(width, heads, bias) for _ in range(2))
     drop = dropouts(place, 3, rates)
-    return DecoderLayer(attention, cross, FeedForward(width, inner, act), norms, order, drop)
+    return DecoderLayer(attention, cross, FeedForward(width, inner, act, bias), (first, second, third), order, drop)

@@ -25,7 +25,14 @@ from pyllm.ops.attention_weights import attended, attention_weights, spread_bias
 from pyllm.ops.dropout import dropout, mask, noise, noise_now, shared_dropout
 from pyllm.ops.embedding import embedding
 from pyllm.ops.linear import gated_linear, linear, linear_add, linears, logits, matmul, norm_linear
-from pyllm.ops.loss import binary_cross_entropy, cross_entropy, linear_cross_entropy, mse
+from pyllm.ops.loss import (
+    binary_cross_entropy,
+    cross_entropy,
+    linear_cross_entropy,
+    mse,
+    smoothing,
+    smoothing_now,
+)
 from pyllm.ops.norm import Norm, add_norm, layer_norm, normalise, rms_norm, softmax
 from pyllm.ops.panels import forget_panels
 from pyllm.ops.pool import last_rows, max_rows, mean_rows
@@ -102,6 +109,8 @@ __all__ = [
     "shared_dropout",
     "sigmoid",
     "silu",
+    "smoothing",
+    "smoothing_now",
     "softcap",
     "softmax",
     "spread_bias",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 from typing import Any
 
@@ -19,16 +22,32 @@ from pyllm.ops.precision import product_type
 IGNORED = -100
 _LOGITS = 1 << 25  # logits that exist at once: 128 MB; with 64 the head was read so often that steps took 13 % more
 _FEWER = 1 << 23  # with a packed weight, which is there to save memory
+_smoothing: ContextVar[float] = ContextVar("smoothing", default=0.0)
 
 
-def cross_entropy(logits: Any, targets: Any, label_smoothing: float = 0.0) -> Any:
+@contextmanager
+def smoothing(factor: float) -> Iterator[None]:
+    """Within it a cross-entropy that is told no label_smoothing has this one. Of this thread alone."""
+    before = _smoothing.set(factor)
+    try:
+        yield
+    finally:
+        _smoothing.reset(before)
+
+
+def smoothing_now() -> float:
+    """The label_smoothing of cross-entropies that are told none."""
+    return _smoothing.get()
+
+
+def cross_entropy(logits: Any, targets: Any, label_smoothing: float | None = None) -> Any:
     """Mean over rows of -log softmax(logits)[target], in nats; rows whose target is -100 are left out.
 
     logits (..., classes), targets (...) of integers. label_smoothing e: (1 - e) of it, and e of the mean over classes
-    (arXiv:1512.00567). Without any target it is 0. Raises ValueError for shapes, TypeError for targets that are no
-    integers, IndexError for one that is no class.
+    (arXiv:1512.00567); None: what `smoothing` says, else 0. Without any target it is 0. Raises ValueError for shapes,
+    TypeError for targets that are no integers, IndexError for one that is no class.
     """
-    x = float32(logits, "cross_entropy", "logits")
+    x, label_smoothing = float32(logits, "cross_entropy", "logits"), _told(label_smoothing)
     rows = x.reshape(-1, x.shape[-1])
     wanted, count = _targets(targets, len(rows))
     if wants(logits):
@@ -39,12 +58,15 @@ def cross_entropy(logits: Any, targets: Any, label_smoothing: float = 0.0) -> An
     return record(_mean(losses, count), (logits,), lambda dy: (_scaled(gradient, dy).reshape(x.shape),))
 
 
-def linear_cross_entropy(x: Any, weight: Any, targets: Any, bias: Any = None, label_smoothing: float = 0.0) -> Any:
+def linear_cross_entropy(
+    x: Any, weight: Any, targets: Any, bias: Any = None, label_smoothing: float | None = None
+) -> Any:
     """cross_entropy(x W^T + bias, targets), of which only some rows' logits exist at a time.
 
     x (..., d), weight (classes, d) an array or packed, bias (classes,), targets (...). The gradients are made with the
     logits, while they exist; a packed weight is frozen.
     """
+    label_smoothing = _told(label_smoothing)
     if isinstance(weight, _core.Weight):
         if bias is not None:
             return cross_entropy(linear(x, weight, bias), targets, label_smoothing)
@@ -145,6 +167,10 @@ def binary_cross_entropy(logits: Any, targets: Any) -> Any:
         return (((_core.map(x, None, "sigmoid") - t) * np.float32(dy / max(x.size, 1))).astype(np.float32),)
 
     return record(np.asarray(losses.sum() / max(x.size, 1), np.float32), (logits,), derivative)
+
+
+def _told(label_smoothing: float | None) -> float:
+    return _smoothing.get() if label_smoothing is None else label_smoothing
 
 
 def _targets(targets: Any, rows: int) -> tuple[NDArray[np.int64], int]:

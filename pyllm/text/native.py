@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -33,9 +35,10 @@ PLAIN: dict[str, tuple[dict[str, Any], dict[str, Any] | None]] = {
 class DescribedCoder(NativeCoder):
     """A NativeCoder that keeps its description, the value of tokenizer.json."""
 
-    def __init__(self, document: dict[str, Any], vocabulary: Any, model: Any, lead: bytes = b"") -> None:
+    def __init__(self, document: dict[str, Any], vocabulary: Any, model: Any, cut: str = "") -> None:
+        lead = b" " if cut == "word" else b""
         super().__init__(vocabulary, model, *(around(document["post_processor"]) or ([], [])), lead)
-        self._document = document
+        self._document, self._cut = document, cut
         greedy = [re.escape(token["content"]) for token in document["added_tokens"] if token.get("lstrip")]
         self._spaces = re.compile(rf"(?<!\s)\s+(?={'|'.join(greedy)})") if greedy else None
 
@@ -69,22 +72,55 @@ class DescribedCoder(NativeCoder):
         side: str,
     ) -> Pieces:
         """Texts, with their second texts, and what stands around them, which is kept where one text is cut to `longest`
-        ids. Offsets are not known. Raises TokenizerError for a pair that would be cut."""
+        ids. Offsets of words and characters are known, of byte pairs not. Raises TokenizerError for a pair that would
+        be cut."""
         before, after = (self.before, self.after) if special else ([], [])
         rows, types, marks = list[list[int]](), list[list[int]](), list[list[int]]()
+        spans: list[list[tuple[int, int]]] | None = [] if self._cut else None
         for i, text in enumerate(texts):
             sides = [self.encode(each, allow_special) for each in (text, *(() if pairs is None else (pairs[i],)))]
             most = None if longest is None else longest - len(before) - len(after) * len(sides)
             if most is not None and (most < 0 or (len(sides) == 2 and sum(map(len, sides)) > most)):
                 what = "the special tokens alone are more" if most < 0 else "pairs are not cut without `tokenizers`"
                 raise TokenizerError(f"truncation: max_length {longest}, {what}")
+            places = [self._places(each) for each in (text, *(() if pairs is None else (pairs[i],)))]
+            known = spans is not None and list(map(len, places)) == list(map(len, sides))
             if most is not None and len(sides) == 1:
-                sides = [sides[0][max(0, len(sides[0]) - most) :] if side == "left" else sides[0][:most]]
+                kept = slice(max(0, len(sides[0]) - most), None) if side == "left" else slice(most)
+                sides, places = [sides[0][kept]], [places[0][kept]]
+            none = [(0, 0)]
+            if spans is not None and known:
+                spans.append([*none * len(before), *(at for each in places for at in (*each, *none * len(after)))])
+            else:
+                spans = None
             rows.append([*before, *(token for each in sides for token in (*each, *after))])
             sizes = [len(each) + len(after) for each in sides]
             types.append([0] * len(before) + [kind for kind, size in enumerate(sizes) for _ in range(size)])
             marks.append([1] * len(before) + [m for each in sides for m in [0] * len(each) + [1] * len(after)])
-        return Pieces(rows, types, None, marks)
+        return Pieces(rows, types, spans, marks)
+
+    def _places(self, text: Text) -> list[tuple[int, int]]:
+        """(first, end) characters of each word or character, as PLAIN cuts them."""
+        if not self._cut:
+            return []
+        data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+        whole = data.decode("utf-8", "replace")
+        if self._cut == "character":
+            return [(i, i + 1) for i in range(len(whole))]
+        found, first = list[tuple[int, int]](), 0
+        for kind, group in groupby(whole, _kind):
+            end = first + len(list(group))
+            if kind is not None:
+                found += [(first, end)] if kind else [(i, i + 1) for i in range(first, end)]
+            first = end
+        return found
+
+
+def _kind(character: str) -> bool | None:
+    """Whether a character is of a word; None: white space, between words."""
+    if unicodedata.category(character)[0] in "LMN":
+        return True
+    return None if character.isspace() and not "\x1c" <= character <= "\x1f" else False
 
 
 def open_document(document: Any) -> DescribedCoder | None:
@@ -176,5 +212,5 @@ def _plain(document: dict[str, Any], model: dict[str, Any], names: list[str]) ->
         if (document["pre_tokenizer"], document["decoder"]) == (pre, decoder):
             vocabulary = _vocabulary(names, document, unknown)
             table = _core.WordTable(vocabulary, cut, names.index(str(unknown)))
-            return DescribedCoder(document, vocabulary, table, b" " if cut == "word" else b"")
+            return DescribedCoder(document, vocabulary, table, cut)
     return None

@@ -68,7 +68,7 @@ def save_tokenizer(model: Any, tokenizer: Any, folder: str) -> None:
     the tokens that stood around their texts."""
     if isinstance(model, Encoder):
         tokenizer = framed(tokenizer, *surroundings(tokenizer), mask_of(tokenizer))
-    elif isinstance(model, TextClassifier):
+    elif isinstance(model, TextClassifier) and not model.config.framed:
         tokenizer = framed(tokenizer, beginning(tokenizer), [])
     elif hasattr(model, "start_id"):
         tokenizer = framed(tokenizer, tokenizer.coder.before, tokenizer.ending, mask_of(tokenizer))

@@ -16,7 +16,8 @@ FREE = (
     "gradient_checkpointing",
 )
 
-LATER = ("optim", "layer_divisor")  # which checkpoints of older versions do not name: they mean the default
+# Which checkpoints of older versions do not name: they mean the default.
+LATER = ("optim", "layer_divisor", "label_smoothing_factor")
 OPTIMIZERS = ("adamw", "adafactor", "sgd", "nt_asgd")
 
 _KINDS: dict[str, Any] = {"str": (str, os.PathLike), "bool": bool, "int": int, "float": (int, float)}
@@ -36,6 +37,8 @@ class TrainingArguments:
     optim: "adamw", "adafactor" (T5's: the rate is a share of each tensor, 1e-2), "sgd" (momentum 0.9) or "nt_asgd",
     which evaluates every eval_steps to know when averaging begins.
     layer_divisor: each layer's rate is that of the one above divided by it (discriminative fine-tuning: 2.6).
+    label_smoothing_factor: of what cross-entropies learn, e of the mean over classes; 0: as the model's configuration
+    has it. Validation losses are without.
     save_steps, eval_steps: how often, 0 for at the end alone.
     A run goes on with the same values alone (max_steps and num_train_epochs, too: the schedule depends on them); FREE
     are the exceptions. Raises ValueError.
@@ -64,6 +67,7 @@ class TrainingArguments:
     seed: int = 0
     optim: str = "adamw"
     layer_divisor: float = 1.0
+    label_smoothing_factor: float = 0.0
 
     def __post_init__(self) -> None:
         ones = {"per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"}
@@ -78,6 +82,9 @@ class TrainingArguments:
             raise ValueError(f"TrainingArguments: optim is {self.optim!r}, allowed are {', '.join(OPTIMIZERS)}")
         if self.layer_divisor < 1:
             raise ValueError(f"TrainingArguments: layer_divisor is {self.layer_divisor}, allowed is 1 or more")
+        if self.label_smoothing_factor >= 1:
+            found = f"label_smoothing_factor is {self.label_smoothing_factor}"
+            raise ValueError(f"TrainingArguments: {found}, allowed is 0 up to, but not with, 1")
         if not self.output_dir or not (self.max_steps or self.num_train_epochs):
             found = "no output_dir" if not self.output_dir else "max_steps and num_train_epochs are both 0"
             raise ValueError(f"TrainingArguments: {found}; a folder, and one of them above 0")

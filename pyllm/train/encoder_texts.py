@@ -14,14 +14,13 @@ from pyllm.auto.encoders import AutoModelForMaskedLM, EncoderForSequenceClassifi
 from pyllm.data import Labelled, fingerprint
 from pyllm.data.labelled import Hidden, Texts, surrounded
 from pyllm.data.lexicon import Lexicon
-from pyllm.data.problems import PROBLEMS, problem_of, targets_of
 from pyllm.nn import LoraConfig
 from pyllm.train.adapting import adapt, longest_of, refuse_adapted, refuse_unless_adapts
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback
 from pyllm.train.language import written
 from pyllm.train.learner import RECIPES, Learner
-from pyllm.train.split import Learned, Split, Tell, split, tell_texts
+from pyllm.train.split import Learned, Split, Tell, posed
 from pyllm.train.trainer import Result
 
 LANGUAGE = "lm"  # folder of the language's stage below a run's
@@ -39,14 +38,12 @@ def learn_encoder_texts(
 ) -> Learned:
     """The encoder in a folder learns to classify texts, cut to its context; see texts.finetune_texts."""
     if lora is not None and settings.lm_epochs:
-        found = f"lm_epochs {settings.lm_epochs:g} with lora"
-        raise ValueError(f"texts: {found}, which leaves the encoder as it is stored; allowed is 0")
-    problem = problem_of(rows.labels) if settings.problem is None else PROBLEMS[settings.problem]
-    targets, classes = targets_of(rows.labels, problem)
-    train, held = split(rows, targets, settings.valid, arguments.seed)
-    tell_texts(rows, classes, (train, held), settings.valid, tell, problem)
-    options: dict[str, Any] = {"dtype": "float32" if lora is None else "auto", "problem_type": problem}
-    options["id2label"] = dict(enumerate(classes))
+        asked = f"lm_epochs {settings.lm_epochs:g} with lora"
+        raise ValueError(f"texts: {asked}, which leaves the encoder as it is stored; allowed is 0")
+    found = posed(rows, settings.problem, settings.classes, settings.valid, arguments.seed, tell)
+    sides = found.sides(rows.texts)
+    options: dict[str, Any] = {"dtype": "float32" if lora is None else "auto", "problem_type": found.problem}
+    options["id2label"] = dict(enumerate(found.classes))
     model = EncoderForSequenceClassification.from_pretrained(
         name, **options, ignore_mismatched_sizes=True, seed=arguments.seed
     )
@@ -54,13 +51,11 @@ def learn_encoder_texts(
     facts = {"from": name, "config": written(model.config), "tokenizer": fingerprint(tokenizer)}
     if lora is not None:
         facts |= adapt(model, lora, arguments.seed)
-    nothing = Split([], targets[:0])
     if settings.lm_epochs:
-        seen = [text for i, text in enumerate(rows.texts) if i not in held]
+        seen = [text for i, text in enumerate(rows.texts) if i not in found.held]
         result = _language(model, name, tokenizer, seen, arguments, settings, callbacks, facts, tell)
         if not result.complete:
-            return Learned(model, result, nothing, nothing)
-    sides = [Split([rows.texts[i] for i in sorted(side)], targets[sorted(side)]) for side in (train, held)]
+            return Learned(model, result, *sides)
     data, valid = (_samples(tokenizer, side, model.context_length, arguments.seed) for side in sides)
     assert data is not None
     if lora is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pyllm.data.labelled import Texts, known_rows
 from pyllm.data.packed import IGNORED
 from pyllm.data.permutation import permute
-from pyllm.data.problems import NUMBER, SINGLE
+from pyllm.data.problems import NUMBER, PROBLEMS, SEVERAL, SINGLE, problem_of, targets_of
 from pyllm.errors import DataError, printable
 from pyllm.formats.csv_file import listed
 from pyllm.train.trainer import Result
@@ -65,6 +65,33 @@ def split(rows: Texts, targets: NDArray[Any], share: float, seed: int) -> tuple[
     return train, held
 
 
+class Posed(NamedTuple):
+    """What labelled texts ask for, as problems.targets_of gives it, and the numbers of those on either side."""
+
+    problem: str
+    targets: NDArray[Any]
+    classes: list[str]
+    train: set[int]
+    held: set[int]
+
+    def sides(self, texts: Sequence[str]) -> list[Split]:
+        """The texts to learn from, and those held out."""
+        sides = (sorted(self.train), sorted(self.held))
+        return [Split([texts[i] for i in side], self.targets[side]) for side in sides]
+
+
+def posed(
+    rows: Texts, problem: str | None, classes: Sequence[str] | None, share: float, seed: int, tell: Tell
+) -> Posed:
+    """Labels as targets, a share of the texts held out; problem and classes: as TextSettings has them. Raises
+    DataError."""
+    asked = problem_of(rows.labels) if problem is None else PROBLEMS[problem]
+    targets, names = targets_of(rows.labels, asked, classes)
+    train, held = split(rows, targets, share, seed)
+    tell_texts(rows, names, (train, held), share, tell, asked)
+    return Posed(asked, targets, names, train, held)
+
+
 def tell_texts(
     rows: Texts, classes: list[str], sides: tuple[set[int], set[int]], share: float, tell: Tell, problem: str = SINGLE
 ) -> None:
@@ -72,7 +99,7 @@ def tell_texts(
     train, held = sides
     without = sum(label is None for label in rows.labels)
     more = f", {without:,} without a label" if without else ""
-    one = "" if problem == SINGLE else ", several of a text"
+    one = ", several of a text" if problem == SEVERAL else ""
     what = f"{len(classes)} classes ({printable(listed(classes), 200)}){one}"
     tell("read", f"{len(rows.texts):,} texts{more}, {'numbers (regression)' if problem == NUMBER else what}")
     few = f"; {share:g} of the texts of each class are less than one: more texts, or a larger share (--valid-share)"

@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pyllm import _core
-from pyllm.auto import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from pyllm.auto.classifiers import head_of, save_classifier
+from pyllm.auto import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from pyllm.auto.classifiers import head_of, is_decoders, save_classifier
 from pyllm.data import Labelled, Pieces, fingerprint
 from pyllm.data.labelled import Texts, encoded
-from pyllm.data.problems import PROBLEMS, SINGLE, problem_of, targets_of
+from pyllm.data.problems import PROBLEMS, known_classes
 from pyllm.formats import download
 from pyllm.formats.writing import Staging
 from pyllm.models.classifier import ClassifierConfig, TextClassifier
@@ -27,7 +27,7 @@ from pyllm.train.callbacks import Callback
 from pyllm.train.encoder_texts import learn_encoder_texts
 from pyllm.train.language import written
 from pyllm.train.learner import RECIPES, Learner, Recipe
-from pyllm.train.split import Learned, Split, Tell, split, tell_texts
+from pyllm.train.split import Learned, Split, Tell, posed
 from pyllm.train.trainer import Result
 
 RATES = {True: 4e-3, False: 1e-4}  # learning rates where none is said: of recurrent models, of others
@@ -40,8 +40,9 @@ class TextSettings:
     """How texts are learned. recipe: a name or Recipe as Learner.fit takes them. lm_epochs: passes of the language
     model over the texts before classes are learned, 0 for none, at lm_lr; a text without a label counts here.
     lm_context: its longest piece. drop_mult: times an AWD-LSTM's dropouts. valid: share of the labelled texts held out,
-    equal texts together, 0 for none. problem: what labels are, of an encoder: "single_label", "multi_label",
-    "regression"; None: as they look, see problems.problem_of. Others: see ClassifierConfig.
+    equal texts together, 0 for none. problem: what labels are: "single_label", "multi_label", "regression"; None: as
+    they look, see problems.problem_of. classes: their names in order, None: those that labels name. Others: see
+    ClassifierConfig.
     """
 
     recipe: str | Recipe = "ulmfit"
@@ -51,6 +52,7 @@ class TextSettings:
     drop_mult: float = 1.0
     valid: float = 0.1
     problem: str | None = None
+    classes: Sequence[str] | None = None
     pooling: str = "concat"
     hidden: int = 50
     dropout: float = 0.1
@@ -112,15 +114,25 @@ def learn_pretrained(
     """As finetune_texts, with the tokenizer at hand; nothing but the stages' checkpoints is written."""
     if head_of(download.resolve(name)):
         return learn_encoder_texts(name, tokenizer, rows, arguments, settings, callbacks, tell, lora)
-    model = AutoModelForCausalLM.from_pretrained(name, dtype="float32" if lora is None else "auto")
+    dtype, begun = "float32" if lora is None else "auto", None
+    if is_decoders(download.resolve(name)):
+        begun = AutoModelForSequenceClassification.from_pretrained(name, dtype=dtype)
+        settings = replace(settings, classes=settings.classes or known_classes(rows.labels, begun.config.classes))
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype) if begun is None else begun.trunk
     refuse_adapted(name, model)
-    return learn_texts(model, tokenizer, rows, arguments, settings, callbacks, tell, {"from": name}, lora)
+    return learn_texts(model, tokenizer, rows, arguments, settings, callbacks, tell, {"from": name}, lora, begun)
 
 
-def _as_peft_has_it(settings: TextSettings) -> TextSettings:
-    """The head that PEFT's folders have beside a decoder: one matrix on the last row. Raises ValueError."""
+def usual_epochs(name: str, lora: Any = None) -> float:
+    """lm_epochs where none is said: 0 of an adapter, and of a decoder that tells classes, which has no head of words.
+    Raises ModelFileError."""
+    return 0.0 if lora is not None or is_decoders(download.resolve(name)) else 1.0
+
+
+def _as_transformers_has_it(settings: TextSettings) -> TextSettings:
+    """The head of a decoder in transformers' and PEFT's folders: one matrix on the last row. Raises ValueError."""
     if settings.lm_epochs or settings.pooling not in ("last", "concat"):
-        found = f"lm_epochs {settings.lm_epochs:g}, pooling {settings.pooling} with lora"
+        found = f"lm_epochs {settings.lm_epochs:g}, pooling {settings.pooling} with lora or a head of transformers"
         raise ValueError(f"texts: {found}; allowed are 0 and last")
     return replace(settings, pooling="last", hidden=0, dropout=0.0)
 
@@ -140,40 +152,40 @@ def learn_texts(
     tell: Tell = lambda stage, text: None,
     facts: dict[str, Any] | None = None,
     lora: LoraConfig | None = None,
+    begun: TextClassifier | None = None,
 ) -> Learned:
     """As finetune_texts, with a model and tokenizer at hand; nothing but the stages' checkpoints is written.
 
-    Each stage goes on where it was interrupted when all is called again with the same arguments.
+    begun: a classifier of this model, in transformers' form, whose head learns on where it has as many classes. Each
+    stage goes on where it was interrupted when all is called again with the same arguments.
     """
-    if lora is not None:
-        settings = _as_peft_has_it(settings)
+    if lora is not None or begun is not None:
+        settings = _as_transformers_has_it(settings)
     if hasattr(model.config, "dropping"):
         model.config = model.config.dropping(settings.drop_mult)
-    problem = problem_of(rows.labels) if settings.problem is None else PROBLEMS[settings.problem]
-    if problem != SINGLE:
-        found = f"problem {problem} of a language model"
-        raise ValueError(f"texts: {found}, which learns one class of a text (single_label); encoders learn the others")
-    targets, classes = targets_of(rows.labels, problem)
-    train, held = split(rows, targets, settings.valid, arguments.seed)
-    tell_texts(rows, classes, (train, held), settings.valid, tell)
+    found = posed(rows, settings.problem, settings.classes, settings.valid, arguments.seed, tell)
+    sides = found.sides(rows.texts)
     shape = {name: getattr(settings, name) for name in ("pooling", "hidden", "dropout", "bptt", "max_len")}
-    config = ClassifierConfig(tuple(classes), **shape)
+    config = ClassifierConfig(tuple(found.classes), **shape, problem_type=found.problem)
+    if begun is not None:
+        config = replace(begun.config, classes=config.classes, problem_type=found.problem)
     about = dict(facts or {}) | {"config": asdict(model.config), "tokenizer": fingerprint(tokenizer)}
     about["settings"] = {"drop_mult": settings.drop_mult}
     if lora is not None:
         about |= adapt(model, lora, arguments.seed)
     if settings.lm_epochs:
-        seen = [text for i, text in enumerate(rows.texts) if i not in held]
+        seen = [text for i, text in enumerate(rows.texts) if i not in found.held]
         result = _language(model, Pieces(encoded(tokenizer, seen), settings.lm_context, arguments.seed), arguments,
                            settings, callbacks, about, tell)  # fmt: skip
         if not result.complete:
-            return Learned(TextClassifier(model, config), result, Split([], targets[:0]), Split([], targets[:0]))
-    sides = [Split([rows.texts[i] for i in side], targets[sorted(side)]) for side in (sorted(train), sorted(held))]
-    data, valid = (_samples(tokenizer, side, arguments.seed) for side in sides)
+            return Learned(TextClassifier(model, config), result, *sides)
+    data, valid = (_samples(tokenizer, side, arguments.seed, config.framed) for side in sides)
     assert data is not None
     if lora is not None:
         refuse_unless_adapts(str(about.get("from")), model, arguments, longest_of(data.texts, arguments))
     classifier = TextClassifier(model, config, arguments.seed)
+    if begun is not None and begun.config.num_labels == config.num_labels:
+        classifier.head.score.weight.take(begun.head.score.weight.array())
     classifier.standardise(data.texts[:MEASURED], arguments.seed)
     about["settings"] |= asdict(config) | {"lm_epochs": settings.lm_epochs, "lm_lr": settings.lm_lr}
     learner = Learner(classifier, data, arguments, valid, callbacks, about | {"data": data.identity})
@@ -214,5 +226,5 @@ def _language(
     return learner.fit(s.lm_epochs, s.lm_lr, replace(found, gradual=False))
 
 
-def _samples(tokenizer: Any, side: Split, seed: int) -> Labelled | None:
-    return Labelled(encoded(tokenizer, side.texts), side.targets, seed) if side.texts else None
+def _samples(tokenizer: Any, side: Split, seed: int, framed: bool) -> Labelled | None:
+    return Labelled(encoded(tokenizer, side.texts, framed), side.targets, seed) if side.texts else None

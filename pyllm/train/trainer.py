@@ -151,7 +151,7 @@ class Trainer:
         self.optimizer.zero_grad()
         for i, ((ids, targets, starts), count) in enumerate(zip(batches, counts, strict=True)):
             if count:
-                with ops.noise(a.seed, self.step * len(batches) + i):
+                with ops.noise(a.seed, self.step * len(batches) + i), ops.smoothing(a.label_smoothing_factor):
                     mine = self._loss(ids, targets, starts)
                 loss += mine.item() * count / total
                 mine.backward(np.full(mine.shape, count / total, np.float32))
@@ -213,6 +213,7 @@ class Trainer:
         self._whole = True
         self._measure(seconds)
         rate = rows / seconds
+        self._peak = max(self._peak, rate * self._flops)  # what was measured beside other programs may be less
         speed = {"seconds": seconds, "tokens_per_second": rate, "share_of_peak": rate * self._flops / self._peak}
         log.time(self.step, **speed)
         for callback in self.callbacks:
