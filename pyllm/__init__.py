@@ -42,7 +42,7 @@ _LAZY = {
     "Learner": "pyllm.train",
     "MLP": "pyllm.models.mlp",
     "SentenceEncoder": "pyllm.evaluate.sentences",
-    "Tensor": "pyllm.tensor",
+    "Tensor": "pyllm.ops.arithmetic",  # which brings its operators
     "TextIteratorStreamer": "pyllm.generate",
     "TextStreamer": "pyllm.generate",
     "Trainer": "pyllm.train",
