@@ -42,7 +42,7 @@ _LAZY = {
     "Learner": "pyllm.train",
     "MLP": "pyllm.models.mlp",
     "SentenceEncoder": "pyllm.evaluate.sentences",
-    "Tensor": "pyllm.tensor",
+    "Tensor": "pyllm.ops.arithmetic",  # which brings its operators
     "TextIteratorStreamer": "pyllm.generate",
     "TextStreamer": "pyllm.generate",
     "Trainer": "pyllm.train",
@@ -57,6 +57,7 @@ _LAZY = {
     "formats": "pyllm.formats",
     "generate": "pyllm.generate",
     "nn": "pyllm.nn",
+    "language_model_learner": "pyllm.train.text_learners",
     "no_grad": "pyllm.autograd",
     "open_table": "pyllm.train.table_files",
     "ops": "pyllm.ops",
@@ -65,6 +66,7 @@ _LAZY = {
     "pipeline": "pyllm.evaluate.pipelines",
     "quantize": "pyllm.formats.gguf_quantize",
     "text": "pyllm.text",
+    "text_classifier_learner": "pyllm.train.text_learners",
     "trace": "pyllm.nn",
     "train": "pyllm.train",
 }

@@ -39,6 +39,7 @@ from pyllm.train.texts import (
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.utils import check_random_state
     from sklearn.utils.validation import check_is_fitted
 except ImportError:
     raise ImportError("pyllm.sklearn: scikit-learn is not there: pip install pyllm[sklearn]") from None
@@ -65,7 +66,7 @@ class _Texts(BaseEstimator):  # type: ignore[misc]
         batch_size: int = 32,
         learning_rate: float | None = None,
         weight_decay: float = 0.1,
-        random_state: int = 0,
+        random_state: Any = 0,
         output_dir: str | None = None,
     ) -> None:
         self.pretrained = pretrained
@@ -113,20 +114,23 @@ class _Texts(BaseEstimator):  # type: ignore[misc]
             problem=problem,
             classes=classes,
         )
-        arguments = self._arguments(folder, len(rows.texts), rate)
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer) or isinstance(seed, bool):
+            seed = check_random_state(seed).randint(2**31 - 1)
+        arguments = self._arguments(folder, len(rows.texts), rate, int(seed))
         if new:
-            model, tokenizer = self._new(rows.texts)
+            model, tokenizer = self._new(rows.texts, int(seed))
             return learn_texts(model, tokenizer, rows, arguments, settings), tokenizer
         tokenizer = AutoTokenizer.from_pretrained(name)
         return learn_pretrained(name, tokenizer, rows, arguments, settings), tokenizer
 
-    def _new(self, texts: list[str]) -> tuple[Any, Any]:
+    def _new(self, texts: list[str], seed: int) -> tuple[Any, Any]:
         tokenizer = text.train(texts, "bpe", vocab=self.vocab)
         sizes = {name: getattr(self, name) for name in ("embedding_size", "hidden_size", "num_hidden_layers")}
         config = new_config(self.family, **sizes, vocab_size=tokenizer.vocab_size)
-        return new_model(config, self.random_state), tokenizer
+        return new_model(config, seed), tokenizer
 
-    def _arguments(self, folder: str, texts: int, rate: float) -> TrainingArguments:
+    def _arguments(self, folder: str, texts: int, rate: float, seed: int) -> TrainingArguments:
         batch = min(self.batch_size, texts)
         return TrainingArguments(
             output_dir=folder,
@@ -136,7 +140,7 @@ class _Texts(BaseEstimator):  # type: ignore[misc]
             weight_decay=self.weight_decay,
             save_steps=0,
             save_total_limit=1,
-            seed=self.random_state,
+            seed=seed,
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -175,8 +179,9 @@ class TextClassifier(ClassifierMixin, _Texts):  # type: ignore[misc]
     "awd-lstm") of embedding_size, hidden_size and num_hidden_layers, with `vocab` byte pairs learned from the texts.
     recipe, lm_epochs, drop_mult, pooling: see pyllm.train.texts.TextSettings; a new model has no lm_epochs and is
     "plain" unless said. epochs of at least min_steps steps of batch_size texts, AdamW at learning_rate (None: 4e-3 of
-    recurrent models, 1e-4 of others) with weight_decay. random_state: of weights, order and dropout: the same one gives
-    the same bytes. output_dir: where checkpoints stay, so that a fit that was interrupted goes on; None: nowhere.
+    recurrent models, 1e-4 of others) with weight_decay. random_state: of weights, order and dropout: the same number
+    gives the same bytes; None or a RandomState: it is drawn. output_dir: where checkpoints stay, so that a fit that was
+    interrupted goes on; None: nowhere.
 
     After fit: classes_, model_, tokenizer_. Raises ValueError for X that are no texts, y that are no classes, and one
     class only.

@@ -1,6 +1,8 @@
 """The walk backwards: what a graph may and may not do, where gradients go, whose memory is whose."""
 
 import gc
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -281,6 +283,11 @@ def test_operations_take_arrays_of_any_maker():
     assert same_bits((np.float32(2) * w).data, (w * 2).data) and same_bits((A[0] + w).data, (w + A[0]).data)
     assert isinstance(A @ w.T, Tensor)
     assert float(w[0, 0]) == w.data[0, 0] and len(w) == 5 and [row.shape for row in w] == [(4,)] * 5
+
+
+def test_a_tensor_brings_its_operators():
+    code = "import pyllm; t = pyllm.Tensor([1.0, 2.0], requires_grad=True); (t * t).sum().backward(); print(t.grad)"
+    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout == b"[2. 4.]\n"
 
 
 def test_empty_tensors_keep_their_graph():

@@ -63,6 +63,9 @@ def test_copying_is_learned_from_a_file_of_pairs(trained, name, capsys):
     assert facts["accuracy"] >= 0.9 and facts["bleu"] > 80 and facts["chrf"] > 80
     assert facts["signatures"]["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a|smooth:exp|version:")
     assert facts["pairs"] == 60 and facts["beam"] == 4
+    assert run(trained, "eval", f"@{name}", "--data", "@test.tsv", "--samples", "9", "--json") == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["bleu"] > 80 and facts["chrf"] > 80 and facts["pairs"] == 9 and "accuracy" not in facts
     log = read(trained / name)
     assert log[-1]["valid_loss"] < log[0]["loss"] / 4
 

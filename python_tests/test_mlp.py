@@ -10,7 +10,7 @@ from kernel_checks import same_bits, threads
 
 from pyllm import nn, ops
 from pyllm.models.mlp import MLP
-from pyllm.optim import SGD, AdamW
+from pyllm.optim import SGD, AdamW, clip_grad_norm_
 from pyllm.tensor import Tensor
 
 SIZES = (5, 4, 3, 2, 1)
@@ -202,6 +202,18 @@ def test_fifty_steps_as_torch_makes_them(act, name):
         np.testing.assert_allclose(tensor.data, other.detach().numpy(), rtol=1e-3, atol=1e-4, err_msg=path)
         moved = max(moved, float(np.abs(tensor.data - start).max()))
     assert moved > 0.01
+
+
+def test_a_tensor_alone_is_one_and_not_its_rows():
+    for given in (lambda w: w, lambda w: [{"params": w, "lr": 0.5}], lambda w: iter([w])):
+        w = Tensor(np.ones((2, 2)), requires_grad=True)
+        theirs = torch.nn.Parameter(torch.ones(2, 2))
+        w.grad = np.array([[3, 0], [0, 4]])
+        theirs.grad = torch.tensor(w.grad.copy())
+        assert clip_grad_norm_(w, 0.5) == torch.nn.utils.clip_grad_norm_(theirs, 0.5).item() == 5
+        SGD(given(w), lr=0.5).step()
+        torch.optim.SGD([theirs], lr=0.5).step()
+        np.testing.assert_allclose(w.data, theirs.detach().numpy(), rtol=1e-6)
 
 
 def test_it_learns_a_made_function():

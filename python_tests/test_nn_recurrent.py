@@ -293,6 +293,27 @@ def test_a_part_says_what_it_holds():
     assert repr(nn.LSTM(3, 5, 2)).endswith("bias_ih_l0 (20,), bias_hh_l0 (20,), ...)")
 
 
+class Ours(nn.Module):
+    """As one writes it by hand."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.GRU(3, 5, batch_first=True, bidirectional=True)
+        self.out = nn.Linear(10, 2, bias=True)
+
+    def forward(self, x, lengths):
+        return self.out(self.rnn(x, lengths=lengths)[0])
+
+
+def test_a_module_of_ones_own_is_called_as_pytorchs():
+    theirs = torch.nn.ModuleDict({"rnn": torch.nn.GRU(3, 5, batch_first=True, bidirectional=True),
+                                  "out": torch.nn.Linear(10, 2)})  # fmt: skip
+    ours = Ours().load_state_dict(theirs.state_dict())
+    x = random((2, 4, 3), 0)
+    wanted = theirs["out"](theirs["rnn"](torch.tensor(x))[0])
+    np.testing.assert_allclose(ours(x, lengths=[4, 4]).data, wanted.detach().numpy(), rtol=1e-4, atol=1e-6)
+
+
 def test_running_gives_what_learning_gave():
     ours = nn.LSTM(3, 17, 2).initialise(1)
     x = random((4, 2, 3), 0)

@@ -63,6 +63,9 @@ def test_loss_and_gradients_are_those_of_pytorchs_parts(family, tied):
     mine = model.loss(ids, targets)
     mine.backward()
     assert mine.item() == pytest.approx(loss.item(), rel=1e-6)
+    theirs = torch.nn.ModuleDict({"encoder": embedding, "rnn": layers, "decoder": head})  # tied ones are there twice
+    again = model_of(family, **more).load_state_dict(theirs.state_dict()).load_state_dict(model.state_dict())
+    assert again.loss(ids, targets).item() == mine.item()
     np.testing.assert_allclose(model.forward(ids).data, logits.detach().numpy(), rtol=1e-5, atol=1e-6)
     wanted = {"embedding.weight": embedding.weight.grad}
     wanted |= {f"rnn.{name}": parameter.grad for name, parameter in layers.named_parameters()}

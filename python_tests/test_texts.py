@@ -124,6 +124,7 @@ def test_bad_files_are_refused_in_one_sentence(tmp_path, name, content, found):
 
 def test_labels_are_numbered_in_order_and_unknown_ones_refused():
     assert numbered(["10", "9", None, "10"])[1] == ["9", "10"]
+    assert numbered(["2", "-1"])[1] == ["-1", "2"] and numbered(["2", "--1"])[1] == ["--1", "2"]
     found, classes = numbered(["b", None, "a"])
     assert found.tolist() == [1, -100, 0] and classes == ["a", "b"]
     with pytest.raises(DataError, match="one class only: 'a'; two classes or more"):
@@ -325,6 +326,9 @@ def test_the_estimator_learns_in_scikit_learns_ways(language_model):
     again = pickle.loads(pickle.dumps(model))
     assert same_bits(again.predict_proba(texts[:5]), proba) and again.get_params() == model.get_params()
     assert pickle.loads(pickle.dumps(estimator(vocab=300))).get_params()["vocab"] == 300
+    drawn = [clone(estimator(min_steps=1, random_state=each)).fit(texts, y).predict_proba(texts[:5])
+             for each in (None, np.random.RandomState(3), np.random.RandomState(3))]  # fmt: skip
+    assert same_bits(*drawn[1:]) and not same_bits(*drawn[:2])
     pipe = make_pipeline(FunctionTransformer(lambda rows: [each.upper() for each in rows]), estimator(min_steps=20))
     assert cross_val_score(pipe, texts, y, cv=2).mean() > 0.6
     logs = model.predict_log_proba(texts)

@@ -169,6 +169,16 @@ def test_a_configuration_is_counted_as_the_model_is_built(tied, layers):
     assert sizes(preset).parameters == model.num_parameters() == count_preset(preset).total
 
 
+def test_drop_mult_acts_on_a_model_that_is_there():
+    model = model_of().train()
+    ids = tokens(3, 7)
+    whole = model.trunk(ids)[0].data.copy()
+    for drop_mult, same in ((0.0, True), (1.0, False)):
+        model.config = model_of(output_p=0.0, hidden_p=0.0, input_p=0.0, embed_p=0.0).config.dropping(drop_mult)
+        with ops.noise(0, 0):
+            assert same_bits(model.trunk(ids)[0].data, whole) == same
+
+
 def test_drop_mult_scales_every_dropout_and_is_kept_within_its_range():
     config = new_config("awd-lstm", **SIZES, **DROPPED).dropping(0.5)
     assert [getattr(config, name) for name in DROPPED] == [p / 2 for p in DROPPED.values()]

@@ -25,7 +25,7 @@ SLICE = 1 << 20  # bytes that a thread reads at a time: they are still in its ca
 THREADS = 4  # more readers bring nothing
 FOLDER, GGUF_FILE = 0, 1  # which of the names in NAMES
 # Which tied models may have again.
-_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "generator.weight", "head.weight")
+_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "generator.weight", "head.weight", "decoder.weight")
 # What weights may be turned into while they load.
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "int8": "INT8"}
 DTYPES |= {name.lower(): name for name in ("Q8_0", "Q4_0", "Q4_1", "F32", "F16", "BF16")}

@@ -1,11 +1,12 @@
 """Measure a model: loss, perplexity and bits per byte on shards, `eval MODEL --data SHARDS`; or an encoder-decoder's
-answers beside the targets of pairs, `eval RUN --data PAIRS --metric bleu,chrf`; a text classifier's on labelled texts,
+answers beside the targets of pairs, `eval RUN --data PAIRS` (BLEU, chrF); a text classifier's on labelled texts,
 a tagger's on tagged ones; any model on the tasks of its pretraining, `eval RUN --data SHARDS --objective mlm`.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 
 from pyllm.cli import classify, options, output, tag
 
@@ -40,11 +41,12 @@ def run(args: argparse.Namespace) -> int:
     head = head_of(args.model)
     if head == "ForTokenClassification":
         return tag.evaluate(args)
-    if args.metric is not None:
+    of_pairs = is_of_pairs(args.model)
+    if args.metric is not None or (of_pairs and all(map(os.path.isfile, args.data))):
         return pairs(args)
     if len(args.data) > 1:
         raise options.UsageError(f"--data: {len(args.data)} places; without --metric one folder of shards is measured")
-    if head or args.objective not in (None, "next") or is_of_pairs(args.model):
+    if head or args.objective not in (None, "next") or of_pairs:
         return objective(args)
     model, tokenizer = running.load(args.model, args)
     facts = measure(model, tokenizer, args.data[0], args.split, args.context, args.samples)
@@ -69,7 +71,7 @@ def pairs(args: argparse.Namespace) -> int:
     from pyllm.auto.pairs import AutoModelForSeq2SeqLM
     from pyllm.evaluate.translation import measure
 
-    names = [name.strip() for name in args.metric.split(",")]
+    names = [name.strip() for name in (args.metric or "bleu,chrf").split(",")]
     model = AutoModelForSeq2SeqLM.from_pretrained(args.model, threads=args.threads)
     tokenizer = AutoTokenizer.from_pretrained(args.model)
     found, count, seconds = measure(model, tokenizer, args.data, names, args.samples, args.beam, args.length_penalty)

@@ -119,7 +119,7 @@ def numbered(labels: Sequence[str | None], classes: Sequence[str] | None = None)
     """
     found = {label for label in labels if label is not None}
     if classes is None:
-        numeric = all(label.lstrip("-").isdecimal() for label in found)
+        numeric = all(label.removeprefix("-").isdecimal() for label in found)
         classes = sorted(found, key=(lambda each: (int(each), each)) if numeric else None)
         if len(classes) < 2:
             what = f"one class only: {listed(classes)}" if classes else "no label"

@@ -111,6 +111,7 @@ class AWDLSTM(RecurrentLM):
         for i, layer in enumerate(self.rnns):
             x = x if i == 0 else self._locked(x, steps, c.hidden_p, f"hidden{i}")
             first = ([None], [None]) if state is None else ([state[0][i]], [state[1][i]])
+            layer.weight_p = c.weight_p  # drop_mult may have changed it since
             x, h, cell = layer.layers(x, steps, *first)
             ends[0].extend(h)
             ends[1].extend(cell or [])

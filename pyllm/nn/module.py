@@ -144,6 +144,10 @@ class StateKeys(NamedTuple):
 class Module:
     """A part of a model. The name of a parameter is the path to it."""
 
+    def __call__(self, *inputs: Any, **options: Any) -> Any:
+        """What `forward` of a module of one's own gives."""
+        return self.forward(*inputs, **options)  # type: ignore[attr-defined]
+
     @property
     def watch(self) -> Watch:
         """What a part hands its intermediate values to, by name ("": its result): a trace keeps them, else nobody."""

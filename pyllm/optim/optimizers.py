@@ -20,6 +20,11 @@ def _zeros(size: int) -> Array:
     return zeros
 
 
+def _listed(tensors: Any) -> list[Any]:
+    """A tensor alone is one, not its rows."""
+    return [tensors] if isinstance(tensors, Tensor) else list(tensors)
+
+
 class Group:
     """Tensors that share options. Their numbers and gradients become parts of two flat arrays."""
 
@@ -50,15 +55,16 @@ class Group:
 class Optimizer:
     """What optimizers share: groups of tensors, their options, a state that is saved.
 
-    parameters: tensors, or dicts {"params": tensors, options that differ}. Raises ValueError for none, for one twice,
-    or for an option that is not known.
+    parameters: tensors, or dicts {"params": tensors or one, options that differ}. Raises ValueError for none, for one
+    twice, or for an option that is not known.
     """
 
     defaults: ClassVar[dict[str, Any]] = {}
     state_names: tuple[str, ...] = ()
 
     def __init__(self, parameters: Groups, **options: Any) -> None:
-        given = [p if isinstance(p, dict) else {"params": [p]} for p in parameters]
+        given = [{**p, "params": _listed(p["params"])} if isinstance(p, dict) else {"params": [p]}
+                 for p in _listed(parameters)]  # fmt: skip
         if all(set(each) == {"params"} for each in given):
             given = [{"params": [t for each in given for t in each["params"]]}] if given else []
         tensors = [t for each in given for t in each["params"]]
@@ -242,9 +248,9 @@ class NTASGD(Optimizer):
         return super().state_dict() | {"clock": self.clock}
 
 
-def clip_grad_norm_(tensors: Iterable[Tensor], max_norm: float) -> float:
+def clip_grad_norm_(tensors: Tensor | Iterable[Tensor], max_norm: float) -> float:
     """Scale gradients so that their norm together is at most max_norm; gives the norm before. arXiv:1211.5063."""
-    gradients = [t.grad for t in tensors if t.grad is not None]
+    gradients = [t.grad for t in _listed(tensors) if t.grad is not None]
     norm = float(np.sqrt(sum(_core.sum_of_squares(np.ascontiguousarray(g)) for g in gradients)))
     if norm > max_norm:
         for gradient in gradients:
