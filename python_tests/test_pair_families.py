@@ -1,4 +1,4 @@
-"""BART, mBART, Marian and T5 beside transformers: scores, losses, attention, gradients, files, bytes, refusals."""
+"""BART, T5 and their relatives beside transformers: scores, losses, attention, gradients, files, bytes, refusals."""
 
 import contextlib
 import json
@@ -321,6 +321,8 @@ def folder_of(tmp_path, variant, **changes):
         ("t5", {"relative_attention_num_buckets": 3}, "'relative_attention_num_buckets': 3"),
         ("t5", {"relative_attention_max_distance": 4}, "'relative_attention_max_distance': 4; more than half"),
         ("t5", {"d_kv": 0}, "'d_kv': 0"),
+        ("m2m100", {"decoder_start_token_id": 1}, "'decoder_start_token_id': 1; another than the padding token"),
+        ("umt5", {"feed_forward_proj": "gated-mish"}, "'feed_forward_proj': 'gated-mish'"),
     ],
 )
 def test_configurations_that_cannot_be_are_refused_by_name(tmp_path, variant, changes, text):
