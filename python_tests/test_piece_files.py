@@ -12,6 +12,7 @@ from test_cli_training import run
 from tiny_sentence_pieces import TEXTS, lines, pieces, trained
 
 import pyllm
+from pyllm.data import Pairs
 from pyllm.errors import ModelFileError, TokenizerError
 from pyllm.evaluate.translation import source_of
 from pyllm.text import sentence_piece
@@ -212,6 +213,8 @@ def test_m2m100_numbers_its_pieces_by_a_list(tmp_path, kind):
         assert mine(text, text_target="das Haus").labels == theirs(text, text_target="das Haus").labels
         ids = theirs(text).input_ids  # of which transformers 5 decodes the language, too
         assert mine.decode(ids, skip_special_tokens=True).strip() == theirs.decode(ids[1:], skip_special_tokens=True)
+    learned = [side.tolist() for side in Pairs([("the house", "das Haus")], mine, 64, 2).sides(0)]
+    assert learned == [theirs("the house").input_ids, theirs(text_target="das Haus").input_ids]
     assert mine.lang_code_to_id == theirs.lang_code_to_id and (mine.src_lang, mine.tgt_lang) == ("zu", "ro")
     mine.save_pretrained(tmp_path / "again")
     assert pyllm.AutoTokenizer.from_pretrained(tmp_path / "again")("the house") == mine("the house")
@@ -244,6 +247,10 @@ def test_nllb_says_any_language(tmp_path, capsys):
     capsys.readouterr()
     assert run(tmp_path, "translate", "@", "the house", *words) == 0
     assert capsys.readouterr().out.split() == wanted.split()
+    (tmp_path / "pairs.tsv").write_text("".join("the" * i + f"\tdas{' Haus' * i}\n" for i in range(1, 12)))
+    assert run(tmp_path, "finetune", "@", "--data", "@pairs.tsv", "--out", "@run", "--steps", "1", *words[4:]) == 0
+    learned = pyllm.AutoTokenizer.from_pretrained(tmp_path / "run")
+    assert (learned.src_lang, learned.tgt_lang) == ("fra_Latn", "deu_Latn")
 
 
 def test_without_languages_none_is_chosen(tmp_path):
