@@ -41,10 +41,14 @@ class AttentionPair(EncoderDecoder):
         kinds = {getattr(each.value, "dtype", "F32") for _, each in self.named_parameters() if each.packed}
         return "F32" if all(str(kind) in ("F32", "float32") for kind in kinds) else "BF16"
 
+    def placed(self, ids: NDArray[np.int32], places: NDArray[Any]) -> NDArray[Any]:
+        """Where tokens (rows,) stand, as the positions of a stack take it; places: counted from 0 in each sequence."""
+        return places
+
     def encode(self, ids: NDArray[np.int32], starts: Starts) -> Memory:
         """Source tokens (rows,) to a memory."""
         biases = self.encoder.biases(int(np.diff(starts).max()))
-        x = self.encoder.enter(self.source_embedding(ids), ops.places_of(starts))
+        x = self.encoder.enter(self.source_embedding(ids), self.placed(ids, ops.places_of(starts)))
         for layer, bias in zip(self.encoder.layers, biases, strict=True):
             x = layer(x, nn.Own(starts, bias=bias))
         return Memory(self.encoder.leave(x), starts)
@@ -52,7 +56,7 @@ class AttentionPair(EncoderDecoder):
     def decode(self, ids: NDArray[np.int32], starts: Starts, memory: Memory) -> Any:
         """Target tokens (rows,), each seeing those before it and its memory, to what the head takes (rows, width)."""
         biases = self.decoder.biases(int(np.diff(starts).max()))
-        x = self.decoder.enter(self.target_embedding(ids), ops.places_of(starts))
+        x = self.decoder.enter(self.target_embedding(ids), self.placed(ids, ops.places_of(starts)))
         for layer, bias in zip(self.decoder.layers, biases, strict=True):
             keys, values = layer.cross.keys(memory.rows)
             x = layer(x, nn.Own(starts, True, bias), nn.Other(keys, values, starts, memory.starts))
@@ -75,7 +79,7 @@ class AttentionPair(EncoderDecoder):
             state.biases = self.decoder.biases(max(64, 2 * state.slabs.length))
         first = state.key_starts[state.source]
         count = state.key_starts[state.source + 1] - first
-        x = self.decoder.enter(self.target_embedding(ids), np.full(len(ids), state.length))
+        x = self.decoder.enter(self.target_embedding(ids), self.placed(ids, np.full(len(ids), state.length)))
         for i, layer in enumerate(self.decoder.layers):
             keys, values = state.keys[i]
             x = layer(x, nn.Step(state.slabs, i, state.biases[i]), nn.Look(keys, values, first, count))

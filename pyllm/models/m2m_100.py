@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pyllm import nn
 from pyllm.models import bart
@@ -41,11 +42,16 @@ class M2M100(bart.BART):
         """Nothing is added to the logits."""
         return
 
+    def placed(self, ids: NDArray[np.int32], places: NDArray[Any]) -> NDArray[Any]:
+        """The last row, of zeros, for padding tokens; those behind them are counted on, as where they are said."""
+        return np.where(ids == self.config.pad_token_id, -1, places)
+
     def around(self) -> dict[str, Any]:
         """A stack's positions, which begin behind the padding token's number, and its norm after the layers."""
         c = self.config
         first = c.pad_token_id + 1
         table = waves(first + c.max_position_embeddings, c.d_model)[first:]
+        table = np.concatenate([table, np.zeros((1, c.d_model), np.float32)])
         return {"positions": table.__getitem__, "norm": nn.LayerNorm(c.d_model, 1e-5)}
 
 
