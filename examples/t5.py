@@ -24,4 +24,4 @@ for name, task in (("copy", COPY), ("reverse", REVERSE)):
     target = model.generate([[task, 3, 1, 4, 1, 5, END]], num_beams=3, max_new_tokens=8)[0]
     print(f"{name} 3 1 4 1 5: {' '.join(str(digit) for digit in target[1:-1])}")
 print("what the encoder adds for keys 3 before to 3 behind, head by head:")
-print(np.round(model.encoder.bias(4).data, 1))
+print(np.round(model.encoder.biases(4)[0].data, 1))

@@ -174,7 +174,7 @@ class _Texts(BaseEstimator):  # type: ignore[misc]
 class TextClassifier(ClassifierMixin, _Texts):  # type: ignore[misc]
     """Classifies texts (an iterable of str) by a language model or an encoder with a head.
 
-    pretrained: a folder, file or name of a language model or of an encoder (BERT, RoBERTa, DistilBERT, ALBERT), which
+    pretrained: a folder, file or name of a language model or of an encoder (BERT and its relatives), which
     takes recipe and lm_epochs alone of the next; None: a new one, family "lstm" (or "gru", "rnn",
     "awd-lstm") of embedding_size, hidden_size and num_hidden_layers, with `vocab` byte pairs learned from the texts.
     recipe, lm_epochs, drop_mult, pooling: see pyllm.train.texts.TextSettings; a new model has no lm_epochs and is

@@ -17,6 +17,9 @@ T5 = {
     "relative_attention_num_buckets": 8, "relative_attention_max_distance": 10, "dropout_rate": 0.0,
     "decoder_start_token_id": 0,
 }  # fmt: skip
+MT5 = T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "pad_token_id": 0, "eos_token_id": 1}
+PEGASUS = BART | {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "bos_token_id": None}
+SINES = ("Marian", "Pegasus", "M2M100")  # kinds whose positions are computed
 
 VARIANTS = {
     "bart": ("Bart", BART),
@@ -34,10 +37,21 @@ VARIANTS = {
     "marian apart untied": ("Marian", MARIAN | {"tie_word_embeddings": False, "decoder_vocab_size": 61,
                                                 "share_encoder_decoder_embeddings": False}),
     "marian odd": ("Marian", MARIAN | {"d_model": 36, "activation_function": "gelu", "scale_embedding": False}),
+    "pegasus": ("Pegasus", PEGASUS | {"activation_function": "relu", "scale_embedding": True}),
+    "pegasus odd": ("Pegasus", PEGASUS | {"d_model": 36}),
+    "pegasus untied": ("Pegasus", PEGASUS | {"tie_word_embeddings": False}),
+    "m2m100": ("M2M100", BART | {"scale_embedding": True, "activation_function": "relu"}),
+    "m2m100 odd": ("M2M100", BART | {"d_model": 36, "encoder_attention_heads": 3, "pad_token_id": 30}),
+    "m2m100 untied": ("M2M100", BART | {"tie_word_embeddings": False}),
+    "mt5": ("MT5", MT5),
+    "mt5 deeper": ("MT5", MT5 | {"num_decoder_layers": 3, "feed_forward_proj": "relu", "d_kv": 16}),
+    "umt5": ("UMT5", MT5),
+    "umt5 scaled": ("UMT5", MT5 | {"num_decoder_layers": 3, "tie_word_embeddings": True}),
 }
 CLASSES = {
     "Bart": "BartForConditionalGeneration", "MBart": "MBartForConditionalGeneration", "Marian": "MarianMTModel",
-    "T5": "T5ForConditionalGeneration",
+    "T5": "T5ForConditionalGeneration", "MT5": "MT5ForConditionalGeneration", "UMT5": "UMT5ForConditionalGeneration",
+    "Pegasus": "PegasusForConditionalGeneration", "M2M100": "M2M100ForConditionalGeneration",
 }  # fmt: skip
 
 
@@ -49,7 +63,7 @@ def build(variant, seed=0, spread=0.2, **changes):
     model = getattr(transformers, CLASSES[kind])(config).eval()
     with torch.no_grad():
         for name, each in [*model.named_parameters(), *model.named_buffers()]:
-            if "embed_positions" in name and kind == "Marian":
+            if "embed_positions" in name and kind in SINES:
                 continue
             noise = torch.randn_like(each) * spread
             each.copy_(noise + 1 if each.ndim == 1 and "bias" not in name else noise)

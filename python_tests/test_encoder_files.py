@@ -17,7 +17,7 @@ from pyllm.auto.new import ENCODERS, new_config
 from pyllm.cli.main import main
 from pyllm.errors import ContextError, ModelFileError
 
-FAMILIES = ("bert", "roberta", "distilbert", "albert")
+FAMILIES = ("bert", "roberta", "distilbert", "albert", "mpnet", "electra")
 
 
 def folder(path, variant="bert", task="MaskedLM", tensors=None, **config):
@@ -192,6 +192,10 @@ CONFIGS = [
     ("roberta", {"max_position_embeddings": 1 << 40}, "'max_position_embeddings'"),
     ("distilbert", {"dim": 33}, "'dim': 33; a multiple of the 4 attention heads"),
     ("albert", {"num_hidden_groups": 4}, "'num_hidden_groups': 4; 1 to 3, the hidden layers"),
+    ("mpnet", {"pad_token_id": 0}, "'pad_token_id': 0; 1"),
+    ("mpnet", {"relative_attention_num_buckets": 16}, "'relative_attention_num_buckets': 16; a whole number from 32"),
+    ("electra", {"hidden_size": 30}, "'hidden_size': 30; a multiple of the 4 attention heads"),
+    ("electra", {"embedding_size": 0}, "'embedding_size': 0; a whole number from 1"),
     ("albert", {"embedding_size": 0}, "'embedding_size': 0; a whole number from 1"),
 ]
 

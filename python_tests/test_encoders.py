@@ -56,7 +56,7 @@ def test_the_answers_are_those_of_transformers(tmp_path, variant, task):
             continue
         layers = ((mine, other),) if field != "hidden_states" else zip(mine, other, strict=True)
         for a, b in layers:
-            tokens = a.ndim == 3
+            tokens = a.ndim == 3 or a.shape == seen.shape
             assert a.dtype == np.float32 and error(a[seen] if tokens else a, b[seen] if tokens else b) < 1e-4
             assert not tokens or not a[~seen].any()
     model.save_pretrained(tmp_path / "ours")
@@ -82,7 +82,7 @@ def test_state_dicts_pass_both_ways(tmp_path, variant, task):
     assert all(np.array_equal(mine[name], other[name].numpy()) for name in mine)
 
 
-@pytest.mark.parametrize("variant", ["bert", "roberta", "distilbert", "albert groups"])
+@pytest.mark.parametrize("variant", ["bert", "roberta", "distilbert", "albert groups", "mpnet", "electra"])
 def test_bytes_depend_neither_on_company_nor_padding_nor_threads(tmp_path, variant):
     """A sequence alone, in a batch, padded right and left, in lists, with one thread and two: the same bits."""
     _, model = pair(tmp_path, variant, "MaskedLM")
@@ -144,6 +144,7 @@ LABELS = {
     "PreTraining": lambda random, shape: np.where(
         random.random(shape) < 0.3, random.integers(0, VOCABULARY, shape), -100
     ),
+    "Replaced": lambda random, shape: random.integers(0, 2, shape),
 }
 
 
@@ -162,11 +163,12 @@ def test_losses_and_gradients_are_those_of_torch(tmp_path, variant, task):
     """Every gradient, by transformers' names; what padding hides has no labels. From rows the loss is the same."""
     reference, model = pair(tmp_path, variant, task)
     inputs, random = batch(variant), np.random.default_rng(3)
-    labels = LABELS[task](random, inputs["input_ids"].shape)
+    kind = "Replaced" if (task, variant[:7]) == ("PreTraining", "electra") else task
+    labels = LABELS[kind](random, inputs["input_ids"].shape)
     labels = np.where(inputs["attention_mask"] == 1, labels, -100) if labels.ndim == 2 else labels
     inputs["input_ids"][1, 5] = reference.config.pad_token_id  # seen, and its row does not learn from that
     more = {"labels": labels}
-    if task == "PreTraining":
+    if kind == "PreTraining":
         second = "sentence_order_label" if variant.startswith("albert") else "next_sentence_label"
         more[second] = random.integers(0, 2, 3)
     gradients = learned(reference, model, inputs, more)
@@ -182,13 +184,13 @@ def test_losses_and_gradients_are_those_of_torch(tmp_path, variant, task):
     ids, types = inputs["input_ids"], inputs.get("token_type_ids")
     seen = inputs["attention_mask"] == 1
     with pyllm.ops.documents(np.cumsum([0, *seen.sum(axis=1)])):
-        following = {"following": more[second]} if task == "PreTraining" else {}
+        following = {"following": more[second]} if kind == "PreTraining" else {}
         flat = labels[seen] if labels.ndim == 2 else labels
         mine = model.loss(ids[seen], flat, None if types is None else types[seen], **following)
     assert abs(mine.item() - model(**inputs, **more).loss.item()) < 1e-6
 
 
-@pytest.mark.parametrize("variant", ["bert", "albert groups"])
+@pytest.mark.parametrize("variant", ["bert", "albert groups", "mpnet"])
 def test_gradient_checkpointing_keeps_the_bits(variant):
     """Within noise, with dropout everywhere: the loss and every gradient."""
     family, fields = VARIANTS[variant]
@@ -215,6 +217,8 @@ PLACES = {  # fields -> the embedding's, a layer's two and its attention's weigh
     "roberta": (WEIGHTS | {"classifier_dropout": 0.4}, 0.2, [0.2, 0.2, 0.15], [0.4, 0.4]),
     "distilbert": ({"dropout": 0.2, "attention_dropout": 0.15, "seq_classif_dropout": 0.5}, 0.2, [0.2, 0.2, 0.15],
                    [0.0, 0.5]),
+    "mpnet": (WEIGHTS, 0.2, [0.2, 0.2, 0.15], [0.2, 0.2]),
+    "electra wide": (WEIGHTS, 0.2, [0.2, 0.2, 0.15], [0.3, 0.3]),
     "albert groups": (WEIGHTS | {"classifier_dropout_prob": 0.4}, 0.2, [0.2, 0.0, 0.15], [0.0, 0.4]),
 }  # fmt: skip
 
@@ -267,7 +271,7 @@ def test_dropped_attention_weights_have_their_slope(variant):
     assert abs((values[0] - values[1]) / (2 * step) - wanted) < 0.02 * abs(wanted) + 1e-3
 
 
-@pytest.mark.parametrize("variant", ["bert", "roberta", "distilbert", "albert"])
+@pytest.mark.parametrize("variant", ["bert", "roberta", "distilbert", "albert", "mpnet", "electra"])
 def test_learning_in_bfloat16_stays_near(variant):
     """The loss within 1 %, every gradient's direction within 0.99 of float32's."""
     family, fields = VARIANTS[variant]

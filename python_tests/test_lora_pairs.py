@@ -18,7 +18,8 @@ from pyllm.errors import ModelFileError
 from pyllm.optim import AdamW
 from pyllm.train import LoraConfig
 
-VARIANTS = ("bart", "mbart", "marian", "marian apart", "t5", "t5 v1.1", "t5 gated silu")
+VARIANTS = ("bart", "mbart", "marian", "marian apart", "t5", "t5 v1.1", "t5 gated silu",
+            "pegasus", "m2m100", "mt5", "umt5")
 SOURCE = np.random.default_rng(0).integers(3, 50, (2, 7))
 TARGET = np.random.default_rng(1).integers(3, 50, (2, 5))
 PLACES = {"input_ids": torch.tensor(SOURCE), "decoder_input_ids": torch.tensor(TARGET)}

@@ -1,4 +1,4 @@
-"""BART, mBART, Marian and T5 beside transformers: scores, losses, attention, gradients, files, bytes, refusals."""
+"""BART, T5 and their relatives beside transformers: scores, losses, attention, gradients, files, bytes, refusals."""
 
 import contextlib
 import json
@@ -126,12 +126,12 @@ def test_a_row_has_the_same_bits_in_any_company_and_step_by_step(pair):
     assert all(each is kept for each, kept in zip((x for keys in state.keys for x in keys), memory, strict=True))
 
 
-@pytest.mark.parametrize("family", ["bart", "t5"])
+@pytest.mark.parametrize("family", ["bart", "t5", "umt5", "pegasus"])
 def test_long_targets_outgrow_their_room(family):
     """More rows than were foreseen, more positions than a table has, more than one chunk of attention; moved beams."""
-    fields = {name: size for name, size in VARIANTS[family][1].items() if size is not None}
-    model = new_model(new_config(family, **fields | ({"max_position_embeddings": 300} if family == "bart" else {})), 5)
-    model.eval()
+    longer = {} if "t5" in family else {"max_position_embeddings": 300}
+    fields = {name: size for name, size in (VARIANTS[family][1] | longer).items() if size is not None}
+    model = new_model(new_config(family, **fields), 5).eval()
     random, state = np.random.default_rng(0), model.start(SOURCES[:2], tokens=10)
     said, source = [[], []], [0, 1]
     for _ in range(290):
@@ -321,6 +321,8 @@ def folder_of(tmp_path, variant, **changes):
         ("t5", {"relative_attention_num_buckets": 3}, "'relative_attention_num_buckets': 3"),
         ("t5", {"relative_attention_max_distance": 4}, "'relative_attention_max_distance': 4; more than half"),
         ("t5", {"d_kv": 0}, "'d_kv': 0"),
+        ("m2m100", {"decoder_start_token_id": 1}, "'decoder_start_token_id': 1; another than the padding token"),
+        ("umt5", {"feed_forward_proj": "gated-mish"}, "'feed_forward_proj': 'gated-mish'"),
     ],
 )
 def test_configurations_that_cannot_be_are_refused_by_name(tmp_path, variant, changes, text):

@@ -13,9 +13,10 @@ from test_pair_families import LABELS, SOURCES, grads_by_name, padded, relative,
 import pyllm
 
 
-def test_a_head_of_its_own_is_found_in_the_file(tmp_path):
+@pytest.mark.parametrize("variant", ["t5 v1.1", "mt5", "umt5"])
+def test_a_head_of_its_own_is_found_in_the_file(variant, tmp_path):
     """Version 1.1 has one; transformers 5 calls it tied, and its files tell otherwise."""
-    theirs, folder = pair_models.save("t5 v1.1", tmp_path / "m")
+    theirs, folder = pair_models.save(variant, tmp_path / "m")
     state = load_file(folder / "model.safetensors")
     torch.manual_seed(9)
     save_file(state | {"lm_head.weight": torch.randn(53, 32) * 0.2}, folder / "model.safetensors", {"format": "pt"})
@@ -42,7 +43,7 @@ def test_a_head_of_its_own_is_found_in_the_file(tmp_path):
         assert np.abs(grads[name] - exact).max() <= 1e-4 * np.abs(exact).max(), name
 
 
-@pytest.mark.parametrize("variant", ["bart untied", "mbart untied", "marian untied"])
+@pytest.mark.parametrize("variant", ["bart untied", "mbart untied", "marian untied", "pegasus untied"])
 def test_tables_of_their_own_learn_and_are_saved_apart(variant, tmp_path):
     """A head of its own, and a constant bias, after steps of learning; transformers reads what became of it."""
     theirs, folder = pair_models.save(variant, tmp_path / "m")

@@ -86,6 +86,15 @@ PUBLISHED = {
     "bart-base": 139_420_416,
     "bart-large": 406_291_456,
     "marian-base": 73_886_208,
+    "mpnet-base": 109_486_464,
+    "all-mpnet-base-v2": 109_486_464,
+    "electra-small": 13_483_008,
+    "electra-base": 108_891_648,
+    "mt5-small": 300_176_768,
+    "mt5-base": 582_401_280,
+    "pegasus-large": 568_699_904,
+    "m2m100-418m": 483_905_536,
+    "nllb-200-600m": 615_073_792,
 }
 
 
@@ -217,6 +226,7 @@ def test_models_lists_every_family(capsys, tmp_path, monkeypatch):
     found = json.loads(capsys.readouterr().out)
     names = [family["name"] for family in found["families"]]
     wanted = "MLP RNN LSTM GRU seq2seq Transformer ULMFiT AWD-LSTM BERT GPT GPT-2 T5 BART LLaMA GPT-NeoX InstructGPT"
+    wanted += " MPNet ELECTRA mT5 UMT5 Pegasus M2M100 NLLB"
     wanted += " ChatGPT Pythia Mistral Gemma Qwen2 Qwen2.5 Qwen3 Marian mBART RoBERTa ALBERT DistilBERT ViT"
     assert set(wanted.split()) | {"Llama 2", "Llama 3", "Gemma 2", "Gemma 3", "seq2seq + attention"} == set(names)
     assert [family["year"] for family in found["families"]] == sorted(family["year"] for family in found["families"])

@@ -9,9 +9,10 @@ import sentencepiece
 import tokenizers
 import transformers
 from test_cli_training import run
-from tiny_sentence_pieces import TEXTS, lines, trained
+from tiny_sentence_pieces import TEXTS, lines, pieces, trained
 
 import pyllm
+from pyllm.data import Pairs
 from pyllm.errors import ModelFileError, TokenizerError
 from pyllm.evaluate.translation import source_of
 from pyllm.models.encoder_decoder import EncoderDecoder
@@ -30,6 +31,7 @@ FAMILIES = {
     "camembert": ("CamembertTokenizer", "sentencepiece.bpe.model", {}, {}),
     "mbart": ("MBartTokenizer", "sentencepiece.bpe.model", {}, {"src_lang": "de_DE", "tgt_lang": "ro_RO"}),
     "mbart alone": ("MBartTokenizer", "sentencepiece.bpe.model", {}, {}),
+    "pegasus": ("PegasusTokenizer", "spiece.model", T5, {}),
     "mbart50": ("MBart50Tokenizer", "sentencepiece.bpe.model", {}, {"src_lang": "de_DE", "tgt_lang": "sl_SI"}),
 }
 
@@ -45,8 +47,8 @@ def write(family, folder):
 
 def peer(family, folder):
     """transformers' tokenizer; what its fifth version forgot is given back: the mask takes the space before it, and
-    mBART's normaliser, as the tokenizer.json files of the families have both. mBART-50 drops the white space at the end
-    of a text and around it, as mBART and SentencePiece do.
+    mBART's and Pegasus' normaliser, as the tokenizer.json files of the families have both. mBART-50 drops white space
+    at the end of a text and around it, as mBART and SentencePiece do.
     """
     kind, data = write(family, folder)
     spelled = {"albert": "[MASK]", "albert cased": "[MASK]"}.get(family, "<mask>")
@@ -55,7 +57,7 @@ def peer(family, folder):
     for token in whole["added_tokens"]:
         token["lstrip"] |= token["content"] == spelled
     found._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(whole))
-    if family.startswith("mbart"):
+    if family.startswith(("mbart", "pegasus")):
         charsmap = sentence_piece.read("x", data).charsmap
         found._tokenizer.normalizer = tokenizers.normalizers.Precompiled(charsmap)
         found._tokenizer.pre_tokenizer = transformers.MBartTokenizer()._tokenizer.pre_tokenizer
@@ -92,8 +94,7 @@ def test_ids_offsets_and_texts_are_those_of_transformers(both):
 
 def test_the_ids_of_the_families(tmp_path):
     """fairseq's offsets and what stands around texts, in numbers."""
-    pieces = sentencepiece.SentencePieceProcessor(model_proto=trained())
-    emma = pieces.encode("Emma")
+    emma = sentencepiece.SentencePieceProcessor(model_proto=trained()).encode("Emma")
     wanted = {
         "xlm-r": [0, *(i + 1 for i in emma), 2],
         "camembert": [5, *(i + 4 for i in emma), 6],
@@ -203,6 +204,63 @@ def test_languages_are_chosen(tmp_path, family, capsys, monkeypatch):
         call("the house", tgt_lang="deu")
 
 
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+def test_m2m100_numbers_its_pieces_by_a_list(tmp_path, kind):
+    """vocab.json beside the model of pieces, languages behind it; codes as en name tokens as __en__."""
+    data = trained(model_type=kind)
+    words = ["<s>", "<pad>", "</s>", "<unk>", *pieces(data)[:2:-1], "madeup", "Kapitän"]
+    (tmp_path / "sentencepiece.bpe.model").write_bytes(data)
+    (tmp_path / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "M2M100Tokenizer", "src_lang": "de"}')
+    theirs = transformers.M2M100Tokenizer.from_pretrained(tmp_path, tgt_lang="ro")
+    mine = pyllm.AutoTokenizer.from_pretrained(tmp_path, tgt_lang="ro")
+    for code in ("de", "zu"):
+        mine.src_lang = theirs.src_lang = code
+        for text in (*TEXTS[:3], "Donaudampfschiff ﬁ ①", *lines()[::90]):
+            assert mine(text).input_ids == source_of(mine, text) == theirs(text).input_ids, text
+        assert mine(text, text_target="das Haus").labels == theirs(text, text_target="das Haus").labels
+        ids = theirs(text).input_ids  # of which transformers 5 decodes the language, too
+        assert mine.decode(ids, skip_special_tokens=True).strip() == theirs.decode(ids[1:], skip_special_tokens=True)
+    learned = [side.tolist() for side in Pairs([("the house", "das Haus")], mine, 64, 2).sides(0)]
+    assert learned == [theirs("the house").input_ids, theirs(text_target="das Haus").input_ids]
+    assert mine.lang_code_to_id == theirs.lang_code_to_id and (mine.src_lang, mine.tgt_lang) == ("zu", "ro")
+    mine.save_pretrained(tmp_path / "again")
+    assert pyllm.AutoTokenizer.from_pretrained(tmp_path / "again")("the house") == mine("the house")
+    (tmp_path / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words[:-9])}))
+    with pytest.raises(TokenizerError, match=r"vocab.json: no '.*'; a number for each piece"):
+        pyllm.AutoTokenizer.from_pretrained(tmp_path)
+
+
+def test_nllb_says_any_language(tmp_path, capsys):
+    """Its tokenizer.json as transformers writes it; a source begins with its language, what is said with another."""
+    letters = sorted(set("the house das Haus".replace(" ", "")) | {"\u2581"})
+    merges = [("t", "h"), ("th", "e"), ("\u2581", "the")]
+    words = ["<s>", "<pad>", "</s>", "<unk>", *letters, *(a + b for a, b in merges)]
+    languages = ["eng_Latn", "fra_Latn", "deu_Latn", "zho_Hans"]
+    theirs = transformers.NllbTokenizer({word: i for i, word in enumerate(words)}, merges,
+                                        extra_special_tokens=languages)  # fmt: skip
+    theirs.save_pretrained(tmp_path)
+    model, _ = pair_models.save("m2m100", tmp_path, spread=0.5, vocab_size=len(theirs))
+    theirs.src_lang = "fra_Latn"
+    mine = pyllm.AutoTokenizer.from_pretrained(tmp_path, src_lang="fra_Latn", tgt_lang="deu_Latn")
+    assert source_of(mine, "the house") == mine("the house").input_ids == theirs("the house").input_ids
+    assert set(mine.lang_code_to_id) == set(languages) and mine.src_lang == "fra_Latn"
+    forced = {"forced_bos_token_id": theirs.convert_tokens_to_ids("deu_Latn"), "max_new_tokens": 9, "do_sample": False}
+    wanted = model.generate(**theirs("the house", return_tensors="pt"), num_beams=2, **forced)
+    wanted = theirs.decode(wanted[0], skip_special_tokens=True).strip()
+    settings = {"dtype": "float32", "max_new_tokens": 9, "num_beams": 2}
+    call = pyllm.pipeline("translation", str(tmp_path), src_lang="fra_Latn", tgt_lang="deu_Latn", **settings)
+    assert call("the house")[0]["translation_text"] == wanted
+    words = ["-n", "9", "--beam", "2", "--source-language", "fra_Latn", "--target-language", "deu_Latn"]
+    capsys.readouterr()
+    assert run(tmp_path, "translate", "@", "the house", *words) == 0
+    assert capsys.readouterr().out.split() == wanted.split()
+    (tmp_path / "pairs.tsv").write_text("".join("the" * i + f"\tdas{' Haus' * i}\n" for i in range(1, 12)))
+    assert run(tmp_path, "finetune", "@", "--data", "@pairs.tsv", "--out", "@run", "--steps", "1", *words[4:]) == 0
+    learned = pyllm.AutoTokenizer.from_pretrained(tmp_path / "run")
+    assert (learned.src_lang, learned.tgt_lang) == ("fra_Latn", "deu_Latn")
+
+
 def test_without_languages_none_is_chosen(tmp_path):
     write("t5", tmp_path)
     with pytest.raises(TokenizerError, match="src_lang is 'de_DE'; its texts bear no language"):
@@ -216,7 +274,7 @@ HOSTILE = [
     (lambda data: data + b"\x1a\x02\x28\x00", {}, r"spiece.model: spaces stand behind words or are not marked"),
     (lambda data: data, {"extra_ids": -1}, r"spiece.model: extra_ids -1; 0 to 65,536"),
     (lambda data: data, {"eos_token": "<end>"}, r"spiece.model: no <end>; a piece for each special token"),
-    (lambda data: data, {"tokenizer_class": "PegasusTokenizer"}, r"spiece.model of 'pegasus'; one of t5, albert"),
+    (lambda data: data, {"tokenizer_class": "BigBirdTokenizer"}, r"spiece.model of 'bigbird'; one of t5, albert"),
     (
         lambda data: data,
         {"tokenizer_class": "MBartTokenizer", "src_lang": "xx"},

@@ -12,11 +12,12 @@ _LLAMA |= {"num_key_value_heads": 2, "max_position_embeddings": 64}
 _RECURRENT = {"embedding_size": 64, "hidden_size": 64, "num_hidden_layers": 2}
 _BART = {"d_model": 64, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4}
 _BART |= {"decoder_attention_heads": 4, "encoder_ffn_dim": 96, "decoder_ffn_dim": 96, "max_position_embeddings": 64}
+_T5 = {"d_model": 64, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 4, "d_ff": 96, "d_kv": 16}
 _PAIRS = {
     "transformer": {"d_model": 64, "nhead": 4, "num_encoder_layers": 1, "num_decoder_layers": 1, "dim_feedforward": 96},
     "seq2seq": {"embedding_size": 64, "hidden_size": 64, "num_layers": 1},
-    **dict.fromkeys(("bart", "mbart", "marian"), _BART),
-    "t5": {"d_model": 64, "num_layers": 1, "num_decoder_layers": 1, "num_heads": 4, "d_ff": 96, "d_kv": 16},
+    **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "m2m_100"), _BART),
+    **dict.fromkeys(("t5", "mt5", "umt5"), _T5),
 }
 SIZES = {
     "gpt2": {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "n_inner": 96},

@@ -14,6 +14,7 @@ import tiny_tokenizers
 import torch
 import transformers
 from kernel_checks import same_bits
+from test_word_piece import write_mpnet
 from tiny_encoders import theirs
 
 import pyllm
@@ -109,6 +110,23 @@ def test_later_versions_name_the_pooling(tmp_path, given, modes):
     write(tmp_path, "1_Pooling/config.json", {"embedding_dimension": 32, "pooling_mode": given, "include_prompt": True})
     wanted = reference_vectors(reference, tmp_path, TEXTS, modes)
     assert np.abs(pyllm.SentenceEncoder(tmp_path).encode(TEXTS) - wanted).max() <= 1e-5 * np.abs(wanted).max()
+
+
+def test_mpnet_gives_sentences(tmp_path):
+    """As all-mpnet-base-v2's folder: its own tokenizer, the mean, length 1."""
+    folder(tmp_path, normalize=True, variant="mpnet")
+    count = write_mpnet(tmp_path)
+    reference = theirs("mpnet", "Model", vocab_size=count)
+    reference.save_pretrained(tmp_path)
+    tokenizer = transformers.MPNetTokenizer.from_pretrained(tmp_path)
+    wanted = []
+    for text in TEXTS:
+        with torch.no_grad():
+            ids = tokenizer(text, truncation=True, max_length=9, return_tensors="pt")
+            row = reference(**ids).last_hidden_state[0].mean(dim=0).numpy()
+        wanted.append(row / np.linalg.norm(row))
+    found = pyllm.SentenceEncoder(tmp_path).encode(TEXTS)
+    assert np.abs(found - np.stack(wanted)).max() <= 1e-5
 
 
 def with_dense(path, sizes, act, bias, dtype=torch.float32):

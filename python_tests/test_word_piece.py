@@ -69,10 +69,36 @@ def test_saved_again_it_gives_the_same(both, tmp_path):
     assert again(TEXTS, SECOND).input_ids == mine(TEXTS, SECOND).input_ids
 
 
+def write_mpnet(folder, **config):
+    """vocab.txt with MPNet's special tokens, of which files say the class alone. Gives how many tokens it has."""
+    words = [each for each in tiny_tokenizers.WORD_PIECES if not each.startswith("[")]
+    words = ["<s>", "<pad>", "</s>", "<unk>", *words, "[UNK]", "<mask>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "MPNetTokenizer", **config}))
+    return len(words)
+
+
+@pytest.mark.parametrize("config", [{}, {"do_lower_case": False}])
+def test_mpnet_has_a_vocabulary_of_its_own(tmp_path, config):
+    """Its marks are RoBERTa's, two of them between the texts of a pair; the mask takes the space before it."""
+    write_mpnet(tmp_path, **config)
+    theirs = transformers.MPNetTokenizer.from_pretrained(tmp_path)
+    theirs.save_pretrained(tmp_path / "json")
+    for mine in (pyllm.AutoTokenizer.from_pretrained(path) for path in (tmp_path, tmp_path / "json")):
+        assert dict(mine(TEXTS, SECOND)) == dict(theirs(TEXTS, SECOND)) and dict(mine(TEXTS)) == dict(theirs(TEXTS))
+        for name in ("bos", "eos", "cls", "sep", "mask", "pad", "unk"):
+            assert getattr(mine, f"{name}_token_id") == getattr(theirs, f"{name}_token_id")
+        masked = "The capital <mask>, of [UNK]"
+        assert mine(masked, allow_special=True).input_ids == theirs(masked).input_ids
+        assert mine.decode(mine("paris is").input_ids, skip_special_tokens=True).strip() == "paris is"
+
+
 @pytest.mark.parametrize(
     ("config", "typed"),
     [
         ({"tokenizer_class": "BertTokenizer"}, True),
+        ({"tokenizer_class": "ElectraTokenizerFast"}, True),
         ({"tokenizer_class": "DistilBertTokenizerFast"}, False),
         ({"model_input_names": ["input_ids", "attention_mask"]}, False),
         ({"model_input_names": ["input_ids", "token_type_ids"], "tokenizer_class": "RobertaTokenizer"}, True),

@@ -32,10 +32,16 @@ def _t5(width: int, layers: int, heads: int, inner: int, **more: Any) -> dict[st
 
 
 _V1_1 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+_MT5: dict[str, Any] = {"model_type": "mt5", "d_kv": 64, "vocab_size": 250_112, **_V1_1}
 _BART = {"model_type": "bart", "bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
 _MARIAN = {"model_type": "marian", "activation_function": "swish", "scale_embedding": True, "eos_token_id": 0}
 _MARIAN |= {"pad_token_id": 58_100, "decoder_start_token_id": 58_100, "max_position_embeddings": 512}
+_PEGASUS: dict[str, Any] = {"model_type": "pegasus", "activation_function": "relu", "scale_embedding": True}
+_PEGASUS |= {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "max_position_embeddings": 512}
+_M2M_100: dict[str, Any] = {"model_type": "m2m_100", "bos_token_id": 0, "eos_token_id": 2}
 _MINI: dict[str, Any] = {"model_type": "bert", "hidden_size": 384, "intermediate_size": 1536, "num_attention_heads": 12}
+_MPNET = {"model_type": "mpnet", "max_position_embeddings": 514}
+_BASE: dict[str, Any] = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}
 _LARGE: dict[str, Any] = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16}
 # Published sizes by their names.
 SHAPES: dict[str, dict[str, Any]] = {
@@ -44,8 +50,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     "all-minilm-l6-v2": _MINI | {"num_hidden_layers": 6},
     "all-minilm-l12-v2": _MINI | {"num_hidden_layers": 12},
     "roberta-base": {"model_type": "roberta", "max_position_embeddings": 514, "type_vocab_size": 1},
+    "mpnet-base": _MPNET,
+    "all-mpnet-base-v2": _MPNET,
+    "electra-small": {"model_type": "electra"},
+    "electra-base": {"model_type": "electra", "embedding_size": 768} | _BASE,
     "distilbert-base": {"model_type": "distilbert"},
-    "albert-base": {"model_type": "albert", "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12},
+    "albert-base": {"model_type": "albert"} | _BASE,
     "bart-base": _BART | _bart(768, 6, 12, 50_265),
     "bart-large": _BART | _bart(1024, 12, 16, 50_265),
     "marian-base": _MARIAN | _bart(512, 6, 8, 58_101),
@@ -53,6 +63,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "t5-base": _t5(768, 12, 12, 3072),
     "flan-t5-small": _t5(512, 8, 6, 1024, d_kv=64, **_V1_1),
     "flan-t5-base": _t5(768, 12, 12, 2048, d_kv=64, **_V1_1),
+    "mt5-small": _t5(512, 8, 6, 1024, **_MT5),
+    "mt5-base": _t5(768, 12, 12, 2048, **_MT5),
+    "pegasus-large": _PEGASUS | _bart(1024, 16, 16, 96_103),
+    "m2m100-418m": _M2M_100 | _bart(1024, 12, 16, 128_112),
+    "nllb-200-600m": _M2M_100 | _bart(1024, 12, 16, 256_206),
 }
 USUAL: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257},
@@ -68,19 +83,26 @@ USUAL: dict[str, dict[str, Any]] = {
     "seq2seq": {"vocab_size": 8192},
     "bert": {},  # the sizes of encoders are the defaults of their fields
     "roberta": {},
+    "mpnet": {},
+    "electra": {},
     "distilbert": {},
     "albert": {},
     "vit": {},
     "bart": _bart(768, 6, 12, 50_265),
     "mbart": _bart(1024, 12, 16, 250_027) | {"scale_embedding": True},
     "marian": _bart(512, 6, 8, 58_101) | {"activation_function": "swish", "scale_embedding": True},
+    "pegasus": _PEGASUS | _bart(1024, 16, 16, 96_103),
+    "m2m_100": _M2M_100 | _bart(1024, 12, 16, 128_112),
     "t5": {"d_model": 512, "num_layers": 6, "num_heads": 8, "d_ff": 2048, "vocab_size": 32_128},
+    "mt5": {"tie_word_embeddings": False},
+    "umt5": {"tie_word_embeddings": False},
 }
-PAIRS = ("transformer", "seq2seq", "bart", "mbart", "marian", "t5")  # encoder-decoders, which learn from pairs
-ENCODERS = ("bert", "roberta", "distilbert", "albert")
+_T5 = ("t5", "mt5", "umt5")
+_PADDED = ("bart", "mbart", "marian", "pegasus", "m2m_100", *_T5)  # transformers' encoder-decoders
+PAIRS = ("transformer", "seq2seq", *_PADDED)  # encoder-decoders, which learn from pairs
+ENCODERS = ("bert", "roberta", "distilbert", "albert", "mpnet", "electra")
 READ_AS = {"xlm-roberta": "roberta", "camembert": "roberta"}  # model_type of folders -> the family that it is
 IMAGES = ("vit",)  # encoders that read images
-_PADDED = ("bart", "mbart", "marian", "t5")  # transformers' encoder-decoders
 RECURRENT = ("rnn", "lstm", "gru", "awd-lstm")
 OWN = (*RECURRENT, *PAIRS)  # they continue no texts in transformers and llama.cpp
 _GIVEN = ("gpt2", *OWN, *ENCODERS, *IMAGES)  # families of which no size follows from another
@@ -132,7 +154,7 @@ def _special_ids(family: str, tokenizer: Any) -> dict[str, Any]:
     if family in (*ENCODERS, *_PADDED):
         found["pad_token_id"] = end if pad is None else pad
     if family in _PADDED:
-        found["decoder_start_token_id"] = found["pad_token_id"] if family == "t5" else end
+        found["decoder_start_token_id"] = found["pad_token_id"] if family in _T5 else end
     return found
 
 

@@ -25,6 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", required=True, nargs="+", metavar="FILE", help=files)
     add("--task", choices=("chat", "classify", "tag"), default="chat", help="answers, classes of texts, tags (chat)")
     add("--valid", nargs="+", metavar="PAIRS", help="pairs to judge by (some of the data are held out)")
+    add("--source-language", metavar="CODE", help="of pairs for a model of many languages (mBART: en_XX)")
+    add("--target-language", metavar="CODE", help="of what it learns to say")
     add("--held-out", type=options.whole(1), default=64, metavar="N", help="records to judge by (64)")
     add("--lora", type=options.whole(1, 65536), metavar="R", help="rank of an adapter that learns in the model's stead")
     add("--lora-alpha", type=options.real(0.0), metavar="X", help="its scale times R (2 R)")
@@ -54,7 +56,10 @@ def run(args: argparse.Namespace) -> int:
     if is_of_pairs(args.model):
         training.check_pairs(args)
         rest = args.context, args.valid, bars, training.command(), adapter(args)
-        return training.tell(args, tune_pairs(args.model, args.data, training.arguments(args), *rest))
+        languages = {"src_lang": args.source_language, "tgt_lang": args.target_language}
+        return training.tell(args, tune_pairs(args.model, args.data, training.arguments(args), *rest, languages))
+    if args.source_language or args.target_language:
+        raise options.UsageError("--source-language and --target-language: of pairs, which encoder-decoders learn")
     if len(args.data) > 1 or args.valid:
         raise options.UsageError("--data: one file of conversations; --valid and two files are for encoder-decoders")
     settings = training.arguments(args)

@@ -11,7 +11,8 @@ from typing import Any
 
 from pyllm.cli import options, output
 from pyllm.errors import printable
-from pyllm.models.counting import FORMATS, Cache, Count, Group, Part, bytes_in, count_preset, mlp
+from pyllm.models.counted import Cache, Count, Group, Part
+from pyllm.models.counting import FORMATS, bytes_in, count_preset, mlp
 from pyllm.models.presets import ALIASES, PAIRS, PRESETS, from_config
 
 CACHE_BYTES = 2  # keys and values are kept as bf16

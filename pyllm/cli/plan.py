@@ -115,7 +115,7 @@ def configured(family: str, text: str) -> Known:
 def of_config(values: dict[str, Any], weights: int | None = None) -> Known:
     """The sizes of a checked configuration."""
     positions = values.get("n_positions") or values.get("max_position_embeddings")  # T5 has no end
-    if values["model_type"] == "roberta":
+    if values["model_type"] in ("roberta", "mpnet"):
         positions -= values["pad_token_id"] + 1  # the table's first rows belong to no place
     return Known(planning.sizes(from_config(values)), positions, weights)
 

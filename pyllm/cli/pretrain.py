@@ -16,8 +16,8 @@ from pyllm.cli import options, training
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`pyllm pretrain --model FAMILY [--config NAME=VALUE,...] --data SHARDS --out RUN [...]`."""
     add = parser.add_argument
-    families = "gpt2, llama, mistral, qwen2, qwen3, rnn, lstm, gru, awd-lstm; bert, roberta, distilbert, albert; "
-    pairs = "of pairs: transformer, seq2seq, bart, mbart, marian, t5"
+    families = "gpt2, llama, mistral, qwen2, qwen3, rnn, lstm, gru, awd-lstm; bert, roberta, distilbert, albert, "
+    pairs = "mpnet, electra; of pairs: transformer, seq2seq, bart, mbart, marian, pegasus, m2m_100, t5, mt5, umt5"
     add("--model", required=True, metavar="FAMILY", help=families + pairs)
     what = "learned from shards: next, prefix (decoders), mlm, mlm+nsp (encoders), span, denoise, prefix (of pairs)"
     add("--objective", metavar="NAME", help=what)

@@ -32,9 +32,9 @@ class Pairs(Rows):
     """Token pairs of at most `length` ids a side; a row is two sequences: the source, and the target after a start.
 
     pairs: a file (or several) of lines "source TAB target" (.tsv, .txt) or of objects {"source", "target"} or
-    {"prompt", "completion"} (.jsonl), also packed; or an iterable of Pair. Both begin with what the tokenizer puts
-    before a text; the source ends with what it puts behind, the target with the end token. The target is read behind
-    start_id. Too long ones are dropped, and pairs with an empty side. report counts.
+    {"prompt", "completion"} (.jsonl), also packed; or an iterable of Pair. Each begins with what the tokenizer of its
+    side puts before a text, as its language; the source ends with what it puts behind, the target with the end token.
+    The target is read behind start_id. Too long ones are dropped, and pairs with an empty side. report counts.
     parallel: pairs is two files, of which line i of the first belongs to line i of the second.
 
     Raises DataError that names file and line for a bad record, and where no pair is left.
@@ -62,12 +62,12 @@ class Pairs(Rows):
 
     def _read(self, pairs: Iterator[Pair], sides: tuple[Any, Any]) -> Store:
         ids, wanted, first, keys = array("i"), bytearray(), array("q", [0]), array("Q")
-        before = np.asarray(sides[0].coder.before, np.int32)
         ends = sides[0].ending, [sides[1].eos_token_id]
+        around = [(side.coder.before, end) for side, end in zip(sides, ends, strict=True)]
         for pair in pairs:
             self.records += 1
             both = [as_array(side.coder, text) for side, text in zip(sides, pair, strict=True)]
-            parts = ((before, said, end) for said, end in zip(both, ends, strict=True))
+            parts = ((before, said, end) for said, (before, end) in zip(both, around, strict=True))
             source, target = (np.concatenate(part).astype(np.int32) for part in parts)
             if not all(map(len, both)):
                 self.dropped["empty"] += 1

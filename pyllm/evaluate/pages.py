@@ -19,7 +19,8 @@ from pyllm.evaluate.curves import Line, bars, curves
 from pyllm.evaluate.runs import Record, Run, as_number, read_run
 from pyllm.formats.config import check_config
 from pyllm.formats.writing import Staging, check_target
-from pyllm.models.counting import Count, count_preset, mlp
+from pyllm.models.counted import Count
+from pyllm.models.counting import count_preset, mlp
 from pyllm.models.presets import from_config
 
 MOST_SAMPLES = 100  # the last ones are shown

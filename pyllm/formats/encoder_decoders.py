@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyllm.errors import printable
-from pyllm.formats.fields import Field, Raw, check_fields
+from pyllm.formats.fields import Field, Raw, changed, check_fields
 
 _SIZES = (1, 1 << 20)
 _LAYERS = (1, 1000)
@@ -49,7 +49,17 @@ MARIAN = (
     Field("decoder_vocab_size", "int", 1, 1 << 24, None),
     Field("share_encoder_decoder_embeddings", "bool", default=True),
 )
+M2M_100 = changed(
+    BART,
+    Field("d_model", "int", 4, 1 << 20),
+    Field("activation_function", "choice", default="relu", choices=_ACTIVATIONS),
+    Field("attention_dropout", "float", 0.0, 0.99, 0.1),
+    Field("scale_embedding", "bool", default=True),
+    Field("pad_token_id", "ids", default=1),
+    Field("decoder_start_token_id", "ids", default=2),
+)
 _T5_PLAIN = ("relu", "gelu", "gelu_new", "silu")
+_T5_ALL = (*_T5_PLAIN, *(f"gated-{act}" for act in _T5_PLAIN))
 T5 = (
     *_PUBLISHED,
     Field("d_model", "int", *_SIZES, 512),
@@ -60,10 +70,18 @@ T5 = (
     Field("num_heads", "int", 1, 4096, 8),
     Field("relative_attention_num_buckets", "int", 4, 1 << 16, 32),
     Field("relative_attention_max_distance", "int", 2, 1 << 20, 128),
-    Field("feed_forward_proj", "choice", default="relu", choices=(*_T5_PLAIN, *(f"gated-{a}" for a in _T5_PLAIN))),
+    Field("feed_forward_proj", "choice", default="relu", choices=_T5_ALL),
     Field("dropout_rate", "float", 0.0, 0.99, 0.1),
     Field("layer_norm_epsilon", "float", 1e-12, 1e-1, 1e-6),
     Field("scale_decoder_outputs", "bool", default=None),
+)
+MT5 = changed(
+    T5,
+    Field("vocab_size", "int", 1, 1 << 24, 250_112),
+    Field("d_ff", "int", 1, 1 << 22, 1024),
+    Field("num_layers", "int", *_LAYERS, 8),
+    Field("num_heads", "int", 1, 4096, 6),
+    Field("feed_forward_proj", "choice", default="gated-gelu", choices=_T5_ALL),
 )
 TRANSFORMER = (
     *(field for field in _SHARED if field.name != "label_smoothing"),
@@ -151,9 +169,35 @@ def check_marian(raw: Raw) -> dict[str, Any]:
     return config
 
 
-def check_t5(raw: Raw) -> dict[str, Any]:
+def check_pegasus(raw: Raw) -> dict[str, Any]:
+    """Of Pegasus."""
+    return _bart(raw, BART, "pegasus")
+
+
+def check_m2m_100(raw: Raw) -> dict[str, Any]:
+    """Of M2M100 and NLLB, whose places begin behind the padding token's number; it stands at none."""
+    config = _bart(raw, M2M_100, "m2m_100")
+    pad = config["pad_token_id"]
+    if not isinstance(pad, int):
+        raw.refuse("pad_token_id", printable(repr(pad), 100), "a token id: places begin behind it")
+    if config["decoder_start_token_id"] == pad:
+        raw.refuse("decoder_start_token_id", pad, "another than the padding token, which has no place")
+    return config
+
+
+def check_mt5(raw: Raw) -> dict[str, Any]:
+    """Of mT5, whose head is never scaled."""
+    return check_t5(raw, MT5, "mt5") | {"scale_decoder_outputs": False}
+
+
+def check_umt5(raw: Raw) -> dict[str, Any]:
+    """Of UMT5."""
+    return check_t5(raw, MT5, "umt5")
+
+
+def check_t5(raw: Raw, fields: tuple[Field, ...] = T5, kind: str = "t5") -> dict[str, Any]:
     """Of T5. Version 1.1 is told by a head that is not tied: then what the head takes is not scaled."""
-    config = check_fields(raw, T5)
+    config = check_fields(raw, fields)
     if config["num_decoder_layers"] is None:
         config["num_decoder_layers"] = config["num_layers"]
     if config["scale_decoder_outputs"] is None:
@@ -162,5 +206,5 @@ def check_t5(raw: Raw) -> dict[str, Any]:
     if most <= buckets // 2:
         raw.refuse("relative_attention_max_distance", f"{most:,}", f"more than half of the {buckets:,} buckets")
     return {name: value for name, value in config.items() if name != "max_position_embeddings"} | {
-        **_tasks(raw), "model_type": "t5",
+        **_tasks(raw), "model_type": kind,
     }  # fmt: skip

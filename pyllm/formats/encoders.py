@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pyllm.errors import printable
-from pyllm.formats.fields import Field, Raw, check_fields
+from pyllm.formats.fields import Field, Raw, changed, check_fields
 
 _SIZES = (1, 1 << 20)
 _DROPOUT = (0.0, 0.99)
@@ -35,20 +35,24 @@ BERT = (
     Field("type_vocab_size", "int", 1, 1 << 16, 2),
     Field("layer_norm_eps", "float", 1e-15, 1e-1, 1e-12),
 )
-
-
-def _changed(fields: tuple[Field, ...], *others: Field) -> tuple[Field, ...]:
-    """The fields, with others of the same names in their places and new ones at the end."""
-    named = {field.name: field for field in fields} | {field.name: field for field in others}
-    return tuple(named.values())
-
-
-ROBERTA = _changed(
+ROBERTA = changed(
     BERT,
     Field("vocab_size", "int", 1, 1 << 24, 50265),
     Field("pad_token_id", "ids", default=1),
     Field("bos_token_id", "ids", default=0),
     Field("eos_token_id", "ids", default=2),
+)
+MPNET = changed(
+    tuple(field for field in ROBERTA if field.name not in ("type_vocab_size", "classifier_dropout")),
+    Field("vocab_size", "int", 1, 1 << 24, 30527),
+    Field("relative_attention_num_buckets", "int", 32, 32, 32),  # what transformers computes, whatever the table has
+)
+ELECTRA = changed(
+    BERT,
+    Field("embedding_size", "int", *_SIZES, 128),
+    Field("hidden_size", "int", *_SIZES, 256),
+    Field("num_attention_heads", "int", 1, 4096, 4),
+    Field("intermediate_size", "int", 1, 1 << 22, 1024),
 )
 DISTILBERT = (
     *_SHARED,
@@ -62,7 +66,7 @@ DISTILBERT = (
     Field("seq_classif_dropout", "float", *_DROPOUT, 0.2),
     Field("sinusoidal_pos_embds", "bool", default=False),
 )
-ALBERT = _changed(
+ALBERT = changed(
     tuple(field for field in BERT if field.name != "classifier_dropout"),
     Field("vocab_size", "int", 1, 1 << 24, 30000),
     Field("embedding_size", "int", *_SIZES, 128),
@@ -98,7 +102,25 @@ def check_bert(raw: Raw) -> dict[str, Any]:
 
 def check_roberta(raw: Raw) -> dict[str, Any]:
     """Of RoBERTa, whose places begin behind the padding token's number."""
-    config = _checked(raw, ROBERTA, "roberta")
+    return _counted(raw, ROBERTA, "roberta")
+
+
+def check_mpnet(raw: Raw) -> dict[str, Any]:
+    """Of MPNet, whose padding token is always the second."""
+    config = _counted(raw, MPNET, "mpnet")
+    if config["pad_token_id"] != 1:
+        raw.refuse("pad_token_id", config["pad_token_id"], "1")
+    return config
+
+
+def check_electra(raw: Raw) -> dict[str, Any]:
+    """Of ELECTRA."""
+    return _checked(raw, ELECTRA, "electra")
+
+
+def _counted(raw: Raw, fields: tuple[Field, ...], kind: str) -> dict[str, Any]:
+    """Of families whose places begin behind the padding token's number."""
+    config = _checked(raw, fields, kind)
     pad, places = config["pad_token_id"], config["max_position_embeddings"]
     if pad is None or pad + 1 >= places:
         raw.refuse("pad_token_id", pad, f"0 to {places - 2:,}: the {places:,} positions begin behind it")

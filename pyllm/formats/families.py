@@ -9,14 +9,26 @@ from typing import Any
 from pyllm.errors import printable
 from pyllm.formats.encoder_decoders import (
     check_bart,
+    check_m2m_100,
     check_marian,
     check_mbart,
+    check_mt5,
+    check_pegasus,
     check_seq2seq,
     check_t5,
     check_transformer,
+    check_umt5,
 )
-from pyllm.formats.encoders import check_albert, check_bert, check_distilbert, check_roberta, check_vit
-from pyllm.formats.fields import Field, Raw, check_fields
+from pyllm.formats.encoders import (
+    check_albert,
+    check_bert,
+    check_distilbert,
+    check_electra,
+    check_mpnet,
+    check_roberta,
+    check_vit,
+)
+from pyllm.formats.fields import Field, Raw, changed, check_fields
 from pyllm.formats.scaling import check_scaling
 
 _SIZES = (1, 1 << 20)
@@ -53,23 +65,15 @@ QWEN2 = (
     Field("max_window_layers", "int", 0, 1000, 28),
     _LAYER_TYPES,
 )
-
-
-def _changed(fields: tuple[Field, ...], *others: Field) -> tuple[Field, ...]:
-    """The fields, with others of the same names in their places and new ones at the end."""
-    named = {field.name: field for field in fields} | {field.name: field for field in others}
-    return tuple(named.values())
-
-
-QWEN3 = _changed(QWEN2, Field("head_dim", "int", 2, 4096, 128), _ATTENTION_BIAS)
-GEMMA = _changed(
+QWEN3 = changed(QWEN2, Field("head_dim", "int", 2, 4096, 128), _ATTENTION_BIAS)
+GEMMA = changed(
     _DECODER,
     Field("head_dim", "int", 2, 4096, 256),
     Field("tie_word_embeddings", "bool", default=True),
     Field("hidden_act", "choice", default=_TANH[0], choices=_TANH),
     _ATTENTION_BIAS,
 )
-GEMMA2 = _changed(
+GEMMA2 = changed(
     tuple(field for field in GEMMA if field.name != "hidden_act"),
     Field("hidden_activation", "choice", default=_TANH[0], choices=_TANH),
     Field("sliding_window", "int", *_CONTEXT, 4096),
@@ -78,7 +82,7 @@ GEMMA2 = _changed(
     Field("attn_logit_softcapping", "float", 1e-3, 1e6, 50.0),
     Field("final_logit_softcapping", "float", 1e-3, 1e6, 30.0),
 )
-GEMMA3 = _changed(  # with the defaults on which the published files rely
+GEMMA3 = changed(  # with the defaults on which the published files rely
     GEMMA2,
     Field("num_attention_heads", "int", 1, 4096, 8),
     Field("num_key_value_heads", "int", 1, 4096, 4),
@@ -97,7 +101,7 @@ GPT_NEOX = (
     Field("use_parallel_residual", "bool", default=True),
     Field("attention_bias", "bool", default=True),
 )
-GPT_NEOX = _changed(
+GPT_NEOX = changed(
     GPT_NEOX,
     Field("partial_rotary_factor", "float", 1e-3, 1.0, None),
     Field("hidden_act", "choice", default="gelu", choices=("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh")),
@@ -331,6 +335,8 @@ FAMILIES: dict[str, Callable[[Raw], dict[str, Any]]] = {
     "roberta": check_roberta,
     "xlm-roberta": check_roberta,  # RoBERTa's layers and names with another vocabulary
     "camembert": check_roberta,
+    "mpnet": check_mpnet,
+    "electra": check_electra,
     "distilbert": check_distilbert,
     "albert": check_albert,
     "vit": check_vit,
@@ -338,4 +344,8 @@ FAMILIES: dict[str, Callable[[Raw], dict[str, Any]]] = {
     "mbart": check_mbart,
     "marian": check_marian,
     "t5": check_t5,
+    "pegasus": check_pegasus,
+    "m2m_100": check_m2m_100,
+    "mt5": check_mt5,
+    "umt5": check_umt5,
 }

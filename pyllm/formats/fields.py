@@ -27,6 +27,12 @@ class Field(NamedTuple):
     choices: tuple[str, ...] = ()
 
 
+def changed(fields: tuple[Field, ...], *others: Field) -> tuple[Field, ...]:
+    """The fields, with others of the same names in their places and new ones at the end."""
+    named = {field.name: field for field in fields} | {field.name: field for field in others}
+    return tuple(named.values())
+
+
 class Raw(NamedTuple):
     """Unchecked values under Hugging Face's names, and how an error names a field and the place where it stands."""
 

@@ -21,13 +21,19 @@ ARCHITECTURES = {
     "transformer": "Transformer",
     "bert": "Bert",
     "roberta": "Roberta",
+    "mpnet": "MPNet",
+    "electra": "Electra",
     "distilbert": "DistilBert",
     "albert": "Albert",
     "vit": "ViT",
     "bart": "BartForConditionalGeneration",
     "mbart": "MBartForConditionalGeneration",
     "marian": "MarianMTModel",
+    "pegasus": "PegasusForConditionalGeneration",
+    "m2m_100": "M2M100ForConditionalGeneration",
     "t5": "T5ForConditionalGeneration",
+    "mt5": "MT5ForConditionalGeneration",
+    "umt5": "UMT5ForConditionalGeneration",
 }
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _LLAMA_3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}

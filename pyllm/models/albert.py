@@ -17,7 +17,7 @@ from pyllm.models.encoder_heads import (
     TokenHead,
     masked_names,
 )
-from pyllm.models.ragged import Ragged, padding_of
+from pyllm.models.ragged import Ragged
 
 _LAYER = "albert.encoder.albert_layer_groups.{}.albert_layers.{}"
 # Parameter path -> name in Hugging Face folders, ""; {} are the group and the layer in it.
@@ -76,6 +76,7 @@ class Group(nn.Module):
 class ALBERT(Encoder):
     """Embeddings as BERT's, but narrow, made wide; layers of which groups share their weights; a pooler."""
 
+    words: nn.Embedding
     prefix = "albert."
     tied: ClassVar[dict[str, str]] = {
         "predictions.decoder.weight": "albert.embeddings.word_embeddings.weight",
@@ -92,11 +93,7 @@ class ALBERT(Encoder):
 
     def __init__(self, c: Config, task: str = "Model") -> None:
         self.config = c
-        self.words = nn.Embedding(c.vocab_size, c.embedding_size, padding_idx=padding_of(c))
-        self.positions = nn.Embedding(c.max_position_embeddings, c.embedding_size)
-        self.types = nn.Embedding(c.type_vocab_size, c.embedding_size)
-        self.norm = nn.LayerNorm(c.embedding_size, c.layer_norm_eps)
-        self.dropout = nn.Dropout(c.hidden_dropout_prob, "embedding")
+        bert.tables(self, c, c.embedding_size)
         self.wide = nn.Linear(c.embedding_size, c.hidden_size, bias=True)
         self.groups = [
             Group([self._layer(c, f"groups.{i}.{j}") for j in range(c.inner_group_num)])

@@ -14,12 +14,13 @@ from pyllm.models.encoder_decoder import Decoding, EncoderDecoder, Memory, Start
 class Beams(Decoding):
     """keys: of every layer the keys and values of the sources' tokens, which all beams of a source read where they are.
 
-    slabs: those of the beams' own tokens. bias: of distances up to a length that is long enough for now, or None.
+    slabs: those of the beams' own tokens. biases: each layer's of distances up to a length that is long enough for now.
     """
 
     def __init__(self, key_starts: Starts, keys: list[tuple[Any, Any]], slabs: nn.Slabs) -> None:
         super().__init__(key_starts)
-        self.keys, self.slabs, self.bias = keys, slabs, None
+        self.keys, self.slabs = keys, slabs
+        self.biases: list[Any] = [None] * len(keys)
 
     def move(self, index: NDArray[np.int64]) -> None:
         """Only the index of the slabs."""
@@ -40,21 +41,25 @@ class AttentionPair(EncoderDecoder):
         kinds = {getattr(each.value, "dtype", "F32") for _, each in self.named_parameters() if each.packed}
         return "F32" if all(str(kind) in ("F32", "float32") for kind in kinds) else "BF16"
 
+    def placed(self, ids: NDArray[np.int32], places: NDArray[Any]) -> NDArray[Any]:
+        """Where tokens (rows,) stand, as the positions of a stack take it; places: counted from 0 in each sequence."""
+        return places
+
     def encode(self, ids: NDArray[np.int32], starts: Starts) -> Memory:
         """Source tokens (rows,) to a memory."""
-        own = nn.Own(starts, bias=self.encoder.bias(int(np.diff(starts).max())))
-        x = self.encoder.enter(self.source_embedding(ids), ops.places_of(starts))
-        for layer in self.encoder.layers:
-            x = layer(x, own)
+        biases = self.encoder.biases(int(np.diff(starts).max()))
+        x = self.encoder.enter(self.source_embedding(ids), self.placed(ids, ops.places_of(starts)))
+        for layer, bias in zip(self.encoder.layers, biases, strict=True):
+            x = layer(x, nn.Own(starts, bias=bias))
         return Memory(self.encoder.leave(x), starts)
 
     def decode(self, ids: NDArray[np.int32], starts: Starts, memory: Memory) -> Any:
         """Target tokens (rows,), each seeing those before it and its memory, to what the head takes (rows, width)."""
-        own = nn.Own(starts, True, self.decoder.bias(int(np.diff(starts).max())))
-        x = self.decoder.enter(self.target_embedding(ids), ops.places_of(starts))
-        for layer in self.decoder.layers:
+        biases = self.decoder.biases(int(np.diff(starts).max()))
+        x = self.decoder.enter(self.target_embedding(ids), self.placed(ids, ops.places_of(starts)))
+        for layer, bias in zip(self.decoder.layers, biases, strict=True):
             keys, values = layer.cross.keys(memory.rows)
-            x = layer(x, own, nn.Other(keys, values, starts, memory.starts))
+            x = layer(x, nn.Own(starts, True, bias), nn.Other(keys, values, starts, memory.starts))
         return self.decoder.leave(x)
 
     def begin(self, memory: Memory, tokens: int = 0) -> Beams:
@@ -69,12 +74,13 @@ class AttentionPair(EncoderDecoder):
     def follow(self, state: Any, ids: NDArray[np.int32]) -> Any:
         """One token more for each beam, (beams,); gives what the head takes (beams, width)."""
         state.slabs.grow()
-        if self.decoder.relative is not None and (state.bias is None or state.bias.shape[1] < state.slabs.length):
-            state.bias = self.decoder.bias(max(64, 2 * state.slabs.length))
+        known = state.biases[0]
+        if self.decoder.relative is not None and (known is None or known.shape[1] < state.slabs.length):
+            state.biases = self.decoder.biases(max(64, 2 * state.slabs.length))
         first = state.key_starts[state.source]
         count = state.key_starts[state.source + 1] - first
-        x = self.decoder.enter(self.target_embedding(ids), np.full(len(ids), state.length))
+        x = self.decoder.enter(self.target_embedding(ids), self.placed(ids, np.full(len(ids), state.length)))
         for i, layer in enumerate(self.decoder.layers):
             keys, values = state.keys[i]
-            x = layer(x, nn.Step(state.slabs, i, state.bias), nn.Look(keys, values, first, count))
+            x = layer(x, nn.Step(state.slabs, i, state.biases[i]), nn.Look(keys, values, first, count))
         return self.decoder.leave(x)

@@ -93,7 +93,11 @@ class BART(AttentionPair):
             ("decoder", nn.decoder_layer, c.decoder_layers, c.decoder_attention_heads, c.decoder_ffn_dim),
         )
         self.encoder, self.decoder = (self.stack(*side) for side in sides)
-        self.final_logits_bias = nn.Buffer(1, self.head.weight.shape[0])
+        self.final_logits_bias = self.constant()
+
+    def constant(self) -> nn.Buffer | None:
+        """What is added to the logits, the same for every row."""
+        return nn.Buffer(1, self.head.weight.shape[0])
 
     def embed(self, c: Any) -> None:
         """The tables and the head: all the same where they are tied, else three."""
@@ -136,7 +140,7 @@ class BART(AttentionPair):
 
     @property
     def _head_bias(self) -> Any:
-        return self.final_logits_bias.array().reshape(-1)
+        return None if self.final_logits_bias is None else self.final_logits_bias.array().reshape(-1)
 
 
 Model = BART

@@ -77,6 +77,8 @@ def masked(c: Any, words: nn.Embedding) -> MaskedHead:
 class BERT(Encoder):
     """Embeddings of tokens, places and kinds of sentence, normalised; layers; a pooler where the head asks for one."""
 
+    words: nn.Embedding
+    positions: nn.Embedding
     prefix = "bert."
     tied: ClassVar[dict[str, str]] = {
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
@@ -93,14 +95,8 @@ class BERT(Encoder):
 
     def __init__(self, c: Any, task: str = "Model") -> None:
         self.config = c
-        self.words = nn.Embedding(c.vocab_size, c.hidden_size, padding_idx=padding_of(c))
-        self.positions = nn.Embedding(c.max_position_embeddings, c.hidden_size)
-        self.types = nn.Embedding(c.type_vocab_size, c.hidden_size)
-        self.norm = nn.LayerNorm(c.hidden_size, c.layer_norm_eps)
-        self.dropout = nn.Dropout(c.hidden_dropout_prob, "embedding")
-        sizes = c.hidden_size, c.num_attention_heads, c.intermediate_size, c.hidden_act
-        rest = c.layer_norm_eps, nn.Rates(c.hidden_dropout_prob, c.attention_probs_dropout_prob), nn.post_norm
-        self.layers = [nn.encoder_layer(f"layers.{i}", *sizes, *rest) for i in range(c.num_hidden_layers)]
+        tables(self, c, c.hidden_size)
+        self.layers = layers(c)
         self.head = self.heads[task](c, self.words) if task != "Model" else None
         pooled = self.head is None or self.head.pooled
         self.pooler = nn.Linear(c.hidden_size, c.hidden_size, True) if pooled else None
@@ -112,6 +108,22 @@ class BERT(Encoder):
     def embedded(self, batch: Ragged) -> Any:
         """Tokens as rows (rows, width)."""
         return embedded(self, batch, self.places(batch))
+
+
+def tables(model: Any, c: Any, width: int) -> None:
+    """Give a model its tables of words, places and kinds of sentence, of rows so wide, the norm and the dropout."""
+    model.words = nn.Embedding(c.vocab_size, width, padding_idx=padding_of(c))
+    model.positions = nn.Embedding(c.max_position_embeddings, width)
+    model.types = nn.Embedding(c.type_vocab_size, width)
+    model.norm = nn.LayerNorm(width, c.layer_norm_eps)
+    model.dropout = nn.Dropout(c.hidden_dropout_prob, "embedding")
+
+
+def layers(c: Any, order: nn.Order = nn.post_norm) -> list[nn.EncoderLayer]:
+    """The layers that a configuration asks for."""
+    sizes = c.hidden_size, c.num_attention_heads, c.intermediate_size, c.hidden_act
+    rest = c.layer_norm_eps, nn.Rates(c.hidden_dropout_prob, c.attention_probs_dropout_prob), order
+    return [nn.encoder_layer(f"layers.{i}", *sizes, *rest) for i in range(c.num_hidden_layers)]
 
 
 def embedded(model: Any, batch: Ragged, usual: Any) -> Any:

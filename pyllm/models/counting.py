@@ -5,87 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
-from math import prod
-from typing import NamedTuple
 
+from pyllm.models.counted import Cache, Count, Group, Part, dense, encoder_layer, norm, output
+from pyllm.models.counting_pairs import bart, seq2seq, t5, transformer
 from pyllm.models.presets import Preset
-
-
-class Part(NamedTuple):
-    """`times` tensors of one shape: "weights" are matrices and scales, "biases" what is added; a pair has one name."""
-
-    name: str
-    shape: tuple[int, ...]
-    times: int = 1
-    kind: str = "weights"
-
-    @property
-    def size(self) -> int:
-        """How many numbers in all of them."""
-        return self.times * prod(self.shape)
-
-
-class Group(NamedTuple):
-    """Parts that belong together, `repeat` times: an embedding, the layers, the output.
-
-    runs: how often each of them is run for a token; more than once where layers share their weights.
-    """
-
-    name: str
-    parts: tuple[Part, ...]
-    repeat: int = 1
-    runs: int = 1
-
-    @property
-    def size(self) -> int:
-        """Numbers in all repetitions."""
-        return self.repeat * sum(part.size for part in self.parts)
-
-
-class Cache(NamedTuple):
-    """Keys and values that a decoder keeps for each token: 2 x layers x heads x size numbers."""
-
-    layers: int
-    heads: int
-    size: int
-
-    @property
-    def per_token(self) -> int:
-        """Numbers for one token."""
-        return 2 * self.layers * self.heads * self.size
-
-
-class Count(NamedTuple):
-    """A model's groups and its cache (None where nothing is generated token by token)."""
-
-    groups: list[Group]
-    cache: Cache | None
-
-    @property
-    def total(self) -> int:
-        """All numbers."""
-        return sum(group.size for group in self.groups)
-
-
-def _dense(name: str, out: int, into: int, times: int = 1) -> tuple[Part, Part]:
-    """A dense layer with bias."""
-    return Part(name, (out, into), times), Part(name, (out,), times, "biases")
-
-
-def _norm(name: str, hidden: int, times: int = 1) -> tuple[Part, Part]:
-    """Layer normalisation: a scale and a shift."""
-    return Part(name, (hidden,), times), Part(name, (hidden,), times, "biases")
-
-
-def _output(vocabulary: int, hidden: int, tied: bool) -> list[Group]:
-    """The output matrix, unless it is the embedding."""
-    return [] if tied else [Group("output", (Part("output", (vocabulary, hidden)),))]
 
 
 def mlp(sizes: list[int]) -> Count:
     """Dense layers one after the other."""
     return Count(
-        [Group(f"layer {i}", _dense("dense", out, into)) for i, (into, out) in enumerate(pairwise(sizes), 1)], None
+        [Group(f"layer {i}", dense("dense", out, into)) for i, (into, out) in enumerate(pairwise(sizes), 1)], None
     )
 
 
@@ -133,20 +62,20 @@ def llama(
         Group("layers", tuple(layer), layers),
         Group("final norm", (Part("norm", (hidden,)),)),
     ]
-    return Count(found + _output(vocabulary, hidden, tied), Cache(layers, groups, size))
+    return Count(found + output(vocabulary, hidden, tied), Cache(layers, groups, size))
 
 
 def _gpt_layer(hidden: int, inner: int, bias: bool = True) -> tuple[Part, ...]:
     """A layer of GPT-2 or GPT-NeoX; bias: of its attention."""
     attention = (
-        *_dense("attention query, key, value", 3 * hidden, hidden),
-        *_dense("attention output", hidden, hidden),
+        *dense("attention query, key, value", 3 * hidden, hidden),
+        *dense("attention output", hidden, hidden),
     )
     return (
-        *_norm("norms", hidden, 2),
+        *norm("norms", hidden, 2),
         *(part for part in attention if bias or part.kind == "weights"),
-        *_dense("feed-forward up", inner, hidden),
-        *_dense("feed-forward down", hidden, inner),
+        *dense("feed-forward up", inner, hidden),
+        *dense("feed-forward down", hidden, inner),
     )
 
 
@@ -156,8 +85,8 @@ def gpt2(
     """GPT-2: learned positions, biases everywhere, the output matrix is the embedding. inner: 4 hidden unless given."""
     layer = _gpt_layer(hidden, inner or 4 * hidden)
     embedding = (Part("tokens", (vocabulary, hidden)), Part("positions", (positions, hidden)))
-    found = [Group("embedding", embedding), Group("layers", layer, layers), Group("final norm", _norm("norm", hidden))]
-    return Count(found + _output(vocabulary, hidden, tied), Cache(layers, heads, hidden // heads))
+    found = [Group("embedding", embedding), Group("layers", layer, layers), Group("final norm", norm("norm", hidden))]
+    return Count(found + output(vocabulary, hidden, tied), Cache(layers, heads, hidden // heads))
 
 
 def neox(
@@ -167,115 +96,28 @@ def neox(
     found = [
         Group("embedding", (Part("embedding", (vocabulary, hidden)),)),
         Group("layers", _gpt_layer(hidden, inner or 4 * hidden, bias), layers),
-        Group("final norm", _norm("norm", hidden)),
+        Group("final norm", norm("norm", hidden)),
     ]
-    return Count(found + _output(vocabulary, hidden, tied), Cache(layers, heads, hidden // heads))
-
-
-def _encoder_layer(hidden: int, inner: int = 0) -> tuple[Part, ...]:
-    """A layer of BERT or BART's encoder: attention and feed-forward with biases, two norms. inner: 4 hidden."""
-    inner = inner or 4 * hidden
-    return (
-        *_dense("attention query, key, value, output", hidden, hidden, 4),
-        *_dense("feed-forward up", inner, hidden),
-        *_dense("feed-forward down", hidden, inner),
-        *_norm("norms", hidden, 2),
-    )
-
-
-def _cross(hidden: int) -> tuple[Part, ...]:
-    """What a layer of a decoder has besides: attention over the source, with biases and a norm."""
-    return (*_dense("cross attention query, key, value, output", hidden, hidden, 4), *_norm("cross norm", hidden))
+    return Count(found + output(vocabulary, hidden, tied), Cache(layers, heads, hidden // heads))
 
 
 def bert(
     hidden: int, layers: int, vocabulary: int, positions: int, inner: int = 0, segments: int = 2, pooler: bool = True,
-    narrow: int = 0, runs: tuple[int, ...] = (),
+    narrow: int = 0, runs: tuple[int, ...] = (), relative: tuple[int, int] = (0, 0),
 ) -> Count:  # fmt: skip
     """BERT and its relatives, without the heads of pre-training; 0 segments: no such table.
 
-    narrow: width of the tables, which a matrix makes wide, and runs: how often each layer is run (ALBERT).
+    narrow: width of the tables, which a matrix makes wide, and runs: how often each layer is run (ALBERT). relative:
+    buckets of distances and heads, of a table that all layers share (MPNet).
     """
     wide = narrow or hidden
     rows = {"tokens": vocabulary, "positions": positions} | ({"segments": segments} if segments else {})
-    found = [Group("embedding", (*(Part(name, (n, wide)) for name, n in rows.items()), *_norm("norm", wide)))]
-    found += [Group("embedding made wide", _dense("dense", hidden, narrow))] if narrow else []
+    found = [Group("embedding", (*(Part(name, (n, wide)) for name, n in rows.items()), *norm("norm", wide)))]
+    found += [Group("embedding made wide", dense("dense", hidden, narrow))] if narrow else []
+    found += [Group("distances", (Part("relative positions", relative),))] if any(relative) else []
     times = Counter(runs or (1,) * layers)
-    found += [Group("layers", _encoder_layer(hidden, inner), repeat, each) for each, repeat in times.items()]
-    return Count([*found, Group("pooler", _dense("dense", hidden, hidden))] if pooler else found, None)
-
-
-def t5(
-    hidden: int,
-    layers: int,
-    inner: int,
-    heads: int,
-    vocabulary: int,
-    size: int = 0,
-    decoder: int = 0,
-    buckets: int = 32,
-    gated: bool = False,
-    tied: bool = True,
-) -> Count:
-    """T5: one embedding for both sides, relative positions in buckets, no biases; the first version's output matrix is
-    the embedding.
-
-    size: of a head, unless hidden / heads; decoder: its layers, unless as many as the encoder's.
-    """
-    wide = heads * (size or hidden // heads)
-
-    def layer(*attentions: str) -> tuple[Part, ...]:
-        squares = [
-            part
-            for name in attentions
-            for part in (
-                Part(f"{name} query, key, value", (wide, hidden), 3),
-                Part(f"{name} output", (hidden, wide)),
-            )
-        ]
-        up = Part("feed-forward gate, up" if gated else "feed-forward up", (inner, hidden), 2 if gated else 1)
-        down = Part("feed-forward down", (hidden, inner))
-        return (*squares, up, down, Part("norms", (hidden,), len(attentions) + 1))
-
-    ends = (Part("relative positions", (buckets, heads)), Part("final norm", (hidden,)))
-    found = [
-        Group("shared embedding", (Part("embedding", (vocabulary, hidden)),)),
-        Group("encoder layers", layer("attention"), layers),
-        Group("encoder ends", ends),
-        Group("decoder layers", layer("attention", "cross attention"), decoder or layers),
-        Group("decoder ends", ends),
-    ]
-    return Count(found + _output(vocabulary, hidden, tied), Cache(decoder or layers, heads, wide // heads))
-
-
-def bart(
-    hidden: int,
-    layers: int,
-    vocabulary: int,
-    positions: int = 0,
-    inner: int = 0,
-    decoder: int = 0,
-    decoder_inner: int = 0,
-    norms: int = 1,
-    targets: int = 0,
-    tied: bool = True,
-) -> Count:
-    """BART and its relatives: one embedding for both sides and the output, learned positions and norms on each side.
-
-    inner: 4 hidden unless given; decoder, decoder_inner: of the decoder, unless as the encoder's. norms: around the
-    layers of a side. positions: 0 where they are computed. targets: tokens of a table of their own; 0: shared.
-    """
-    found = [Group("shared embedding", (Part("embedding", (vocabulary, hidden)),))]
-    if targets:
-        found = [Group("source embedding", (Part("source embedding", (vocabulary, hidden)),))]
-        found.append(Group("embedding", (Part("embedding", (targets, hidden)),)))
-    sides = ("encoder", (), layers, inner), ("decoder", _cross(hidden), decoder or layers, decoder_inner or inner)
-    for side, more, count, wide in sides:
-        table = (Part("positions", (positions, hidden)),) if positions else ()
-        ends = (*table, *(_norm("norm", hidden, norms) if norms else ()))
-        found += [Group(f"{side} positions and norm" if table else f"{side} norm", ends)] if ends else []
-        found.append(Group(f"{side} layers", (*_encoder_layer(hidden, wide), *more), count))
-    return Count(found + _output(targets or vocabulary, hidden, tied), Cache(decoder or layers, 1, hidden))
+    found += [Group("layers", encoder_layer(hidden, inner), repeat, each) for each, repeat in times.items()]
+    return Count([*found, Group("pooler", dense("dense", hidden, hidden))] if pooler else found, None)
 
 
 def recurrent(
@@ -304,65 +146,10 @@ def recurrent(
         found.append(layer("layers above", hidden, hidden, layers - 1 - narrow))
     if narrow and layers > 1:
         found.append(layer("last layer", hidden, last))
-    output = () if tied else (Part("output", (vocabulary, last)),)
+    matrix = () if tied else (Part("output", (vocabulary, last)),)
     bias = (Part("output", (vocabulary,), kind="biases"),) if head_bias else ()
-    if output or bias:
-        found.append(Group("output bias" if tied else "output", (*output, *bias)))
-    return Count(found, None)
-
-
-def _tables(vocabulary: int, width: int, shared: bool) -> list[Group]:
-    """The embedding of both sides, or one for each."""
-    if shared:
-        return [Group("shared embedding", (Part("embedding", (vocabulary, width)),))]
-    return [Group(name, (Part(name, (vocabulary, width)),)) for name in ("source embedding", "embedding")]
-
-
-def transformer(
-    hidden: int, encoder: int, decoder: int, inner: int, heads: int, vocabulary: int, shared: bool, tied: bool,
-    bias: bool = True,
-) -> Count:  # fmt: skip
-    """The Transformer of 2017 with so many layers on each side and a norm at its end; bias: of layers and norms;
-    shared: one table for both sides; tied: the output matrix is the targets' table."""
-    every = _encoder_layer(hidden, inner), _cross(hidden), _norm("norm", hidden)
-    layer, cross, norm = (tuple(part for part in parts if bias or part.kind == "weights") for parts in every)
-    found = _tables(vocabulary, hidden, shared)
-    found += [Group("encoder layers", layer, encoder), Group("encoder norm", norm)]
-    found += [Group("decoder layers", (*layer, *cross), decoder), Group("decoder norm", norm)]
-    if not tied:
-        found.append(Group("output", _dense("output", vocabulary, hidden)))
-    return Count(found, Cache(decoder, heads, hidden // heads))
-
-
-def seq2seq(
-    gates: int,
-    embedding: int,
-    hidden: int,
-    layers: int,
-    both: bool,
-    attention: str,
-    vocabulary: int,
-    shared: bool,
-    tied: bool,
-) -> Count:
-    """A recurrent encoder, in both directions or one, and a decoder, with attention of a kind or "none"."""
-    ways = 2 if both else 1
-    found = _tables(vocabulary, embedding, shared)
-    for side, units, times in (("encoder", hidden // ways, ways), ("decoder", hidden, 1)):
-        ends = (
-            Part("hidden weights", (gates * units, units), times),
-            Part("biases", (gates * units,), 2 * times, "biases"),
-        )
-        found.append(Group(f"{side}, first layer", (Part("input weights", (gates * units, embedding), times), *ends)))
-        above = (Part("input weights", (gates * units, hidden), times), *ends)
-        found += [Group(f"{side}, layers above", above, layers - 1)] if layers > 1 else []
-    squares = {"none": 0, "dot": 0, "general": 1, "additive": 2}[attention]
-    parts = [Part("keys and queries", (hidden, hidden), squares)] if squares else []
-    parts += [Part("score", (1, hidden))] if attention == "additive" else []
-    if attention != "none":
-        found.append(Group("attention", (*parts, Part("combine", (hidden, 2 * hidden)))))
-    if not tied:
-        found.append(Group("output", _dense("output", vocabulary, hidden)))
+    if matrix or bias:
+        found.append(Group("output bias" if tied else "output", (*matrix, *bias)))
     return Count(found, None)
 
 

@@ -23,7 +23,7 @@ from pyllm.ops.arrays import int32
 from pyllm.tensor import Array, Tensor
 
 # Parts of heads that give their answers.
-OUTPUTS = ("decoder", "predictions.decoder", "score", "tags", "next", "following.next")
+OUTPUTS = ("decoder", "predictions.decoder", "score", "tags", "next", "following.next", "replaced")
 TASKS = {"Model": "FEATURE_EXTRACTION", "ForSequenceClassification": "SEQ_CLS", "ForTokenClassification": "TOKEN_CLS"}
 TOGETHER = 512 * 384  # numbers between two layers, which then stay in the caches
 
@@ -74,8 +74,8 @@ class Shown:
     They are computed by the definition beside the fused operation, for who asks to see them.
     """
 
-    def __init__(self, starts: Starts) -> None:
-        self.starts = starts
+    def __init__(self, starts: Starts, bias: Any = None) -> None:
+        self.starts, self.bias = starts, bias
         self.layers: list[list[Array]] = []
 
     def __call__(self, part: nn.MultiHeadAttention, x: Any, mask: Any = None) -> Any:
@@ -85,9 +85,11 @@ class Shown:
         for first, end in zip(self.starts[:-1], self.starts[1:], strict=True):
             of_heads = (_plain(each)[first:end].reshape(end - first, part.heads, -1) for each in (q, k))
             a, b = (each.transpose(1, 0, 2) for each in of_heads)
+            one = np.array([0, end - first], np.int32)
+            added = None if self.bias is None else ops.spread_bias(_plain(self.bias), one, False)
             every = np.ones((end - first, end - first), bool)
-            self.layers[-1].append(ops.attention_weights(a, b, every, part.scale))
-        return part.over(q, k, v, self.starts, mask=mask)
+            self.layers[-1].append(ops.attention_weights(a, b, every, part.scale, bias=added))
+        return part.over(q, k, v, self.starts, bias=self.bias, mask=mask)
 
 
 class Encoder(Adaptable, ABC):
@@ -112,6 +114,10 @@ class Encoder(Adaptable, ABC):
     @abstractmethod
     def embedded(self, batch: Ragged) -> Any:
         """Tokens as rows (rows, width): what the first layer takes."""
+
+    def bias(self, starts: Starts) -> Any:
+        """What every layer adds to its scores, as ops.row_attention takes it; None: nothing."""
+        return None
 
     @property
     def width(self) -> int:
@@ -150,7 +156,7 @@ class Encoder(Adaptable, ABC):
         x = self.watch("embedding", self.embedded(batch))
         if own is None and seen is None and not isinstance(x, Tensor) and x.size > TOGETHER and not self._adapts():
             return self._in_groups(x, batch.starts)
-        return self.through(x, nn.Own(batch.starts) if own is None else own, seen)
+        return self.through(x, nn.Own(batch.starts, bias=self.bias(batch.starts)) if own is None else own, seen)
 
     def through(self, x: Any, own: Any, seen: list[Any] | None = None) -> Any:
         """The last layer's rows, of what the first takes; own and seen as rows() takes them."""
@@ -172,7 +178,8 @@ class Encoder(Adaptable, ABC):
         while first < len(starts) - 1:
             end = max(first + 1, int(np.searchsorted(starts, starts[first] + most, "right")) - 1)
             rows = slice(int(starts[first]), int(starts[end]))
-            y, own = x[rows], nn.Own(starts[first : end + 1] - starts[first])
+            inside = starts[first : end + 1] - starts[first]
+            y, own = x[rows], nn.Own(inside, bias=self.bias(inside))
             for layer in self.layers:
                 y = layer(y, own)
             x[rows], first = y, end
@@ -205,7 +212,7 @@ class Encoder(Adaptable, ABC):
         """
         check_return_dict(return_dict)
         batch = ragged(input_ids, attention_mask, token_type_ids, position_ids)
-        own = Shown(batch.starts) if output_attentions else None
+        own = Shown(batch.starts, self.bias(batch.starts)) if output_attentions else None
         seen: list[Any] | None = [] if output_hidden_states else None
         rows = self.rows(batch, own, seen)
         hidden = None if seen is None else tuple(batch.back(each) for each in seen)

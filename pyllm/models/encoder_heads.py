@@ -146,6 +146,34 @@ class TokenHead(nn.Module):
         return HeadOutput(batch.back(scores), loss, *seen)
 
 
+class ReplacedHead(nn.Module):
+    """Whether each token was put in place of another: replaced(act(W h + b)), above 0 where it was; act as in files."""
+
+    task, pooled = "ForPreTraining", False
+
+    def __init__(self, width: int, act: str) -> None:
+        self.hidden = nn.Linear(width, width, bias=True)
+        self.replaced = nn.Linear(width, 1, bias=True)
+        self.act = ACTIVATIONS[act]
+
+    def __call__(self, rows: Any) -> Any:
+        """Scores (rows,)."""
+        return ops.reshape(self.replaced(ops.norm_linear(rows, None, *self.hidden.pair, act=self.act)), (-1,))
+
+    def loss(self, model: Any, rows: Any, starts: Starts, targets: Any) -> Any:
+        """Mean binary cross-entropy in nats of targets (rows,), 1 where a token was replaced."""
+        return ops.binary_cross_entropy(self(rows), np.asarray(targets, np.float32).reshape(-1))
+
+    def output(self, model: Any, rows: Any, batch: Ragged, labels: Any, *seen: Any) -> HeadOutput:
+        """logits (batch, length); labels: as input_ids, 0 and 1; what padding hides does not count."""
+        scores = model.watch("logits", self(rows))
+        wanted = None if labels is None else batch.rows_of(labels, "labels").astype(np.float32)
+        loss = None if wanted is None else ops.binary_cross_entropy(scores, wanted)
+        whole = batch.back(ops.reshape(scores, (-1, 1)))
+        flat = [each[:, 0] for each in whole] if isinstance(whole, list) else ops.reshape(whole, whole.shape[:2])
+        return HeadOutput(flat, loss, *seen)
+
+
 class NextSentenceHead(nn.Module):
     """Whether the second sentence follows the first: class 0 if it does. On the pooled row."""
 

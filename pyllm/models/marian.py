@@ -13,6 +13,7 @@ import numpy as np
 
 from pyllm import nn
 from pyllm.models import bart
+from pyllm.tensor import Array
 
 NAMES = bart.NAMES
 ROTATED = ()
@@ -44,9 +45,13 @@ class Marian(bart.BART):
     def around(self) -> dict[str, Any]:
         """A stack's positions; it has no norms but its layers'."""
         c = self.config
-        table = nn.sinusoids(c.max_position_embeddings, c.d_model)
-        apart = np.concatenate([table[:, 0::2], table[:, 1::2]], axis=1)
-        return {"positions": apart.__getitem__}
+        return {"positions": sines_first(c.max_position_embeddings, c.d_model).__getitem__}
+
+
+def sines_first(positions: int, width: int) -> Array:
+    """nn.sinusoids (positions, width), of a place all sines before all cosines."""
+    table = nn.sinusoids(positions, width)
+    return np.concatenate([table[:, 0::2], table[:, 1::2]], axis=1)
 
 
 Model = Marian

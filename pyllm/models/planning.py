@@ -18,7 +18,8 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from pyllm.models.counting import FORMATS, Count, Group, Part, bytes_in, count_preset, mlp
+from pyllm.models.counted import Count, Group, Part
+from pyllm.models.counting import FORMATS, bytes_in, count_preset, mlp
 from pyllm.models.presets import Preset
 
 BYTES_PER_TOKEN = 4.5  # of text; 50 TB are 1.1e13 tokens

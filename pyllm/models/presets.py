@@ -64,6 +64,7 @@ def _t5(hidden: int, layers: int, inner: int, heads: int, **more: Any) -> Preset
     return Preset("T5", "t5", numbers | more)
 
 
+_MPNET = _bert(768, 12, "MPNet", vocabulary=30_527, positions=514, segments=0, relative=(32, 12))
 _L3, _SMOL, _QWEN, _GEMMA3 = 128_256, 49_152, 151_936, 262_144
 PRESETS: dict[str, Preset] = {
     "llama-7b": _llama("LLaMA", 4096, 32, 11_008, 32, 32),
@@ -127,12 +128,21 @@ PRESETS: dict[str, Preset] = {
     "all-minilm-l6-v2": _bert(384, 6),
     "all-minilm-l12-v2": _bert(384, 12),
     "roberta-base": _bert(768, 12, "RoBERTa", vocabulary=50_265, positions=514, segments=1),
+    "mpnet-base": _MPNET,
+    "all-mpnet-base-v2": _MPNET,
+    "electra-small": _bert(256, 12, "ELECTRA", narrow=128, pooler=False),
+    "electra-base": _bert(768, 12, "ELECTRA", pooler=False),
     "distilbert-base": _bert(768, 6, "DistilBERT", segments=0, pooler=False),
     "albert-base": _bert(768, 12, "ALBERT", vocabulary=30_000, narrow=128, runs=(12,)),
     "t5-small": _t5(512, 6, 2048, 8),
     "t5-base": _t5(768, 12, 3072, 12),
     "flan-t5-small": _t5(512, 8, 1024, 6, size=64, gated=True, tied=False),
     "flan-t5-base": _t5(768, 12, 2048, 12, size=64, gated=True, tied=False),
+    "mt5-small": _t5(512, 8, 1024, 6, vocabulary=250_112, size=64, gated=True, tied=False),
+    "mt5-base": _t5(768, 12, 2048, 12, vocabulary=250_112, size=64, gated=True, tied=False),
+    "pegasus-large": Preset("Pegasus", "bart", {"hidden": 1024, "layers": 16, "vocabulary": 96_103}),
+    "m2m100-418m": Preset("M2M100", "bart", {"hidden": 1024, "layers": 12, "vocabulary": 128_112}),
+    "nllb-200-600m": Preset("M2M100", "bart", {"hidden": 1024, "layers": 12, "vocabulary": 256_206}),
     "bart-base": Preset("BART", "bart", {"hidden": 768, "layers": 6, "vocabulary": 50_265, "positions": 1026}),
     "bart-large": Preset("BART", "bart", {"hidden": 1024, "layers": 12, "vocabulary": 50_265, "positions": 1026}),
     "marian-base": Preset("Marian", "bart", {"hidden": 512, "layers": 6, "vocabulary": 58_101, "norms": 0}),
@@ -202,6 +212,7 @@ def _of_t5(values: dict[str, Any]) -> Preset:
         "buckets": values["relative_attention_num_buckets"],
         "gated": values["feed_forward_proj"].startswith("gated-"),
         "tied": values["tie_word_embeddings"],
+        "each": values["model_type"] == "umt5",
     }
     return Preset("t5", "t5", numbers)
 
@@ -216,8 +227,8 @@ def _of_bart(values: dict[str, Any]) -> Preset:
         "inner": values["encoder_ffn_dim"],
         "decoder_inner": values["decoder_ffn_dim"],
         "vocabulary": values["vocab_size"],
-        "positions": 0 if kind == "marian" else values["max_position_embeddings"] + 2,
-        "norms": {"bart": 1, "mbart": 2, "marian": 0}[kind],
+        "positions": values["max_position_embeddings"] + 2 if kind in ("bart", "mbart") else 0,
+        "norms": {"mbart": 2, "marian": 0}.get(kind, 1),
         "targets": 0 if shared and values["tie_word_embeddings"] else targets,
         "tied": values["tie_word_embeddings"],
     }
@@ -227,10 +238,8 @@ def _of_bart(values: dict[str, Any]) -> Preset:
 PAIRS = {
     "transformer": _of_transformer,
     "seq2seq": _of_seq2seq,
-    "t5": _of_t5,
-    "bart": _of_bart,
-    "mbart": _of_bart,
-    "marian": _of_bart,
+    **dict.fromkeys(("t5", "mt5", "umt5"), _of_t5),
+    **dict.fromkeys(("bart", "mbart", "marian", "pegasus", "m2m_100"), _of_bart),
 }
 
 
@@ -242,7 +251,13 @@ def _of_bert(values: dict[str, Any]) -> Preset:
         return Preset(kind, "bert", numbers | {"segments": 0, "pooler": False})
     layers = values["num_hidden_layers"]
     numbers |= {"hidden": values["hidden_size"], "layers": layers, "inner": values["intermediate_size"]}
+    if kind == "mpnet":
+        relative = values["relative_attention_num_buckets"], values["num_attention_heads"]
+        return Preset(kind, "bert", numbers | {"segments": 0, "relative": relative})
     numbers |= {"segments": values["type_vocab_size"]}
+    if kind == "electra":
+        narrow = values["embedding_size"] if values["embedding_size"] != values["hidden_size"] else 0
+        return Preset(kind, "bert", numbers | {"narrow": narrow, "pooler": False})
     if kind == "albert":
         inner, groups = values["inner_group_num"], values["num_hidden_groups"]
         times = Counter(int(i / (layers / groups)) for i in range(layers))
@@ -251,7 +266,7 @@ def _of_bert(values: dict[str, Any]) -> Preset:
     return Preset(kind, "bert", numbers)
 
 
-ENCODERS = ("bert", "roberta", "distilbert", "albert")
+ENCODERS = ("bert", "roberta", "distilbert", "albert", "mpnet", "electra")
 
 
 def from_config(values: dict[str, Any]) -> Preset:

@@ -73,11 +73,15 @@ class RoBERTa(bert.BERT):
 
     def places(self, batch: Ragged) -> Any:
         """Counted from the padding token's number plus one; padding tokens that are seen all stand at that number."""
-        pad = self.config.pad_token_id
-        real = batch.ids != pad
-        count = np.cumsum(real)
-        before = np.concatenate([[0], count])[batch.starts[:-1]]
-        return np.where(real, count - np.repeat(before, np.diff(batch.starts)), 0) + pad
+        return places(batch, self.config.pad_token_id)
+
+
+def places(batch: Ragged, pad: int) -> Any:
+    """Of every token, counted from the padding token's number plus one."""
+    real = batch.ids != pad
+    count = np.cumsum(real)
+    before = np.concatenate([[0], count])[batch.starts[:-1]]
+    return np.where(real, count - np.repeat(before, np.diff(batch.starts)), 0) + pad
 
 
 Model = RoBERTa

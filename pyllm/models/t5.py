@@ -103,15 +103,20 @@ class T5(AttentionPair):
     def stack(self, side: str, layer: Any, count: int, attentions: int, factor: float) -> nn.Stack:
         """One of the two: its layers, and what stands around them."""
         c = self.config
-        buckets = c.relative_attention_num_buckets, c.relative_attention_max_distance
         return nn.Stack(
             [self.layer(f"{side}.layers.{i}", layer, attentions) for i in range(count)],
             nn.RMSNorm(c.d_model, c.layer_norm_epsilon),
             dropout=nn.Dropout(c.dropout_rate, f"{side}.first"),
             last=nn.Dropout(c.dropout_rate, f"{side}.last"),
-            relative=nn.RelativeBias(*buckets, c.num_heads, both=side == "encoder"),
+            relative=self.relative(side, count),
             factor=factor,
         )
+
+    def relative(self, side: str, layers: int) -> Any:
+        """A side's bias of distances, which its layers share."""
+        c = self.config
+        buckets = c.relative_attention_num_buckets, c.relative_attention_max_distance
+        return nn.RelativeBias(*buckets, c.num_heads, both=side == "encoder")
 
     def layer(self, place: str, layer: Any, attentions: int) -> Any:
         """A layer with so many attentions."""

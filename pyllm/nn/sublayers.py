@@ -86,7 +86,7 @@ class Stack(Module):
 
     positions: of places (rows,) the rows that are added to tokens, or None; then first_norm, then the dropout. norm:
     after the last layer, where it is given; then the dropout `last`, and a factor. relative: the bias of distances that
-    all layers share, or None.
+    all layers share, a list of their own, or None.
     """
 
     def __init__(
@@ -97,15 +97,17 @@ class Stack(Module):
         first_norm: Any = None,
         dropout: Dropout | None = None,
         last: Dropout | None = None,
-        relative: RelativeBias | None = None,
+        relative: RelativeBias | list[RelativeBias] | None = None,
         factor: float = 1.0,
     ) -> None:
         self.positions, self.first_norm, self.layers, self.norm = positions, first_norm, layers, norm
         self.dropout, self.last, self.relative, self.factor = dropout, last, relative, factor
 
-    def bias(self, length: int) -> Any:
-        """What every layer adds to its scores among so many tokens, as ops.row_attention takes it; None: nothing."""
-        return None if self.relative is None else self.relative(length)
+    def biases(self, length: int) -> list[Any]:
+        """What each layer adds to its scores among so many tokens, as ops.row_attention takes it; None: nothing."""
+        if isinstance(self.relative, list):
+            return [each(length) for each in self.relative]
+        return [None if self.relative is None else self.relative(length)] * len(self.layers)
 
     def enter(self, x: Any, places: Any) -> Any:
         """What the first layer takes, of tokens as rows that stand at these places."""

@@ -19,7 +19,7 @@ from pyllm.text.tokenizer import Coder, Tokenizer
 
 LANGUAGES = ("src_lang", "tgt_lang")
 SHORT = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")
-TYPED = ("Bert", "Albert")
+TYPED = ("Bert", "Albert", "Electra")
 LONGEST = 1 << 30  # files say 1e30 where they mean that nobody knows
 
 
@@ -50,7 +50,7 @@ def _load(folder: Any) -> Tokenizer:
         found.target = build(target, folder, name, marian.NAMES, marian.LONGEST)
         return found
     if folder.has(word_piece.FILE):
-        return build(HuggingFaceCoder(word_piece.word_piece(folder)), folder, name, word_piece.NAMES)
+        return build(HuggingFaceCoder(word_piece.word_piece(folder)), folder, name, word_piece.names_of(folder))
     if folder.has(merge_files.MERGES):
         document, names = merge_files.describe(folder, printable(name))
         return _described(folder, name, merge_files.IDS, json.dumps(document), names)
@@ -118,14 +118,15 @@ def build(coder: Coder, folder: Any, name: str, defaults: Mapping[str, str] = {}
 
 
 def is_typed(folder: Any, config: dict[str, Any]) -> bool:
-    """Whether models are told the texts of a pair apart: by model_input_names, else as BERT's and ALBERT's are."""
+    """Whether models are told the texts of a pair apart: by model_input_names, else as TYPED are."""
     names = config.get("model_input_names")
     if isinstance(names, list):
         return "token_type_ids" in names
     kind = config.get("tokenizer_class")
     if isinstance(kind, str) and not kind.startswith(("PreTrained", "Tokenizers")):
         return kind.startswith(TYPED)
-    return folder.has("config.json") and str(folder.raw_config.get("model_type")).startswith(("bert", "albert"))
+    family = str(folder.raw_config.get("model_type")) if folder.has("config.json") else ""
+    return family.startswith(tuple(each.lower() for each in TYPED))
 
 
 def token_id(coder: Coder, config: Mapping[str, Any], key: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Languages that stand around texts (mBART, mBART-50): a token names each, as de_DE."""
+"""Languages that stand around texts (mBART, NLLB, M2M100): a token names each, as de_DE, deu_Latn or __de__."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from pyllm.errors import TokenizerError, printable
 
-_CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}")
+_CODE = re.compile(r"[a-z]{2,3}_[A-Z][A-Za-z]{1,3}|__[a-z]{2,3}__")
 
 
 class Spoken:
@@ -37,21 +37,22 @@ class Spoken:
     def lang_code_to_id(self) -> dict[str, int]:
         """The tokens of the languages; {} where texts bear none."""
         ids = range(self.coder.vocab_size) if self._language is not None else ()
-        return {self.coder.name(i): i for i in ids if self.is_language(i)}
+        return {self.coder.name(i).strip("_"): i for i in ids if self.is_language(i)}
 
     def language_id(self, code: Any, name: str = "language") -> int:
         """The token of a language. Raises TokenizerError with the known ones."""
-        found: int | None = self.coder.find(code) if isinstance(code, str) else None
-        if found is None or self._language is None or not self.is_language(found):
+        spelled = (code, f"__{code}__") if isinstance(code, str) and self._language is not None else ()
+        ids = [i for each in spelled if (i := self.coder.find(each)) is not None and self.is_language(i)]
+        if not ids:
             known = ", ".join(self.lang_code_to_id)
             allowed = f"one of {known}" if known else "its texts bear no language"
             raise TokenizerError(f"{printable(self.name_or_path)}: {name} is {printable(repr(code))}; {allowed}")
-        return found
+        return int(ids[0])
 
     @property
     def src_lang(self) -> str | None:
         """The language that a text bears."""
-        return None if self._language is None else str(self.coder.name(self._language))
+        return None if self._language is None else str(self.coder.name(self._language)).strip("_")
 
     @src_lang.setter
     def src_lang(self, code: str) -> None:

@@ -1,4 +1,4 @@
-"""One model of SentencePiece as a folder's tokenizer (T5, ALBERT, XLM-R, CamemBERT, mBART), as tokenizer.json says it.
+"""One model of SentencePiece as a folder's tokenizer (T5, ALBERT, XLM-R, mBART, Pegasus, ...), as tokenizer.json says.
 
 Kudo & Richardson 2018, arXiv:1808.06226; the ids before and behind the pieces are fairseq's, Ott et al. 2019,
 arXiv:1904.01038.
@@ -15,7 +15,7 @@ from pyllm.text.charsmap import SPACE, Charsmap
 from pyllm.text.sentence_piece import BYTE, BYTE_PAIRS, CONTROL, NORMAL, USER_DEFINED, SentencePieces
 from pyllm.text.spellings import SEPARATED, added_tokens, content
 
-FILES = ("spiece.model", "sentencepiece.bpe.model")
+FILES, LIST = ("spiece.model", "sentencepiece.bpe.model"), "vocab.json"
 _CLS = {"bos_token": "[CLS]", "eos_token": "[SEP]", "sep_token": "[SEP]", "cls_token": "[CLS]", "unk_token": "<unk>",
         "pad_token": "<pad>", "mask_token": "[MASK]"}  # fmt: skip
 # mBART's languages, and those that mBART-50 has beside them.
@@ -23,6 +23,11 @@ _OLDER = """ar_AR cs_CZ de_DE en_XX es_XX et_EE fi_FI fr_XX gu_IN hi_IN it_IT ja
 nl_XX ro_RO ru_RU si_LK tr_TR vi_VN zh_CN"""
 _NEWER = """af_ZA az_AZ bn_IN fa_IR he_IL hr_HR id_ID ka_GE km_KH mk_MK ml_IN mn_MN mr_IN pl_PL ps_AF pt_XX sv_SE sw_KE
 ta_IN te_IN th_TH tl_XX uk_UA ur_PK xh_ZA gl_ES sl_SI"""
+
+# M2M100's.
+_HUNDRED = """af am ar ast az ba be bg bn br bs ca ceb cs cy da de el en es et fa ff fi fr fy ga gd gl gu ha he hi hr
+ht hu hy id ig ilo is it ja jv ka kk km kn ko lb lg ln lo lt lv mg mk ml mn mr ms my ne nl no ns oc or pa pl ps pt ro
+ru sd si sk sl so sq sr ss su sv sw ta th tl tn tr uk ur uz vi wo xh yi yo zh zu"""
 
 
 class Kind(NamedTuple):
@@ -34,18 +39,26 @@ class Kind(NamedTuple):
     last: tuple[str, ...] = ()  # tokens behind the pieces
     single: str = "{cls} A {sep}"  # around a text, and around two
     pair: str = "{cls} A {sep} {sep} B {sep}"
+    language: str = "en_XX"  # unless a file says another
+    spelled: str = "{}"  # a language's token
 
 
 _FIRST = ("<s>", "<pad>", "</s>", "<unk>")
+_T5 = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+_M2M = {key: text for key, text in SEPARATED.items() if key not in ("cls_token", "mask_token")}
+_HIDDEN = ("<mask_1>", "<mask_2>", *(f"<unk_{i}>" for i in range(2, 103)))  # Pegasus' sentences and words
 KINDS = {
-    "t5": Kind({"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}, single="A {eos}",
-               pair="A {eos} B {eos}"),
+    "t5": Kind(_T5, single="A {eos}", pair="A {eos} B {eos}"),
     "albert": Kind(_CLS, pair="{cls} A {sep} B1 {sep}1"),
     "xlmroberta": Kind(SEPARATED, _FIRST, 3, ("<mask>",)),
     "camembert": Kind(SEPARATED, ("<s>NOTUSED", "<pad>", "</s>NOTUSED", "<unk>", "<unk>NOTUSED"), 1, ("<mask>",)),
     "mbart": Kind(SEPARATED, _FIRST, 3, (*_OLDER.split(), "<mask>"), "A {eos} {lang}", "A B {eos} {lang}"),
     "mbart50": Kind(SEPARATED, _FIRST, 3, (*_OLDER.split(), *_NEWER.split(), "<mask>"), "{lang} A {eos}",
                     "{lang} A B {eos}"),
+    "pegasus": Kind(_T5 | {"mask_token": "<mask_2>"}, ("<pad>", "</s>", *_HIDDEN), 2, single="A {eos}",
+                    pair="A B {eos}"),
+    "m2m100": Kind(_M2M, (), 0, tuple(f"__{code}__" for code in _HUNDRED.split()), "{lang} A {eos}", "{lang} A B {eos}",
+                   "en", "__{}__"),
 }  # fmt: skip
 
 
@@ -60,23 +73,26 @@ def describe(folder: Any, name: str) -> tuple[str, dict[str, Any], dict[str, str
         raise TokenizerError(f"{model.file}: spaces stand behind words or are not marked; marked, before words")
     kind = KINDS[_kind_of(folder, model, name, file)]
     config = {**kind.names, **folder.special_tokens_map, **folder.tokenizer_config}
-    rows = _rows(model, kind, config)
+    rows = _rows(model, kind, config) if kind is not KINDS["m2m100"] else _listed(folder, model, kind)
     ids = {piece: i for i, (piece, _) in enumerate(rows)}
     names = {key: content(config.get(key)) for key in kind.names}
     lacking = [text for key, text in names.items() if key != "mask_token" and text not in ids]
     if lacking or len(ids) != len(rows):
         found = f"no {printable(', '.join(lacking))}" if lacking else "a special token twice"
         raise TokenizerError(f"{model.file}: {found}; a piece for each special token")
-    language = config.get("src_lang") or "en_XX"
-    languages = [str(language), str(config.get("tgt_lang") or language)] if "lang" in kind.single else ["", ""]
+    language = config.get("src_lang") or kind.language
+    languages = ["", ""]
+    if "lang" in kind.single:
+        languages = [kind.spelled.format(each) for each in (language, config.get("tgt_lang") or language)]
     unknown = [each for each in languages if each and each not in ids]
     if unknown:
         raise TokenizerError(f"{name}: tokenizer_config.json: language {printable(unknown[0])!r}; one that has a token")
     special = [piece for piece, what in zip(model.pieces, model.kinds, strict=True) if what == CONTROL]
     special += [piece for piece, _ in rows if piece.startswith("<extra_id_")] + list(kind.last)
+    special += [each for each in kind.first if each in _HIDDEN]
     whole = [piece for piece, what in zip(model.pieces, model.kinds, strict=True) if what == USER_DEFINED]
     # A mask stands for a word with the space before it, as the families' own tokenizer.json files have it.
-    marks = {"mask_token": {"lstrip": True}}
+    marks = {} if kind is KINDS["pegasus"] else {"mask_token": {"lstrip": True}}
     added = added_tokens(folder, ids, kind.names, name, marks, [each for each in special if each in ids], whole)
     document: dict[str, Any] = {"version": "1.0", "truncation": None, "padding": None, "added_tokens": added}
     document |= _text(model, config if kind.names is _CLS else None)
@@ -113,6 +129,19 @@ def _rows(model: SentencePieces, kind: Kind, config: dict[str, Any]) -> list[tup
     known = set(model.pieces)
     first = [(each, -100.0 if each == "<unk>NOTUSED" else 0.0) for each in kind.first]
     return [*first, *rows[kind.skipped :], *((each, 0.0) for each in last if each not in known)]
+
+
+def _listed(folder: Any, model: SentencePieces, kind: Kind) -> list[tuple[str, float]]:
+    """The same where vocab.json gives the pieces their ids; what it has beside them is taken last."""
+    ids = folder.ids(LIST) if folder.has(LIST) else {}
+    scores = dict(zip(model.pieces, model.scores, strict=True))
+    lacking = [each for each, what in zip(model.pieces, model.kinds, strict=True) if what == NORMAL and each not in ids]
+    if lacking or sorted(ids.values()) != list(range(len(ids))):
+        found = f"no {printable(lacking[0])!r}" if lacking else "numbers left out"
+        raise TokenizerError(f"{model.file}: {LIST}: {found}; a number for each piece, one after the other")
+    least = min(scores.values()) - 100.0
+    return [*((each, scores.get(each, least)) for each in sorted(ids, key=ids.__getitem__)),
+            *((each, 0.0) for each in kind.last if each not in ids)]  # fmt: skip
 
 
 def _model(model: SentencePieces, rows: list[tuple[str, float]], ids: dict[str, int]) -> dict[str, Any]:

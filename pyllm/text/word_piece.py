@@ -1,4 +1,4 @@
-"""BERT's tokenizer from vocab.txt alone, as the first folders have it. Wu et al. 2016, arXiv:1609.08144."""
+"""BERT's and MPNet's tokenizer from vocab.txt alone, as the first folders have it. Wu et al. 2016, arXiv:1609.08144."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from pyllm.errors import TokenizerError, printable
-from pyllm.text.spellings import content
+from pyllm.text.spellings import SEPARATED, content
 
 FILE, LIMIT = "vocab.txt", 64 << 20
 NAMES = {
@@ -16,6 +16,15 @@ NAMES = {
     "cls_token": "[CLS]",
     "mask_token": "[MASK]",
 }
+MPNET = SEPARATED | {"unk_token": "[UNK]"}
+
+
+def names_of(folder: Any) -> dict[str, str]:
+    """What the family of a folder calls its special tokens, by tokenizer_class, else by config.json."""
+    kind = folder.tokenizer_config.get("tokenizer_class")
+    if not isinstance(kind, str) or kind.startswith(("PreTrained", "Tokenizers")):
+        kind = folder.raw_config.get("model_type") if folder.has("config.json") else ""
+    return MPNET if str(kind).lower().startswith("mpnet") else NAMES
 
 
 def word_piece(folder: Any) -> Any:
@@ -25,10 +34,11 @@ def word_piece(folder: Any) -> Any:
     for a file without the special tokens or with a token twice, ImportError without `tokenizers`.
     """
     try:
-        from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+        from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     except ImportError:
         raise ImportError(f"{FILE} needs the package `tokenizers`: pip install 'pyllm[hf]'") from None
-    config = {**NAMES, **folder.special_tokens_map, **folder.tokenizer_config}
+    usual = names_of(folder)
+    config = {**usual, **folder.special_tokens_map, **folder.tokenizer_config}
     lines = (folder.text(FILE, LIMIT) or "").split("\n")
     tokens = [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
     vocabulary = {token: i for i, token in enumerate(tokens)}
@@ -36,7 +46,7 @@ def word_piece(folder: Any) -> Any:
     if len(vocabulary) != len(tokens):
         twice = next(token for i, token in enumerate(tokens) if vocabulary[token] != i)
         raise TokenizerError(f"{where}: {printable(twice)!r} stands twice; a line for each token")
-    names = {key: content(config[key]) for key in NAMES}
+    names = {key: content(config[key]) for key in usual}
     missing = [name for name in names.values() if name not in vocabulary]
     if missing:
         raise TokenizerError(f"{where}: no {printable(', '.join(missing))}; a line for each special token")
@@ -48,6 +58,8 @@ def word_piece(folder: Any) -> Any:
     found.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     found.decoder = decoders.WordPiece(prefix="##")
     sep, cls = ((names[f"{each}_token"], vocabulary[names[f"{each}_token"]]) for each in ("sep", "cls"))
-    found.post_processor = processors.BertProcessing(sep, cls)
-    found.add_special_tokens(list(dict.fromkeys(names.values())))
+    mpnet = usual is MPNET  # whose mask stands for a word with the space before it
+    found.post_processor = (processors.RobertaProcessing if mpnet else processors.BertProcessing)(sep, cls)
+    special = dict.fromkeys(names.values())
+    found.add_special_tokens([AddedToken(each, lstrip=mpnet and each == names["mask_token"]) for each in special])
     return found

@@ -10,7 +10,7 @@ from pyllm.data.labelled import beginning
 from pyllm.data.lexicon import mask_of, surroundings
 from pyllm.formats.memory import available
 from pyllm.models.classifier import TextClassifier
-from pyllm.models.counting import Group
+from pyllm.models.counted import Group
 from pyllm.models.encoder import Encoder
 from pyllm.models.fitting import refuse_unless_fits
 from pyllm.models.planning import Plan, Sizes, sizes

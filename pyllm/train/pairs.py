@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -54,10 +54,12 @@ def tune_pairs(
     callbacks: Sequence[Callback] = (),
     command: str = "",
     lora: LoraConfig | None = None,
+    languages: Mapping[str, str | None] | None = None,
 ) -> Result:
     """An encoder-decoder in a folder learns on, from other pairs; see learn_pairs. lora: it stays as it is stored, an
-    adapter learns, and the run folder holds that as PEFT does."""
-    tokenizer, model = AutoTokenizer.from_pretrained(name), AutoModelForSeq2SeqLM.from_pretrained(name)
+    adapter learns, and the run folder holds that as PEFT does. languages: src_lang and tgt_lang of the pairs."""
+    tokenizer = AutoTokenizer.from_pretrained(name, **(languages or {}))
+    model = AutoModelForSeq2SeqLM.from_pretrained(name)
     refuse_adapted(name, model)
     facts: dict[str, Any] = {"from": name}
     if lora is not None:

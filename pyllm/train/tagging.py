@@ -13,6 +13,7 @@ from pyllm import _core
 from pyllm.auto import AutoTokenizer
 from pyllm.auto.classifiers import head_of
 from pyllm.auto.encoders import AutoModelForTokenClassification
+from pyllm.auto.new import ENCODERS
 from pyllm.data import fingerprint
 from pyllm.data.tagged import Sentence, Tagged, tag_numbers
 from pyllm.errors import ModelFileError
@@ -52,7 +53,7 @@ def finetune_tags(
     DoesNotFitError, TrainingError, ValueError.
     """
     if not head_of(download.resolve(name)):
-        raise ModelFileError(name, "model", None, "no encoder", "a folder of bert, roberta, distilbert or albert")
+        raise ModelFileError(name, "model", None, "no encoder", f"a folder of {', '.join(ENCODERS)}")
     tokenizer = AutoTokenizer.from_pretrained(name)
     numbers = tag_numbers(sentences)
     learn, held = _split(sentences, valid)
