@@ -271,10 +271,3 @@ def test_only_tables_that_are_heads_begin_small(tied):
     assert np.abs(model.head.weight.array()).max() <= 0.1
     table = model.embedding.weight.array()
     assert np.abs(table).max() <= 0.1 if tied else 0.95 < table.std() < 1.05
-    for shared in (True, False):
-        more = {"num_layers": 1, "tie_word_embeddings": tied, "share_encoder_decoder_embeddings": shared}
-        pairs = new_model(new_config("seq2seq", vocab_size=300, embedding_size=32, hidden_size=32, **more))
-        source, target = pairs.source_embedding.weight.array(), pairs.target_embedding.weight.array()
-        assert (np.abs(target).max() <= 0.1) == tied
-        assert np.abs(source).max() <= 0.1 if tied and shared else 0.95 < source.std() < 1.05
-        assert np.abs(pairs.head.weight.array()).max() < 0.2
