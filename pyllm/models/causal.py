@@ -130,8 +130,10 @@ class CausalLM(Adaptable, ABC):
         """Keep what the way back needs, as at first."""
         self.is_gradient_checkpointing = False
 
-    def train(self) -> Any:
+    def train(self, mode: bool = True) -> Any:
         """Ready to learn; what was recorded of the old weights is forgotten."""
+        if not mode:
+            return self.eval()
         self.forget_program()
         self._paused = False
         return super().train()

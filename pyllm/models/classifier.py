@@ -89,8 +89,10 @@ class TextClassifier(nn.Module):
         trunk = {f"trunk.{name}": each for name, each in self.trunk.learned().items() if not name.startswith("head.")}
         return trunk | {f"head.{name}": each for name, each in self.head.own_parameters().items()}
 
-    def train(self) -> Any:
+    def train(self, mode: bool = True) -> Any:
         """Ready to learn."""
+        if not mode:
+            return self.eval()
         self.trunk.train()
         self.head.train()
         return self

@@ -248,8 +248,10 @@ class EncoderDecoder(Adaptable, ABC):
         self._paused = self._paused or bool(self.parameters())
         super().eval()
 
-    def train(self) -> Any:
+    def train(self, mode: bool = True) -> Any:
         """Ready to learn."""
+        if not mode:
+            return self.eval()
         self._paused = False
         return super().train()
 
