@@ -74,6 +74,8 @@ class TextClassifier(nn.Module):
     which learns with it; the head's first values come from `seed`.
     """
 
+    pad_token_id: Any = None  # of the folder that it came from: transformers' batches need it
+
     def __init__(self, trunk: Any, config: ClassifierConfig, seed: int = 0) -> None:
         self.trunk, self.config = trunk, config
         width = trunk.width * (3 if config.pooling == "concat" else 1)
