@@ -10,6 +10,7 @@ import torch
 import transformers
 
 import pyllm
+from pyllm.auto.new import new_config
 from pyllm.errors import DataError
 from pyllm.train import read
 
@@ -223,6 +224,12 @@ def test_refusals_name_the_row_and_what_it_lacks(tmp_path):
     for message, row in wrong.items():
         with pytest.raises(DataError, match=message):
             pyllm.Trainer(model, a, train_dataset=[row]).train()
+    texts_ = pyllm.AutoModelForSequenceClassification.from_config(new_config("bert", **SIZES, intermediate_size=20))
+    with pytest.raises(DataError, match=r"labels: \([23],\); \([23],\), as row [01] has: one for a whole row"):
+        pyllm.Trainer(texts_, a, train_dataset=[{"input_ids": ids[:n], "labels": ids[:n]} for n in (2, 3)]).train()
+    for callback in (transformers.TrainerCallback(), _Stop):
+        with pytest.raises(TypeError, match=r"a callback is .*allowed are objects of a pyllm.train.Callback"):
+            pyllm.Trainer(model, a, train_dataset=[{"input_ids": ids}], callbacks=[callback])
     for rows in ({"input_ids": [ids]}, iter([]), 3):
         with pytest.raises(TypeError, match=r"Trainer: a dataset is .*allowed is a list, or what has"):
             pyllm.Trainer(model, a, train_dataset=rows)

@@ -106,7 +106,11 @@ class Examples:
 
     def _classes(self, rows: list[Row]) -> NDArray[Any]:
         """The label of each row, or a number for each of its classes."""
-        labels = np.stack([row.label((*LABELS, *SECOND)) for row in rows])
+        found = [row.label((*LABELS, *SECOND)) for row in rows]
+        for row, label in zip(rows, found, strict=True):
+            if label.shape != found[0].shape:
+                row.refuse("labels", f"{label.shape}", f"{found[0].shape}, as {rows[0].name} has: one for a whole row")
+        labels = np.stack(found)
         return labels.astype(np.float32 if labels.dtype.kind == "f" else np.int64)
 
     def _options(self, rows: list[Row]) -> dict[str, Any]:

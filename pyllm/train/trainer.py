@@ -85,6 +85,10 @@ class Trainer:
         self.data = data = self._samples(train_dataset if data is None else data)
         self.valid = valid = self._samples(eval_dataset if valid is None else valid)
         self.callbacks = list(callbacks or ())
+        for each in self.callbacks:
+            if isinstance(each, type) or hasattr(each, "on_init_end"):  # transformers', which are told other things
+                found = each.__name__ if isinstance(each, type) else type(each).__name__
+                raise TypeError(f"Trainer: a callback is {found}, allowed are objects of a pyllm.train.Callback")
         self.facts = plain({"arguments": arguments.binding()} | (facts or {}), "facts")
         if isinstance(data, Examples):
             self.facts.setdefault("data", {"rows": len(data)})
