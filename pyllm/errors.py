@@ -24,6 +24,14 @@ def printable(text: object, longest: int = LONGEST_TEXT) -> str:
     return "".join(pieces)
 
 
+def check_device(what: str, *given: Any, **options: Any) -> None:
+    """Raise ValueError for anything but the processor: another device, a type of numbers."""
+    for each in (*given, *(value for name, value in options.items() if name not in ("non_blocking", "copy"))):
+        if str(each).partition(":")[0] != "cpu":
+            found = f"to {printable(each)}"
+            raise ValueError(f"{what}: {found}, allowed is 'cpu'; from_pretrained(..., dtype=) takes a type of numbers")
+
+
 class ModelFileError(ValueError):
     """A model file, or a folder of them, that cannot be trusted or understood.
 

@@ -52,6 +52,55 @@ def test_causal_attentions_are_transformers(tmp_path, name):
         assert np.abs(mine.sum(axis=-1, dtype=np.float64) - 1).max() <= 1e-6
 
 
+@pytest.mark.parametrize("name", CAUSAL)
+def test_hidden_states_are_transformers(tmp_path, name):
+    path = folder_of(tmp_path / "m", CAUSAL[name])
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="eager")
+    model = pyllm.AutoModelForCausalLM.from_pretrained(path)
+    ids = np.random.default_rng(0).integers(0, 317, (2, 9))
+    mask = np.ones((2, 9), int)
+    mask[0, 6:] = 0
+    with torch.no_grad():
+        given = {"attention_mask": torch.tensor(mask), "output_hidden_states": True}
+        expected = theirs(torch.tensor(ids), **given).hidden_states
+    assert model(ids).hidden_states is None
+    found = model(ids, mask, output_hidden_states=True).hidden_states
+    assert len(found) == len(expected) == len(model.layers) + 1
+    for mine, other in zip(found, expected, strict=True):
+        wanted = other.numpy() * mask[..., None]
+        assert mine.dtype == np.float32 and mine.shape == wanted.shape
+        assert np.abs(mine - wanted).max() <= 1e-5 * np.abs(wanted).max()
+    lstm = new_model(new_config("lstm", vocab_size=317, embedding_size=8, hidden_size=8))
+    with pytest.raises(ValueError, match="output_hidden_states: RecurrentLM, allowed are decoders of layers"):
+        lstm(ids, output_hidden_states=True)
+
+
+def test_recurrent_pairs_have_no_stack_of_layers():
+    model = new_model(new_config("seq2seq", vocab_size=30, embedding_size=8, hidden_size=8, num_layers=1))
+    with pytest.raises(ValueError, match=r"output_hidden_states: Seq2Seq, allowed are encoder-decoders of attention"):
+        model(np.array([[3, 4]]), decoder_input_ids=np.array([[2, 5]]), output_hidden_states=True)
+
+
+@pytest.mark.parametrize("variant", pair_models.VARIANTS)
+def test_hidden_states_of_pairs_are_transformers(tmp_path, variant):
+    theirs, folder = pair_models.save(variant, tmp_path)
+    model = pyllm.AutoModelForSeq2SeqLM.from_pretrained(folder)
+    ids = np.random.default_rng(0).integers(3, 50, (2, 7))
+    mask = np.ones((2, 7), int)
+    mask[1, 4:] = 0
+    target = np.random.default_rng(1).integers(3, 50, (2, 5))
+    with torch.no_grad():
+        given = {"attention_mask": torch.tensor(mask), "decoder_input_ids": torch.tensor(target)}
+        expected = theirs(torch.tensor(ids), **given, output_hidden_states=True)
+    found = model(ids, mask, decoder_input_ids=target, output_hidden_states=True)
+    assert model(ids, decoder_input_ids=target).encoder_hidden_states is found.encoder_attentions is None
+    for side, seen in (("encoder", mask[..., None]), ("decoder", 1)):
+        mine, other = found[f"{side}_hidden_states"], expected[f"{side}_hidden_states"]
+        assert len(mine) == len(other) > 2
+        for one, wanted in zip(mine, (each.numpy() * seen for each in other), strict=True):
+            assert one.shape == wanted.shape and np.abs(one - wanted).max() <= 2e-5 * np.abs(wanted).max()
+
+
 def test_outputs_are_asked_by_name_too(tmp_path):
     causal = pyllm.AutoModelForCausalLM.from_pretrained(folder_of(tmp_path / "m", CAUSAL["gpt2"]))
     pairs = pyllm.AutoModelForSeq2SeqLM.from_pretrained(pair_models.save("bart", tmp_path / "b")[1])

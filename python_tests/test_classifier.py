@@ -247,6 +247,10 @@ def test_transformers_decoders_with_a_head_are_read(tmp_path, kind, capsys):
     save_classifier(call.model, tmp_path / "again")
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "again")
     assert again.config == call.model.config and again.config.framed
+    saved = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "again").eval()
+    ids = torch.tensor([[5, 6, 7, 8], [9, 10, 0, 0]])
+    with torch.no_grad():  # which batches of texts need pad_token_id for
+        np.testing.assert_allclose(saved(ids).logits, other(ids).logits, atol=1e-5)
     with pytest.raises(ModelFileError, match="it tells classes of texts"):
         AutoModelForCausalLM.from_pretrained(tmp_path)
     about = json.loads((tmp_path / "config.json").read_text())

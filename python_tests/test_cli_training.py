@@ -98,6 +98,15 @@ def test_pretraining_leaves_a_model_like_any(place, trained, capsys):
     assert abs(said(capsys)[0]["loss"] - log[-1]["valid_loss"]) < 0.05
 
 
+def test_labels_are_smoothed(place, trained, tmp_path):
+    assert run(place, *PRETRAIN, "--label-smoothing", "0.2", "--steps", "1", "--out", str(tmp_path / "run")) == 0
+    about = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert about["arguments"]["label_smoothing_factor"] == 0.2
+    plain, smooth = (read(each)[0]["loss"] for each in (trained, tmp_path / "run"))
+    assert smooth != plain and abs(smooth - plain) < 0.5  # random weights score all words alike
+    assert run(place, *PRETRAIN, "--label-smoothing", "1", "--out", str(tmp_path / "other")) == 2
+
+
 def test_the_same_command_again_changes_nothing(place, trained, capsys):
     before, about = end_of(trained), json.loads((trained / "run.json").read_text())
     assert run(place, *PRETRAIN, "--out", "@run", "--json") == 0

@@ -5,6 +5,7 @@ import pytest
 
 import pyllm
 from pyllm.auto import new_config, new_model
+from pyllm.errors import ModelFileError
 
 _ENDS = {"vocab_size": 96, "bos_token_id": 1, "eos_token_id": 2}
 _LLAMA = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -50,3 +51,11 @@ def test_quantised_models_run_and_are_saved(family, dtype, tmp_path):
     small.save_pretrained(tmp_path / "b")
     saved, held = auto.from_pretrained(tmp_path / "b").state_dict(), small.state_dict()
     assert saved.keys() == held.keys() and all((saved[name] == held[name]).all() for name in held)
+
+
+def test_rows_that_are_no_whole_blocks_are_named(tmp_path):
+    sizes = SIZES["gpt2"] | {"n_embd": 40}
+    new_model(new_config("gpt2", **_ENDS, **sizes)).eval().save_pretrained(tmp_path / "odd")
+    message = r"^odd: tensor 'transformer\.[a-z0-9.]+\.weight': dtype Q8_0: .* multiple of 32 inputs, found 40; another"
+    with pytest.raises(ModelFileError, match=message):
+        pyllm.AutoModelForCausalLM.from_pretrained(tmp_path / "odd", dtype="q8_0")

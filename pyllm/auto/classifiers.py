@@ -91,6 +91,7 @@ def save_classifier(model: TextClassifier, path: str | os.PathLike[str]) -> None
         kind = re.sub("(LMHeadModel|ForCausalLM)$", ENDING, ARCHITECTURES[family_of(model.trunk)[0]])
         named = {"id2label": c.id2label, "label2id": {name: i for i, name in enumerate(c.classes)}}
         told = {"architectures": [kind], **named, "problem_type": c.problem_type}
+        told |= {} if model.pad_token_id is None else {"pad_token_id": model.pad_token_id}
         tensors = [tensor_of(SCORE, model.head.score.weight.array())]
         model.trunk.save_pretrained(folder, dtype="float32", head=(told, tensors))
         return
@@ -180,7 +181,9 @@ def _scored(folder: str, options: dict[str, Any]) -> TextClassifier:
             found = "missing" if info is None else f"{info.dtype} {list(info.shape)}"
             raise ModelFileError(folder, f"tensor '{SCORE}'", None, found, f"numbers (classes, {trunk.width})")
         weight = decode(info.dtype, source.read(info), *info.shape)
-        return _classifier(folder, trunk, weight, labels(raw)["id2label"], problem)
+        model = _classifier(folder, trunk, weight, labels(raw)["id2label"], problem)
+        model.pad_token_id = check_field(raw, Field("pad_token_id", "ids", default=None))
+        return model
 
 
 def _classifier(folder: str, trunk: Any, weight: Any, names: Mapping[int, str], problem: str | None) -> TextClassifier:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pyllm import _core
 from pyllm.auto.parallel import each
-from pyllm.errors import ModelFileError
+from pyllm.errors import ModelFileError, printable
 from pyllm.formats import TensorInfo, check_weights
 from pyllm.formats.encode import decode, encode
 from pyllm.formats.memory import check_fits
@@ -279,7 +279,11 @@ def _fill(parameter: Parameter, place: Place, rotated: Turned, source: Any, want
     if not parameter.packed:
         parameter.value = weight.dequantise(0, n).reshape(parameter.shape) + np.float32(place.offset)
     elif wanted is not None and wanted != info.dtype:
-        parameter.value = converted(weight, wanted)
+        try:
+            parameter.value = converted(weight, wanted)
+        except ValueError as error:
+            where = f"tensor '{printable(place.name)}'"
+            raise ModelFileError(source.path, where, None, f"dtype {wanted}: {error}", "another dtype") from error
     else:
         parameter.value = weight
 

@@ -29,6 +29,8 @@ def add_training(parser: argparse.ArgumentParser, rate: float, batch: int, conte
     add("--optim", choices=OPTIMIZERS, default="adamw", help="adafactor: T5's; nt_asgd needs --eval-every (adamw)")
     add("--warmup", type=options.whole(0), default=0, metavar="N", help="steps of a rising rate (0)")
     add("--weight-decay", type=options.real(0.0), default=0.1, metavar="X", help="of matrices (0.1)")
+    smoothed = "of what cross-entropies learn, the share of all classes alike (0)"
+    add("--label-smoothing", type=options.real(0.0, 0.99), default=0.0, metavar="X", help=smoothed)
     add("--clip", type=options.real(0.0), default=1.0, metavar="X", help="largest norm of the gradient (1; 0: any)")
     add("--dtype", choices=("fp32", "bf16"), default="bf16", help="of products; weights and sums are fp32 (bf16)")
     options.add_checkpointing(parser)
@@ -64,6 +66,7 @@ def arguments(args: argparse.Namespace) -> Any:
         eval_steps=args.eval_every,
         seed=args.seed,
         optim=args.optim,
+        label_smoothing_factor=args.label_smoothing,
     )
 
 

@@ -6,7 +6,7 @@ Reimers, Gurevych 2019, arXiv:1908.10084.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from pyllm import ops
 from pyllm.auto import AutoTokenizer
-from pyllm.auto.dense import load_dense
+from pyllm.auto.dense import load_dense, save_sentences
 from pyllm.auto.encoders import AutoModel
+from pyllm.errors import check_device
 from pyllm.evaluate.embedding import unit
 from pyllm.formats import download
 from pyllm.formats.progress import Progress
@@ -33,17 +34,33 @@ _AT_ONCE = 1 << 22  # cosines that exist at once
 class SentenceEncoder:
     """The encoder of a folder, pooled as sentence-transformers' files in it say; without them by the mean.
 
-    pooling: another one, of POOLINGS. options: as AutoModel.from_pretrained takes them. Raises ModelFileError,
-    ValueError.
+    pooling: another one, of POOLINGS. prompts, default_prompt_name: others than the folder's. truncate_dim: the first
+    numbers of vectors alone. options: as AutoModel.from_pretrained takes them. Raises ModelFileError, ValueError.
     """
 
-    def __init__(self, path: str | os.PathLike[str], pooling: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        pooling: str | None = None,
+        device: Any = "cpu",
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        truncate_dim: int | None = None,
+        **options: Any,
+    ) -> None:
+        check_device("SentenceEncoder", "cpu" if device is None else device)
         if pooling is not None and pooling not in POOLINGS:
             raise ValueError(f"encode: pooling {pooling!r}, allowed are {', '.join(POOLINGS)}")
         place = download.resolve(path)
         self.config: SentenceConfig = read_sentence_config(place)
         if pooling is not None:
             self.config = self.config._replace(modes=(pooling,))
+        known = dict(self.config.prompts if prompts is None else prompts)
+        name = self.config.prompt if default_prompt_name is None and prompts is None else default_prompt_name
+        if name is not None and name not in known:
+            raise ValueError(f"encode: default_prompt_name {name!r}, there are: {', '.join(known) or 'none'}")
+        self.config = self.config._replace(prompts=known, prompt=name)
+        self.truncate_dim = truncate_dim
         encoder = os.path.join(place, self.config.encoder) if self.config.encoder else place
         self.model = AutoModel.from_pretrained(encoder, **options)
         self.tokenizer = AutoTokenizer.from_pretrained(encoder)
@@ -57,8 +74,50 @@ class SentenceEncoder:
         longest = [self.model.context_length, self.config.longest, self.tokenizer.model_max_length]
         self.max_seq_length = min(each for each in longest if each is not None)
 
+    @property
+    def prompts(self) -> dict[str, str]:
+        """What may stand before a text, by name."""
+        return self.config.prompts
+
+    @property
+    def default_prompt_name(self) -> str | None:
+        """Which of the prompts stands before texts where nothing else is said."""
+        return self.config.prompt
+
+    @property
+    def device(self) -> str:
+        """Where the numbers are."""
+        return "cpu"
+
+    def to(self, device: Any) -> SentenceEncoder:
+        """Itself. Raises ValueError for another device than the processor."""
+        check_device("SentenceEncoder", device)
+        return self
+
+    def eval(self) -> SentenceEncoder:
+        """Itself: it only runs."""
+        return self
+
+    def save_pretrained(self, path: str | os.PathLike[str], **options: Any) -> None:
+        """Write a folder that sentence-transformers opens, too. options: as the encoder's. Raises ModelFileError."""
+        self.model.save_pretrained(path, **options)
+        self.tokenizer.save_pretrained(path)
+        save_sentences(path, self.config._replace(longest=self.max_seq_length), self.model.width, self.dense)
+
+    save = save_pretrained
+
+    def tokenize(self, texts: Sequence[str]) -> Any:
+        """What the encoder reads: input_ids, attention_mask, ... (texts, length), padded, cut at max_seq_length."""
+        rows = [self._text(i, each) for i, each in enumerate(texts)]
+        settings = {"padding": True, "truncation": True, "max_length": self.max_seq_length}
+        return self.tokenizer(rows, **settings, return_tensors="np")
+
     def get_sentence_embedding_dimension(self) -> int:
         """Numbers of a vector."""
+        return self._width if self.truncate_dim is None else min(self.truncate_dim, self._width)
+
+    @property
+    def _width(self) -> int:
         dense = self.config.dense
         return dense[-1].outputs if dense else self.model.width * len(self.config.modes)
 
@@ -76,6 +135,8 @@ class SentenceEncoder:
         device: Any = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        pool: None = None,
+        chunk_size: int | None = None,
     ) -> Any:
         """Vectors (sentences, width) float32, of one sentence (width,); a list of them without convert_to_numpy.
 
@@ -83,8 +144,13 @@ class SentenceEncoder:
         depend on its company. Longer ones than max_seq_length are cut. output_value "token_embeddings": a list of
         (tokens, width). convert_to_tensor: of torch. prompt, prompt_name: what stands before every text.
         normalize_embeddings: to length 1, which some folders ask for anyway. truncate_dim: the first numbers of each
-        vector alone. precision: see quantised(). Raises ValueError.
+        vector alone. precision: see quantised(). pool: of processes, refused; chunk_size is of a pool. Raises
+        ValueError.
         """
+        if pool is not None:
+            raise ValueError(f"encode: pool is {type(pool).__name__}, allowed is None: threads share the work")
+        if device is not None:
+            check_device("encode", device)
         if output_value not in ("sentence_embedding", "token_embeddings"):
             raise ValueError(f"encode: output_value {output_value!r}, allowed are sentence_embedding, token_embeddings")
         if precision not in PRECISIONS:
@@ -92,7 +158,7 @@ class SentenceEncoder:
         if batch_size < 1:
             raise ValueError(f"encode: batch_size {batch_size}, allowed is 1 or more")
         single = isinstance(sentences, str)
-        texts = [sentences] if isinstance(sentences, str) else list(sentences)
+        texts = [sentences] if isinstance(sentences, str) else _texts(sentences)
         rows = self._tokens([self._prompt(prompt, prompt_name) + self._text(i, each) for i, each in enumerate(texts)])
         order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         found: list[Any] = [None] * len(rows)
@@ -105,14 +171,8 @@ class SentenceEncoder:
                     bar.show(first + len(group))
         if output_value == "token_embeddings":
             return found[0] if single else found
-        width = self.get_sentence_embedding_dimension()
-        vectors = np.stack(found) if found else np.empty((0, width), np.float32)
-        if self.config.normalize:
-            vectors = unit(vectors)
-        vectors = vectors[:, :truncate_dim]
-        if normalize_embeddings:
-            vectors = unit(vectors)
-        vectors = quantised(vectors, precision)
+        dim = self.truncate_dim if truncate_dim is None else truncate_dim
+        vectors = quantised(self._finished(found, dim, normalize_embeddings), precision)
         if convert_to_tensor:
             import torch
 
@@ -120,6 +180,12 @@ class SentenceEncoder:
         if single:
             return vectors[0]
         return vectors if convert_to_numpy else list(vectors)
+
+    def _finished(self, found: list[Vectors], dim: int | None, normalize: bool) -> Vectors:
+        vectors = np.stack(found) if found else np.empty((0, self._width), np.float32)
+        if self.config.normalize:
+            vectors = unit(vectors)
+        return unit(vectors[:, :dim]) if normalize else vectors[:, :dim]
 
     def encode_query(self, sentences: str | Sequence[str], **settings: Any) -> Any:
         """As encode, behind the folder's prompt "query" where it has one and the settings name none."""
@@ -186,8 +252,15 @@ class SentenceEncoder:
         return search(one, other, top_k)
 
 
+def _texts(given: Any) -> list[Any]:
+    """As a list. Raises ValueError for what holds no texts."""
+    if not isinstance(given, Iterable):
+        raise ValueError(f"encode: sentences is {type(given).__name__}, allowed are a text or several")
+    return list(given)
+
+
 def _list(texts: Any) -> list[str]:
-    return [texts] if isinstance(texts, str) else list(texts)
+    return [texts] if isinstance(texts, str) else _texts(texts)
 
 
 def pooled(rows: Vectors, starts: NDArray[np.int32], mode: str) -> Vectors:

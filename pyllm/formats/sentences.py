@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from pyllm.formats.json_file import load_json
 
 _LIMIT = 1 << 20
 ACTIVATIONS = {"Identity": "none", "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu", "Sigmoid": "sigmoid"}
+_ACTIVATION_OF = {name: f"activation.{kind}" for kind, name in ACTIVATIONS.items()} | {"none": "linear.Identity"}
 MODES = {"cls_token": "cls", "max_tokens": "max", "mean_tokens": "mean", "mean_sqrt_len_tokens": "mean_sqrt_len"}
 MODES |= {"weightedmean_tokens": "weightedmean", "lasttoken": "lasttoken"}
 _NAMES = {"cls": "cls", "max": "max", "mean": "mean", "mean_sqrt_len_tokens": "mean_sqrt_len"}  # in later versions
@@ -75,6 +77,36 @@ def read_sentence_config(folder: str) -> SentenceConfig:
         _refuse(folder, "config_sentence_transformers.json", "default_prompt_name", prompt, "one of the prompts")
     lower = about.get("do_lower_case") is True
     return SentenceConfig(encoder, modes, normalize, longest, lower, prompts, prompt, dense)
+
+
+def sentence_files(config: SentenceConfig, width: int) -> dict[str, bytes]:
+    """name -> text of the files that read_sentence_config reads, of an encoder of this width in the folder itself."""
+    values: dict[str, Any] = {}
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling")]
+    modules += [(each.folder, type(each).__name__) for each in config.dense]
+    modules += [(f"{len(modules)}_Normalize", "Normalize")] * config.normalize
+    values["modules.json"] = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(modules)
+    ]
+    flags = {f"pooling_mode_{name}": mode in config.modes for name, mode in MODES.items()}
+    names = {mode: name for name, mode in _NAMES.items()}
+    in_order = [mode for mode in MODES.values() if mode in config.modes] == list(config.modes)
+    told = flags if in_order else {"pooling_mode": [names[mode] for mode in config.modes]}
+    values["1_Pooling/config.json"] = {"word_embedding_dimension": width} | told
+    for each in config.dense:
+        about: dict[str, Any] = {"dimension": each.inputs}
+        if isinstance(each, Dense):
+            act = f"torch.nn.modules.{_ACTIVATION_OF[each.activation]}"
+            about = {"in_features": each.inputs, "out_features": each.outputs, "bias": each.bias}
+            about["activation_function"] = act
+        values[f"{each.folder}/config.json"] = about
+    values["sentence_bert_config.json"] = {"max_seq_length": config.longest, "do_lower_case": config.lower}
+    prompts = {"prompts": config.prompts, "default_prompt_name": config.prompt}
+    values["config_sentence_transformers.json"] = prompts | {"similarity_fn_name": "cosine"}
+    if config.normalize:
+        values[f"{modules[-1][0]}/config.json"] = {}
+    return {name: (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode() for name, value in values.items()}
 
 
 def _modules(folder: str) -> tuple[str, tuple[str, ...], tuple[Dense | LayerNorm, ...], bool]:

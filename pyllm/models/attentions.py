@@ -1,4 +1,4 @@
-"""Where a model's heads look: the weights of its attention, by the definition, for who asks to see them."""
+"""What a model computes on its way, by the definition, for who asks to see it: where its heads look, hidden rows."""
 
 from __future__ import annotations
 
@@ -56,3 +56,20 @@ def batched(model: Any, ids: NDArray[Any], seen: NDArray[np.bool_]) -> tuple[Wei
             target[:, places[:, None], places[None]] = weights
         layers.append(out)
     return tuple(layers)
+
+
+def hidden_states(model: Any, ids: NDArray[Any], seen: NDArray[np.bool_]) -> tuple[NDArray[np.float32], ...]:
+    """The embeddings, what every layer but the last gives, and the last one's after the final norm.
+
+    Each (batch, length, width), zeros where nothing is seen. Raises ValueError for a model without a stack of layers.
+    """
+    if not hasattr(model, "layers"):
+        raise ValueError(f"output_hidden_states: {type(model).__name__}, allowed are decoders of layers")
+    names = ["embedding", *(f"layers.{i}" for i in range(len(model.layers) - 1)), "normalised"]
+    out = [np.zeros((*ids.shape, model.width), np.float32) for _ in names]
+    for number, (row, mask) in enumerate(zip(ids, seen, strict=True)):
+        with no_grad(), nn.trace(model) as found:
+            model.forward(row[mask].astype(np.int32))
+        for target, name in zip(out, names, strict=True):
+            target[number, mask] = found[name]
+    return tuple(out)

@@ -12,6 +12,7 @@ from typing import Any
 from pyllm import nn
 from pyllm.models.attention_pair import AttentionPair
 from pyllm.models.ragged import padding_of
+from pyllm.models.settings import Settings
 
 _SUBLAYERS = {"attention": "self_attn", "cross": "encoder_attn"}
 _OURS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "out_proj"}
@@ -50,7 +51,7 @@ COPIES = (
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """transformers' fields. dropout: of embeddings and of every sublayer's result, besides it attention_dropout of
     attention weights and activation_dropout inside of feed-forward; these and label_smoothing act only while it learns.
     """

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pyllm import _core, nn, ops
 from pyllm.errors import ContextError
 from pyllm.models.adapters import Adaptable
-from pyllm.models.attentions import batched
+from pyllm.models.attentions import batched, hidden_states
 from pyllm.models.outputs import by_name, check_return_dict
 from pyllm.ops.arrays import int32
 
@@ -27,11 +27,12 @@ _recording = Lock()  # the first call may come from several threads
 
 class CausalOutput(NamedTuple):
     """logits (batch, length, vocabulary) float32; loss a float where labels were given; attentions, where asked for,
-    of every layer (batch, heads, length, length)."""
+    of every layer (batch, heads, length, length); hidden_states of the embeddings and layers (batch, length, width)."""
 
     logits: Logits
     loss: float | None = None
     attentions: tuple[NDArray[np.float32], ...] | None = None
+    hidden_states: tuple[NDArray[np.float32], ...] | None = None
 
     def __getitem__(self, key: Any) -> Any:
         """As by_name has it."""
@@ -130,8 +131,10 @@ class CausalLM(Adaptable, ABC):
         """Keep what the way back needs, as at first."""
         self.is_gradient_checkpointing = False
 
-    def train(self) -> Any:
+    def train(self, mode: bool = True) -> Any:
         """Ready to learn; what was recorded of the old weights is forgotten."""
+        if not mode:
+            return self.eval()
         self.forget_program()
         self._paused = False
         return super().train()
@@ -239,11 +242,13 @@ class CausalLM(Adaptable, ABC):
         labels: Any = None,
         output_attentions: bool = False,
         return_dict: bool | None = None,
+        output_hidden_states: bool = False,
     ) -> CausalOutput:
         """Scores of whole sequences. input_ids (batch, length); masked places get zero logits and are not seen.
 
         labels (batch, length): loss is the mean cross-entropy in nats of labels[:, 1:], -100 left out.
         output_attentions: also the weights of every head, computed by their definition beside the scores.
+        output_hidden_states: the embeddings, every layer's rows, the last one's after the norm, computed so too.
         """
         check_return_dict(return_dict)
         ids = np.asarray(input_ids)
@@ -258,7 +263,8 @@ class CausalLM(Adaptable, ABC):
         for row, mask, target in zip(ids, seen, out, strict=True):
             target[mask] = self.whole(int32(row[mask], "model", "input_ids"))
         loss = None if labels is None else _cross_entropy(out, np.asarray(labels))
-        return CausalOutput(out, loss, batched(self, ids, seen) if output_attentions else None)
+        attentions = batched(self, ids, seen) if output_attentions else None
+        return CausalOutput(out, loss, attentions, hidden_states(self, ids, seen) if output_hidden_states else None)
 
     def whole(self, ids: Any) -> Logits:
         """Logits (length, vocabulary) of one sequence."""

@@ -74,6 +74,8 @@ class TextClassifier(nn.Module):
     which learns with it; the head's first values come from `seed`.
     """
 
+    pad_token_id: Any = None  # of the folder that it came from: transformers' batches need it
+
     def __init__(self, trunk: Any, config: ClassifierConfig, seed: int = 0) -> None:
         self.trunk, self.config = trunk, config
         width = trunk.width * (3 if config.pooling == "concat" else 1)
@@ -89,8 +91,10 @@ class TextClassifier(nn.Module):
         trunk = {f"trunk.{name}": each for name, each in self.trunk.learned().items() if not name.startswith("head.")}
         return trunk | {f"head.{name}": each for name, each in self.head.own_parameters().items()}
 
-    def train(self) -> Any:
+    def train(self, mode: bool = True) -> Any:
         """Ready to learn."""
+        if not mode:
+            return self.eval()
         self.trunk.train()
         self.head.train()
         return self

@@ -19,6 +19,7 @@ from pyllm.autograd import checkpoint
 from pyllm.models.adapters import Adaptable
 from pyllm.models.outputs import by_name, check_return_dict
 from pyllm.models.ragged import Ragged, Starts, check_length, check_range, ragged
+from pyllm.models.settings import Settings
 from pyllm.ops.arrays import int32
 from pyllm.tensor import Array, Tensor
 
@@ -50,7 +51,7 @@ def two_labels() -> dict[int, str]:
 
 
 @dataclass(frozen=True)
-class LabelledConfig:
+class LabelledConfig(Settings):
     """What every family's configuration has for its heads. problem_type: None is told from num_labels and labels."""
 
     id2label: dict[int, str] = field(default_factory=two_labels)

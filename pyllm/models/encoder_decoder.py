@@ -174,6 +174,7 @@ class EncoderDecoder(Adaptable, ABC):
         decoder_attention_mask: Any = None,
         output_attentions: bool = False,
         return_dict: bool | None = None,
+        output_hidden_states: bool = False,
     ) -> PairOutput:
         """Scores of whole targets, under transformers' names; lists of different lengths are taken too.
 
@@ -182,7 +183,8 @@ class EncoderDecoder(Adaptable, ABC):
         padding, also that of labels, is not computed. Raises ValueError, IndexError.
         """
         check_return_dict(return_dict)
-        given = input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, labels, output_attentions
+        asked = output_attentions, output_hidden_states
+        given = input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, labels, *asked
         if labels is not None:
             if self._paused:
                 self.train()
@@ -248,8 +250,10 @@ class EncoderDecoder(Adaptable, ABC):
         self._paused = self._paused or bool(self.parameters())
         super().eval()
 
-    def train(self) -> Any:
+    def train(self, mode: bool = True) -> Any:
         """Ready to learn."""
+        if not mode:
+            return self.eval()
         self._paused = False
         return super().train()
 

@@ -12,6 +12,7 @@ from pyllm import nn
 from pyllm.models import gemma
 from pyllm.models.decoder import Decoder
 from pyllm.models.gemma import IGNORED, ROTATED
+from pyllm.models.settings import Settings
 
 __all__ = ["IGNORED", "NAMES", "ROTATED", "Config", "Gemma2", "Model"]
 
@@ -23,7 +24,7 @@ NAMES = gemma.NAMES | {
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Hugging Face's fields; layer_types: "full_attention" or "sliding_attention" for each layer.
 
     Scores are divided by sqrt(query_pre_attn_scalar); a softcapping of None is none.

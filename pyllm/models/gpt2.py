@@ -7,6 +7,7 @@ from typing import Any
 
 from pyllm import nn
 from pyllm.models.decoder import Decoder
+from pyllm.models.settings import Settings
 
 # Parameter path -> name in Hugging Face folders, name in GGUF files. {} is the layer. #i/n: the i-th of n equal parts
 # of the outputs; a leading ^: stored as (inputs, outputs) in Hugging Face folders.
@@ -29,7 +30,7 @@ IGNORED = (r"(transformer\.)?h\.\d+\.attn\.(masked_)?bias",)  # the causal mask,
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Hugging Face's fields."""
 
     n_embd: int

@@ -10,6 +10,7 @@ from typing import Any
 
 from pyllm import nn
 from pyllm.models.decoder import Decoder
+from pyllm.models.settings import Settings
 
 # Parameter path -> name in Hugging Face folders, name in GGUF files. {} is the layer. #i/n: the i-th of n equal parts
 # of the outputs; %i/n: of every head's outputs.
@@ -31,7 +32,7 @@ IGNORED = (r"(gpt_neox\.)?layers\.\d+\.attention\.(bias|masked_bias|rotary_emb\.
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Hugging Face's fields; rotary_pct: the part of each head that is turned."""
 
     hidden_size: int

@@ -10,6 +10,7 @@ from typing import Any
 
 from pyllm import nn
 from pyllm.models.decoder import Decoder
+from pyllm.models.settings import Settings
 
 # Parameter path -> name in Hugging Face folders, name in GGUF files. {} is the layer.
 NAMES = {
@@ -31,7 +32,7 @@ IGNORED = (r"rope_(freqs|factors_(long|short))\.weight", r"model\.layers\.\d+\.s
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Hugging Face's fields; head_dim and num_key_value_heads are always given here."""
 
     hidden_size: int

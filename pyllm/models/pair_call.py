@@ -19,7 +19,8 @@ IGNORED = -100
 class PairOutput(NamedTuple):
     """logits (batch, target, vocabulary), zeros where there is padding; loss: a tensor while the model learns, else a
     float, None without labels. encoder_last_hidden_state (batch, source, width). Attentions: of every layer (batch,
-    heads, queries, keys), None where they were not asked for. Lists of sequences give lists of arrays without a batch.
+    heads, queries, keys), None where they were not asked for. Hidden states: of the embeddings and every layer (batch,
+    length, width), the last with the norm behind it. Lists of sequences give lists of arrays without a batch.
     """
 
     logits: Any
@@ -28,6 +29,8 @@ class PairOutput(NamedTuple):
     encoder_attentions: tuple[Any, ...] | None = None
     decoder_attentions: tuple[Any, ...] | None = None
     cross_attentions: tuple[Any, ...] | None = None
+    encoder_hidden_states: tuple[Any, ...] | None = None
+    decoder_hidden_states: tuple[Any, ...] | None = None
 
     def __getitem__(self, key: Any) -> Any:
         """As by_name has it."""
@@ -36,7 +39,7 @@ class PairOutput(NamedTuple):
 
 def called(
     model: Any, input_ids: Any, attention_mask: Any, decoder_input_ids: Any, decoder_mask: Any, labels: Any,
-    attentions: bool,
+    attentions: bool, hidden_states: bool = False,
 ) -> PairOutput:  # fmt: skip
     """What EncoderDecoder.__call__ says."""
     if decoder_input_ids is None:
@@ -50,7 +53,9 @@ def called(
     if len(sources.starts) != len(targets.starts):
         raise ValueError(f"model: {len(sources.starts) - 1} sources and {len(targets.starts) - 1} targets")
     wanted = None if labels is None else _wanted(labels, targets)
-    if attentions:
+    if hidden_states and not isinstance(getattr(model, "encoder", None), nn.Stack):
+        raise ValueError(f"output_hidden_states: {type(model).__name__}, allowed are encoder-decoders of attention")
+    if attentions or hidden_states:
         with nn.trace(model) as found:
             memory, rows = _rows(model, sources, targets)
     else:
@@ -61,6 +66,9 @@ def called(
     hidden = memory.rows.data if isinstance(memory.rows, Tensor) else memory.rows
     number = loss if loss is None or isinstance(loss, Tensor) else float(loss)
     out = PairOutput(targets.back(logits), number, sources.back(hidden))
+    if hidden_states:
+        of_sources, of_targets = (_hidden(found, model, *each) for each in (("encoder", sources), ("decoder", targets)))
+        out = out._replace(encoder_hidden_states=of_sources, decoder_hidden_states=of_targets)
     if not attentions:
         return out
     return out._replace(
@@ -126,6 +134,12 @@ def _rows(model: Any, sources: Ragged, targets: Ragged) -> tuple[Any, Any]:
 def _wanted(labels: Any, targets: Ragged) -> NDArray[np.int64]:
     """Labels as rows."""
     return np.asarray(targets.rows_of(labels, "labels"), np.int64)
+
+
+def _hidden(found: nn.Trace, model: Any, side: str, batch: Ragged) -> tuple[Any, ...]:
+    """What enters a side's layers, leaves each but the last, and leaves them all."""
+    between = [f"layers.{i}" for i in range(len(getattr(model, side).layers) - 1)]
+    return tuple(batch.back(found[f"{side}.{name}"]) for name in ("entered", *between, "left"))
 
 
 def _split(found: nn.Trace, side: str, kind: str, queries: Ragged, keys: Ragged) -> tuple[Any, ...]:

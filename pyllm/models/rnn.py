@@ -10,6 +10,7 @@ import numpy as np
 
 from pyllm import nn, ops
 from pyllm.models.causal import CausalLM
+from pyllm.models.settings import Settings
 from pyllm.nn.recurrent import uniform
 from pyllm.tensor import Array
 
@@ -22,7 +23,7 @@ _SPREAD = 0.1  # of first values of heads, and of tables that are heads, too: wi
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """cell: "lstm", "gru", "tanh" or "relu". dropout: of embeddings, between layers and before the head."""
 
     cell: str

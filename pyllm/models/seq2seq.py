@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from pyllm import nn, ops
 from pyllm.models.encoder_decoder import Decoding, EncoderDecoder, Memory, Starts
+from pyllm.models.settings import Settings
 from pyllm.tensor import Array
 
 # Parameter path -> name in folders; GGUF has no architecture for it.
@@ -31,7 +32,7 @@ _SPREAD = 0.1  # PyTorch's 1 begins to learn sooner and ends with more wrong wor
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """cell: "lstm", "gru" or "tanh". attention: "none", "additive", "dot" or "general". hidden_size: of the decoder; a
     bidirectional encoder has half of it in each direction. dropout: of embeddings, between layers, before the head.
     """

@@ -14,6 +14,7 @@ import numpy as np
 
 from pyllm import nn
 from pyllm.models.attention_pair import AttentionPair
+from pyllm.models.settings import Settings
 from pyllm.tensor import Array
 
 _SUBLAYERS = {"attention": "SelfAttention", "cross": "EncDecAttention"}
@@ -44,7 +45,7 @@ CONTEXT = 1 << 20  # tokens of a sequence: distances have no end
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """transformers' fields. feed_forward_proj: an activation, "gated-" before it where it is gated. dropout_rate: of
     embeddings, of every sublayer's result and of what a stack gives. scale_decoder_outputs: what the head takes is
     divided by the root of d_model, as where the head is the table.

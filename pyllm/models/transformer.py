@@ -13,6 +13,7 @@ import numpy as np
 
 from pyllm import nn
 from pyllm.models.attention_pair import AttentionPair
+from pyllm.models.settings import Settings
 from pyllm.tensor import Array
 
 _SUBLAYERS = {"attention": "self_attn", "cross": "multihead_attn"}
@@ -42,7 +43,7 @@ IGNORED = ()
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """torch.nn.Transformer's fields, and what surrounds it. dropout: of embeddings and of every sublayer's result.
 
     share_encoder_decoder_embeddings: one table for sources and targets; tie_word_embeddings: the head is the targets'.

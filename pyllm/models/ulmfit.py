@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pyllm import nn, ops
 from pyllm.models.rnn import RecurrentLM
+from pyllm.models.settings import Settings
 
 # Parameter path -> fastai's name, which is PyTorch's within its AWD_LSTM; GGUF has no architecture for it.
 _LAYER = "0.rnns.{}.module."
@@ -27,7 +28,7 @@ IGNORED = (r"0\.encoder_dp\.emb\.weight", r"0\.rnns\.\d+\.module\.weight_hh_l0",
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(Settings):
     """Dropout in fastai's names: output_p before the head, hidden_p between layers, input_p of embeddings, embed_p of
     whole words, weight_p of hidden-to-hidden weights; alpha and beta weigh AR and TAR. The last layer is as wide as the
     embedding where they are tied.

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm import _core
+from pyllm.errors import check_device
 from pyllm.nn.tracing import watcher
 from pyllm.ops import Watch
 from pyllm.tensor import Array, Tensor
@@ -33,11 +34,26 @@ class Parameter:
         self.spread = spread
         self.value: Any = None
         self._learned: Tensor | None = None  # while packed to run
+        self._still = False  # it stays as it is where others learn
 
     @property
     def size(self) -> int:
         """How many numbers."""
         return prod(self.shape)
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether it learns where its module does; may be set, ready to run too."""
+        held = self.value if self._learned is None else self._learned
+        return held.requires_grad if isinstance(held, Tensor) else not self._still
+
+    @requires_grad.setter
+    def requires_grad(self, learns: bool) -> None:
+        self._still = not learns
+        for held in (self.value, self._learned):
+            if isinstance(held, Tensor):
+                held.requires_grad = bool(learns)
+                held.zero_grad()
 
     def array(self) -> Array:
         """The value as float32, read back from panels where it is packed. Raises ValueError without a value."""
@@ -50,11 +66,11 @@ class Parameter:
     def learn(self, array: Array | None = None) -> None:
         """Let the value be a tensor: of this array, or of what it is."""
         if array is not None:
-            self.value, self._learned = Tensor(array, requires_grad=True), None
+            self.value, self._learned = Tensor(array, requires_grad=not self._still), None
         elif self._learned is not None:
             self.value, self._learned = self._learned, None
         elif not isinstance(self.value, Tensor):
-            self.value = Tensor(self.array(), requires_grad=True)
+            self.value = Tensor(self.array(), requires_grad=not self._still)
 
     def take(self, array: Array) -> None:
         """Let the value be a tensor of these numbers, copied. One that learned before is kept: optimizers hold it."""
@@ -186,7 +202,8 @@ class Module:
     def num_parameters(self, only_trainable: bool = False) -> int:
         """How many numbers, each counted once; buffers are none."""
         found = self.learned() if only_trainable else self.own_parameters() | self.learned()
-        return sum(parameter.size for parameter in found.values() if not isinstance(parameter, Buffer))
+        counted = [each for each in found.values() if not isinstance(each, Buffer)]
+        return sum(each.size for each in counted if each.requires_grad or not only_trainable)
 
     def training_flops(self) -> float:
         """Operations of a training step for one row: 4 for each number (forward, and the gradient of its input), and
@@ -219,8 +236,10 @@ class Module:
             return random.standard_normal(parameter.shape, np.float32) * np.float32(spread)
         return np.full(parameter.shape, 0 if name.endswith("bias") else 1, np.float32)
 
-    def train(self) -> Any:
-        """Ready to learn: parameters that learn are float32 tensors. Gives the module."""
+    def train(self, mode: bool = True) -> Any:
+        """Ready to learn: parameters that learn are float32 tensors. Gives the module. mode False: as eval()."""
+        if not mode:
+            return self.eval()
         for parameter in self.learned().values():
             parameter.learn()
         return self
@@ -230,6 +249,22 @@ class Module:
         for parameter in self.learned().values():
             parameter.run()
         return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Any:
+        """Whether the parameters within learn when the model is ready to; gives the module. PyTorch's name."""
+        for parameter in self.learned().values():
+            parameter.requires_grad = requires_grad
+        return self
+
+    def to(self, *given: Any, **options: Any) -> Any:
+        """The module: it is on the processor. Raises ValueError for another device, and for a type of numbers."""
+        check_device(type(self).__name__, *given, **options)
+        return self
+
+    @property
+    def device(self) -> str:
+        """Where the numbers are."""
+        return "cpu"
 
     def zero_grad(self) -> None:
         """Forget all gradients."""

@@ -113,12 +113,12 @@ class Stack(Module):
         """What the first layer takes, of tokens as rows that stand at these places."""
         x = x if self.positions is None else ops.add(x, self.positions(places))
         x = x if self.first_norm is None else self.first_norm(x)
-        return x if self.dropout is None else self.dropout(x)
+        return self.watch("entered", x if self.dropout is None else self.dropout(x))
 
     def leave(self, x: Any) -> Any:
         """What the stack gives, of the last layer's rows."""
         x = x if self.norm is None else ops.normalise(x, self.norm.value)
-        x = x if self.last is None else self.last(x)
+        x = self.watch("left", x if self.last is None else self.last(x))
         return x if self.factor == 1 else ops.multiply(x, np.float32(self.factor))
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyllm.errors import TokenizerError
+from pyllm.errors import TokenizerError, check_device
 
 
 class Pieces(NamedTuple):
@@ -27,6 +27,11 @@ class BatchEncoding(dict[str, Any]):
             return self[name]
         except KeyError:
             raise AttributeError(f"BatchEncoding: no {name!r}; it has {', '.join(self)}") from None
+
+    def to(self, *given: Any, **options: Any) -> BatchEncoding:
+        """Itself: it is on the processor. Raises ValueError for another device."""
+        check_device("BatchEncoding", *given, **options)
+        return self
 
 
 def truncate(rows: list[list[int]], truncation: bool | str | None, longest: int | None, side: str) -> list[list[int]]:

@@ -10,21 +10,25 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pyllm import _core, ops
+from pyllm.auto.classifiers import save_classifier
 from pyllm.autograd import no_grad
 from pyllm.errors import TrainingError
 from pyllm.formats.memory import available
+from pyllm.models.classifier import TextClassifier
 from pyllm.optim import NTASGD, schedule
 from pyllm.tensor import Array
+from pyllm.train.adapting import save, save_tokenizer
 from pyllm.train.arguments import TrainingArguments
 from pyllm.train.callbacks import Callback
 from pyllm.train.checkpoint import Checkpoints, check_facts, plain
+from pyllm.train.examples import Examples
 from pyllm.train.groups import optimizer_of
 from pyllm.train.log import Log, read
 
@@ -48,25 +52,48 @@ class Result(NamedTuple):
 class Trainer:
     """Trains `model`, which has loss(ids, targets), on data that has len() and batch(position, size).
 
-    batch gives (ids (rows,), targets (rows,), starts (sequences + 1,)): sequences end to end. facts: what must not
-    change while a run goes on ("config", "data", "tokenizer"), refused by name when it has. callbacks see every step.
-    Raises ValueError for gradient_checkpointing of a model that has no gradient_checkpointing_enable().
+    batch gives (ids (rows,), targets (rows,), starts (sequences + 1,)): sequences end to end; a fourth are options of
+    loss. Or rows of dicts as transformers' Trainer takes them, under its names: see Examples; data_collator makes
+    arrays of some rows, and must give the same each time for a run to go on to the same bits.
+    facts: what must not change while a run goes on ("config", "data", "tokenizer"), refused by name when it has.
+    callbacks see every step. Raises ValueError for gradient_checkpointing of a model that has no
+    gradient_checkpointing_enable(), TypeError for datasets that are neither.
     """
 
     def __init__(
         self,
         model: Any,
-        data: Any,
-        arguments: TrainingArguments,
+        data: Any = None,
+        arguments: TrainingArguments | None = None,
         valid: Any = None,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] | None = (),
         facts: dict[str, Any] | None = None,
+        *,
+        args: TrainingArguments | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        data_collator: Callable[[Any], Any] | None = None,
+        processing_class: Any = None,
     ) -> None:
-        self.model, self.data, self.valid, self.arguments = model, data, valid, arguments
-        self.callbacks = list(callbacks)
+        if isinstance(data, TrainingArguments):  # transformers' second place
+            data, args = None, data
+        arguments = args if arguments is None else arguments
+        if not isinstance(arguments, TrainingArguments):
+            raise TypeError(f"Trainer: args is {type(arguments).__name__}, allowed is pyllm.TrainingArguments")
+        self.model, self.arguments = model, arguments
+        self.collator, self.tokenizer = data_collator, processing_class
+        self.data = data = self._samples(train_dataset if data is None else data)
+        self.valid = valid = self._samples(eval_dataset if valid is None else valid)
+        self.callbacks = list(callbacks or ())
+        for each in self.callbacks:
+            if isinstance(each, type) or hasattr(each, "on_init_end"):  # transformers', which are told other things
+                found = each.__name__ if isinstance(each, type) else type(each).__name__
+                raise TypeError(f"Trainer: a callback is {found}, allowed are objects of a pyllm.train.Callback")
         self.facts = plain({"arguments": arguments.binding()} | (facts or {}), "facts")
+        if isinstance(data, Examples):
+            self.facts.setdefault("data", {"rows": len(data)})
         self.step = self.position = self.tokens = 0
-        self.total = arguments.total_steps(len(data))
+        self.total = arguments.total_steps(0 if data is None else len(data))
         self.loss = math.nan
         self.valid_loss: float | None = None
         self._stopped = False
@@ -85,18 +112,31 @@ class Trainer:
         self._flops = model.training_flops()
         self._peak, self._trained = math.nan, 0.0
 
+    def _samples(self, given: Any) -> Any:
+        """What has batch(position, size), of rows too; transformers' datasets have another batch()."""
+        if given is None or (hasattr(given, "batch") and not hasattr(given, "column_names")):
+            return given
+        return Examples(given, self.model, self.collator, self.arguments.seed)
+
     def stop(self) -> None:
         """End the run after the step that is under way."""
         self._stopped = True
 
-    def train(self, resume: bool = True) -> Result:
+    def train(self, resume: bool = True, resume_from_checkpoint: bool | None = None) -> Result:
         """All steps that are left. resume: go on from the newest sound checkpoint in output_dir, if there is one.
 
         Ctrl-C ends the run after the step, with a checkpoint and complete=False; a second one ends it at once, and what
         came after the newest checkpoint is computed again if the weights are between two steps. Raises TrainingError
         for a loss or weights that are not finite (the checkpoints stay as they were) or an output_dir of another run,
-        CheckpointError for one in use, of other facts, or where the disk refuses.
+        CheckpointError for one in use, of other facts, or where the disk refuses. resume_from_checkpoint: another name
+        of resume, True or False.
         """
+        if resume_from_checkpoint not in (None, True, False):
+            given = f"resume_from_checkpoint is {resume_from_checkpoint!r}"
+            raise ValueError(f"train: {given}, allowed are True, the newest of output_dir, and False")
+        if self.data is None:
+            raise ValueError("train: no train_dataset; give one to Trainer")
+        resume = resume if resume_from_checkpoint is None else resume_from_checkpoint
         _core.keep_freed()
         a, self._stopped = self.arguments, False
         self.model.train()
@@ -146,13 +186,13 @@ class Trainer:
         begin, a = time.perf_counter(), self.arguments
         size = a.per_device_train_batch_size
         batches = [self.data.batch(self.position + i * size, size) for i in range(a.gradient_accumulation_steps)]
-        counts = [_wanted(targets) for _, targets, _ in batches]
+        counts = [_wanted(batch[1]) for batch in batches]
         total, loss = max(sum(counts), 1), 0.0
         self.optimizer.zero_grad()
-        for i, ((ids, targets, starts), count) in enumerate(zip(batches, counts, strict=True)):
+        for i, (batch, count) in enumerate(zip(batches, counts, strict=True)):
             if count:
                 with ops.noise(a.seed, self.step * len(batches) + i), ops.smoothing(a.label_smoothing_factor):
-                    mine = self._loss(ids, targets, starts)
+                    mine = self._loss(*batch)
                 loss += mine.item() * count / total
                 mine.backward(np.full(mine.shape, count / total, np.float32))
         norm = self.optimizer.grad_norm()
@@ -163,7 +203,7 @@ class Trainer:
         scale = a.max_grad_norm / (norm + 1e-6) if a.max_grad_norm and norm > a.max_grad_norm else 1.0
         self._whole = False  # until the log has the step: an interrupt here leaves nothing that could be saved
         self.optimizer.step(scale)
-        tokens = sum(len(ids) for ids, _, _ in batches)
+        tokens = sum(len(batch[0]) for batch in batches)
         self.step, self.position, self.tokens = self.step + 1, self.position + a.samples_per_step, self.tokens + tokens
         self.loss = loss
         return {
@@ -179,9 +219,9 @@ class Trainer:
         self._rate = lambda step: factor
         return float(self._one_step()["loss"])
 
-    def _loss(self, ids: Array, targets: Array, starts: Array) -> Any:
+    def _loss(self, ids: Array, targets: Array, starts: Array, options: Mapping[str, Any] = {}) -> Any:
         with ops.documents(starts), ops.autocast("bf16" if self.arguments.bf16 else "fp32"):
-            return self.model.loss(ids, targets)
+            return self.model.loss(ids, targets, **options)
 
     def _judged(self) -> float:
         """The validation loss, of the average where weights are averaged."""
@@ -192,20 +232,36 @@ class Trainer:
         self.optimizer.heard(loss)
         return loss
 
-    def evaluate(self) -> float:
-        """Mean loss in nats of a target over all validation data, without learning; NaN where nothing is wanted."""
+    def evaluate(self, eval_dataset: Any = None) -> float:
+        """Mean loss in nats of a target over all validation data, without learning; NaN where nothing is wanted.
+
+        eval_dataset: other data. Raises ValueError without any.
+        """
+        valid = self.valid if eval_dataset is None else self._samples(eval_dataset)
+        if valid is None:
+            raise ValueError("evaluate: no eval_dataset; give one to evaluate() or to Trainer")
         total, count, size = 0.0, 0, self.arguments.per_device_eval_batch_size
         with no_grad():
-            for position in range(0, len(self.valid), size):
-                ids, targets, starts = self.valid.batch(position, min(size, len(self.valid) - position))
-                here = _wanted(targets)
+            for position in range(0, len(valid), size):
+                batch = valid.batch(position, min(size, len(valid) - position))
+                here = _wanted(batch[1])
                 if here:
-                    total += self._loss(ids, targets, starts).item() * here
+                    total += self._loss(*batch).item() * here
                     count += here
         self.valid_loss = loss = total / count if count else math.nan
         for callback in self.callbacks:
             callback.on_evaluate(self, self.step, loss)
         return loss
+
+    def save_model(self, output_dir: str | None = None) -> None:
+        """Write the model, as from_pretrained reads it, and the tokenizer that was given; None: to the run's folder."""
+        folder = self.arguments.output_dir if output_dir is None else output_dir
+        if isinstance(self.model, TextClassifier):
+            save_classifier(self.model, folder)
+        else:
+            save(self.model, folder)
+        if self.tokenizer is not None:
+            save_tokenizer(self.model, self.tokenizer, folder)
 
     def _write(self, log: Log, values: dict[str, Any]) -> None:
         seconds, rows = values.pop("seconds"), values.pop("rows")
