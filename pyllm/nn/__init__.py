@@ -7,6 +7,7 @@ from pyllm.nn.dropout import Dropout, Dropouts, Rates, dropouts
 from pyllm.nn.embedding import Embedding, Positions
 from pyllm.nn.feedforward import FeedForward, GatedFeedForward
 from pyllm.nn.linear import Linear
+from pyllm.nn.masked_attention import MultiheadAttention
 from pyllm.nn.memory_attention import MemoryAttention
 from pyllm.nn.module import Buffer, Module, Parameter
 from pyllm.nn.multihead import MultiHeadAttention, Other, Own, seen
@@ -39,6 +40,13 @@ from pyllm.nn.sublayers import (
     pre_norm,
 )
 from pyllm.nn.tracing import Trace, trace
+from pyllm.nn.transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 
 __all__ = [
     "GRU",
@@ -63,6 +71,7 @@ __all__ = [
     "MemoryAttention",
     "Module",
     "MultiHeadAttention",
+    "MultiheadAttention",
     "Order",
     "Other",
     "Own",
@@ -83,6 +92,11 @@ __all__ = [
     "State",
     "Step",
     "Trace",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "WeightDrop",
     "decoder_layer",
     "dropouts",

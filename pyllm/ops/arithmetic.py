@@ -119,10 +119,14 @@ def transpose(x: Any, *axes: int) -> Any:
 def index(x: Any, key: Any) -> Any:
     """x[key], by numbers, slices, arrays of integers or masks."""
     a = float32(x, "index")
+    plain = all(isinstance(each, (int, slice)) for each in (key if isinstance(key, tuple) else (key,)))
 
     def derivative(dy: Array) -> tuple[Array]:
         dx = np.zeros_like(a)
-        np.add.at(dx, key, dy)
+        if plain:
+            dx[key] = dy
+        else:
+            np.add.at(dx, key, dy)  # an element may be taken more than once
         return (dx,)
 
     return record(_contiguous(a[key]), (x,), derivative)
