@@ -7,6 +7,7 @@ from pyllm.nn.dropout import Dropout, Dropouts, Rates, dropouts
 from pyllm.nn.embedding import Embedding, Positions
 from pyllm.nn.feedforward import FeedForward, GatedFeedForward
 from pyllm.nn.linear import Linear
+from pyllm.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss, NLLLoss
 from pyllm.nn.masked_attention import MultiheadAttention
 from pyllm.nn.memory_attention import MemoryAttention
 from pyllm.nn.module import Buffer, Module, Parameter
@@ -27,6 +28,7 @@ from pyllm.nn.recurrent import (
 )
 from pyllm.nn.recurrent_variants import PeepholeLSTM, ResetFirstGRU
 from pyllm.nn.relative import RelativeBias
+from pyllm.nn.simple import GELU, LogSoftmax, ModuleList, ReLU, Sequential, Sigmoid, SiLU, Softmax, Tanh
 from pyllm.nn.slabs import Look, Slabs, Step
 from pyllm.nn.state import State
 from pyllm.nn.sublayers import (
@@ -49,12 +51,15 @@ from pyllm.nn.transformer import (
 )
 
 __all__ = [
+    "GELU",
     "GRU",
     "LSTM",
     "RNN",
     "Adapter",
+    "BCEWithLogitsLoss",
     "Block",
     "Buffer",
+    "CrossEntropyLoss",
     "DecoderLayer",
     "Dropout",
     "Dropouts",
@@ -66,12 +71,16 @@ __all__ = [
     "LSTMCell",
     "LayerNorm",
     "Linear",
+    "LogSoftmax",
     "Look",
     "LoraConfig",
+    "MSELoss",
     "MemoryAttention",
     "Module",
+    "ModuleList",
     "MultiHeadAttention",
     "MultiheadAttention",
+    "NLLLoss",
     "Order",
     "Other",
     "Own",
@@ -82,15 +91,21 @@ __all__ = [
     "RMSNorm",
     "RNNCell",
     "Rates",
+    "ReLU",
     "Recurrent",
     "RelativeBias",
     "ResetFirstGRU",
     "SandwichBlock",
     "SelfAttention",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
     "Slabs",
+    "Softmax",
     "Stack",
     "State",
     "Step",
+    "Tanh",
     "Trace",
     "Transformer",
     "TransformerDecoder",
