@@ -97,6 +97,23 @@ def test_a_scheduler_moves_all_groups():
     assert schedulers[0].get_last_lr() == pytest.approx([0.02, 0.006])
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of")  # of the scheduler before the optimizer
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 20, 100])
+@pytest.mark.parametrize("warmup", [0, 2, 6])
+def test_one_cycle_is_torchs(steps, warmup):
+    factor = optim.one_cycle(steps, warmup)
+    assert 0 < factor(steps + 5) <= 1
+    if warmup > steps:
+        return
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    share = {"pct_start": warmup / steps} if warmup else {}
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=steps, cycle_momentum=False, **share)
+    for step in range(steps):
+        assert factor(step) == pytest.approx(theirs.get_last_lr()[0], abs=1e-12)
+        if step + 1 < steps:
+            theirs.step()
+
+
 def test_refusals():
     x = Tensor(np.ones(3), requires_grad=True)
     for name, options, found in (
