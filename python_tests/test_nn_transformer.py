@@ -5,6 +5,7 @@ import pytest
 import torch
 from gradient_checks import learn
 
+import pyllm
 from pyllm import nn, ops
 
 WIDTH, HEADS, BATCH, LENGTH, KEYS = 24, 3, 3, 7, 5
@@ -193,6 +194,31 @@ def test_layers_drop_within_noise_and_draw_apart():
     with ops.noise(0, 1):
         c = stack(x).data
     assert np.array_equal(a, b) and not np.array_equal(a, c) and not np.array_equal(a, stack(x).data)
+
+
+@pytest.mark.parametrize("shape", [(LENGTH, 0, WIDTH), (0, BATCH, WIDTH), (0, WIDTH)])
+def test_without_a_row_there_is_none(shape):
+    x = np.zeros(shape, np.float32)
+    stack = nn.TransformerEncoder(nn.TransformerEncoderLayer(WIDTH, HEADS, 40), 1).initialise()
+    y = stack(x)
+    assert y.shape == shape and stack.layers[0].self_attn(x, x, x)[0].shape == shape
+    y.sum().backward()
+    assert not stack.layers[0].self_attn.in_proj_weight.value.grad.any()
+
+
+def test_learning_in_bf16_is_near_and_traces_show_the_weights():
+    theirs, ours = one("TransformerEncoderLayer", WIDTH, HEADS, 40, 0.0)
+    x = random(1, LENGTH, BATCH, WIDTH)
+    for dtype in ("bf16", torch.bfloat16):
+        with pyllm.autocast(dtype=dtype):
+            y = ours(x)
+        assert 1e-5 < far(y.data, theirs(torch.tensor(x))) < 0.03
+    with pyllm.trace(ours) as t:
+        y = ours(x, src_key_padding_mask=SHORT)
+    assert far(y.data, theirs(torch.tensor(x), src_key_padding_mask=torch.tensor(SHORT))) < 1e-4
+    weights = np.asarray(t["self_attn.weights"])
+    assert weights.shape == (BATCH, HEADS, LENGTH, LENGTH) and not weights[1, :, :, 4:].any()
+    assert np.allclose(weights.sum(-1), 1, atol=1e-6)
 
 
 def test_refusals():

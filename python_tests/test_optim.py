@@ -116,6 +116,7 @@ def test_one_cycle_is_torchs(steps, warmup):
 
 def test_refusals():
     x = Tensor(np.ones(3), requires_grad=True)
+    assert optim.SGD(params=[x], lr=0.5).rate == 0.5
     for name, options, found in (
         ("Adam", {"betas": (1.0, 0.9)}, r"betas are \(1.0, 0.9\), allowed is from 0 to below 1"),
         ("RMSprop", {"alpha": 1.0}, "RMSprop: alpha is 1.0, allowed is from 0 to below 1"),

@@ -108,6 +108,8 @@ def _fused(q: Any, k: Any, v: Any, seen: Seen, scale: float, mask: Any) -> Any:
 def _plain(q: Any, k: Any, v: Any, seen: Seen, scale: float, mask: Any) -> tuple[Any, Any]:
     """(what queries find, as rows, the weights (batch, heads, queries, keys)): zeros where a query sees nothing."""
     n, heads, queries, keys = seen.sizes
+    if not min(seen.sizes):
+        return ops.multiply(q, np.float32(0)), np.zeros(seen.sizes, np.float32)
     shown = np.tri(queries, keys, dtype=bool)[None, None] if seen.causal else np.ones((1, 1, queries, keys), bool)
     for each in (seen.shown, None if seen.present is None else seen.present[:, None, None]):
         shown = shown if each is None else shown & each
@@ -195,7 +197,8 @@ class MultiheadAttention(Glorot):
 
     def found(self, query: Any, key: Any, value: Any, seen: Seen, need_weights: bool = False) -> tuple[Any, Any]:
         """(what out_proj takes, the weights of each head or None), of (batch, length, width)."""
-        inputs, pairs = [ops.reshape(x, (-1, x.shape[-1])) for x in (query, key, value)], self.pairs
+        inputs = [ops.reshape(x, (x.shape[0] * x.shape[1], x.shape[2])) for x in (query, key, value)]
+        pairs = self.pairs
         if query is key and key is value:
             q, k, v = ops.linears(inputs[0], pairs)
         else:
