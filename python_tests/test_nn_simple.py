@@ -127,3 +127,19 @@ def test_arguments_have_pytorchs_names():
         nn.Sequential({"names": nn.ReLU()})
     (x,) = learn(random(1, 2, 3))
     assert nn.Sequential()(x) is x
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: x.transpose(1, 2) * x.transpose(-1, 1),
+        lambda x: x.permute(2, 0, 1).reshape(5, 12),
+        lambda x: x[0].transpose(0, 1) + x[1].T,
+        lambda x: x.mean(dim=1) * x.sum(dim=(0, 1), keepdim=True)[0],
+        lambda x: x.view(12, 5).relu().sum(dim=-1, keepdim=True),
+        lambda x: (x.exp().sqrt() + x.tanh()).sigmoid(),
+    ],
+    ids=["transpose", "permute", "matrix", "mean", "view", "functions"],
+)
+def test_methods_of_tensors(call):
+    parity(call, call, random(1, 3, 4, 5))
