@@ -14,6 +14,7 @@ import transformers
 from gradient_checks import parity
 from kernel_checks import random, same_bits, threads
 from lora_torch import called
+from sklearn.metrics import accuracy_score, f1_score
 
 import pyllm
 from pyllm import ops
@@ -368,3 +369,25 @@ def test_the_head_is_torchs_parts():
         return functional.linear(functional.relu(normed), parts["score.weight"], parts["score.bias"])
 
     parity(head, twin, x)
+
+
+def test_classes_that_training_has_not_met_count_as_wrong(tmp_path, capsys):
+    fields = HEADED["GPT2"] | {"vocab_size": 317, "pad_token_id": 0, "id2label": dict(enumerate("ab"))}
+    config = transformers.GPT2Config(**fields)
+    transformers.GPT2ForSequenceClassification(config).save_pretrained(tmp_path)
+    tiny_tokenizers.write_json(tmp_path, 317)
+    texts, labels = ["the lazy fox", "a dog", "fox", "the", "quick"], ["a", "odd", "b", "perhaps", "odd"]
+    data = tmp_path / "texts.csv"
+    data.write_text("text,label\n" + "".join(f"{each},{label}\n" for each, label in zip(texts, labels, strict=True)))
+    assert main(["predict", str(tmp_path), *texts, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["predictions"]
+    assert main(["eval", str(tmp_path), "--data", str(data), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["accuracy"] == pytest.approx(accuracy_score(labels, said)) and found["texts"] == 5
+    assert found["f1"] == pytest.approx(f1_score(labels, said, average="macro", zero_division=0))
+    assert found["majority"] == {"class": "a", "accuracy": 0.2}
+    assert found["unmet"] == {"classes": ["odd", "perhaps"], "texts": 3}
+    assert main(["eval", str(tmp_path), "--data", str(data)]) == 0
+    assert "3 of them have a class not met in training, wrong: 'odd', 'perhaps'" in capsys.readouterr().out
+    assert main(["eval", str(tmp_path), "--data", str(data), "--samples", "1", "--json"]) == 0
+    assert "unmet" not in json.loads(capsys.readouterr().out)

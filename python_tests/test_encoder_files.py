@@ -282,8 +282,8 @@ def test_other_wrong_calls(model):
     base = pyllm.AutoModel.from_config(model.config).eval()
     with pytest.raises(TypeError, match="BERT: labels without a head; AutoModelFor"):
         base(5 * ONES, labels=ONES)
-    with pytest.raises(TypeError, match="BERT: unknown arguments return_dict"):
-        base(5 * ONES, return_dict=True)
+    with pytest.raises(TypeError, match="BERT: unknown arguments return_map"):
+        base(5 * ONES, return_map=True)
     with pytest.raises(IndexError, match="tokens: 4294967296, allowed"):
         model.loss(np.array([1 << 32]), np.array([5]))
     with pytest.raises(ValueError, match="BERT: a loss without a head"):

@@ -47,7 +47,7 @@ def run_ours(module, x, state, lengths, cotangents):
     """The same of ours."""
     x, *state = learn(x, *state)
     module.zero_grad()
-    y, last = module(x, tuple(state) if len(state) == 2 else state[0], lengths=lengths)
+    y, last = module(x, hx=tuple(state) if len(state) == 2 else state[0], lengths=lengths)
     results = [y, *(last if isinstance(last, tuple) else (last,))]
     total = 0
     for result, d in zip(results, cotangents, strict=True):

@@ -150,19 +150,18 @@ def evaluate(args: argparse.Namespace) -> int:
     """Print the scores of labelled texts, beside the baseline's."""
     from pyllm.data import read_texts
     from pyllm.data.labelled import known_rows
-    from pyllm.data.problems import targets_of
     from pyllm.evaluate.baseline import open_baseline
-    from pyllm.evaluate.texts import classes_of, judge, problem_of, told
+    from pyllm.evaluate.texts import classes_of, judge, targets_beside, told
 
     names = None if args.metric is None else tuple(each.strip() for each in args.metric.split(","))
     model, tokenizer = opened(args.model, args)
     if len(args.data) > 1:
         raise options.UsageError(f"--data: {len(args.data)} places; a text classifier is measured on one file")
     rows = read_texts(args.data[0], args.text, args.label)
-    targets, _ = targets_of(rows.labels, problem_of(model), classes_of(model))
+    targets, unmet = targets_beside(model, rows.labels)
     known = known_rows(targets)[: args.samples]
     if not len(known):
         raise ValueError(f"{args.data[0]}: labels: none is there, allowed are {', '.join(classes_of(model))}")
     texts = [rows.texts[i] for i in known]
-    found = judge(model, tokenizer, texts, targets[known], open_baseline(args.model), names)
+    found = judge(model, tokenizer, texts, targets[known], open_baseline(args.model), names, unmet)
     return output.facts(args, found, "\n".join(told(found)))

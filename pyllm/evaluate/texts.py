@@ -9,10 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pyllm.auto import AutoTokenizer
-from pyllm.data.labelled import encoded, surrounded
-from pyllm.data.problems import NUMBER, SEVERAL, SINGLE
+from pyllm.data.labelled import Label, encoded, surrounded
+from pyllm.data.problems import NUMBER, SEVERAL, SINGLE, targets_of
 from pyllm.evaluate.baseline import NAME, Baseline, fit_baseline
 from pyllm.evaluate.metrics import METRICS, METRICS_OF_NUMBERS, METRICS_OF_SEVERAL, Metrics, scores
+from pyllm.formats.csv_file import listed
 from pyllm.models.classifier import TOKENS_AT_ONCE, TextClassifier
 
 MEASURED: dict[str, Metrics] = {SINGLE: METRICS, SEVERAL: METRICS_OF_SEVERAL, NUMBER: METRICS_OF_NUMBERS}
@@ -64,6 +65,17 @@ def classes_of(model: Any) -> tuple[str, ...]:
     return tuple(model.config.id2label[i] for i in range(model.config.num_labels))
 
 
+def targets_beside(model: Any, labels: Sequence[Label]) -> tuple[NDArray[Any], list[str]]:
+    """(targets as data.problems.targets_of gives them, classes that training has not met, numbered after the others):
+    of one class of a text such labels are wrong answers, where others are met. Raises DataError as targets_of.
+    """
+    classes, problem, unmet = list(classes_of(model)), problem_of(model), list[str]()
+    named = {label for label in labels if isinstance(label, str)}
+    if problem == SINGLE and named & set(classes):
+        unmet = sorted(named - set(classes))
+    return targets_of(labels, problem, [*classes, *unmet])[0], unmet
+
+
 def judge(
     model: Any,
     tokenizer: Any,
@@ -71,10 +83,11 @@ def judge(
     targets: NDArray[Any],
     baseline: Baseline | None = None,
     metrics: tuple[str, ...] | None = None,
+    unmet: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Scores of labelled texts by the names of metrics, None for all that fit; "texts". Of one class: "majority": of
     always saying their commonest class; "baseline": of TF-IDF and logistic regression, where there is one. Of numbers
-    "mean": of always saying their mean.
+    "mean": of always saying their mean. unmet: classes of targets beyond the model's, which no answer can be.
     """
     rows, problem = probabilities(model, tokenizer, texts), problem_of(model)
     said = rows.argmax(axis=1) if problem == SINGLE else rows > 0.5 if problem == SEVERAL else rows[:, 0]
@@ -83,8 +96,12 @@ def judge(
         found["mean"] = {"value": float(targets.mean()), "mse": float(targets.var())}
     if problem != SINGLE:
         return found
-    most = int(np.bincount(targets).argmax())
-    found["majority"] = {"class": classes_of(model)[most], "accuracy": float((targets == most).mean())}
+    classes = classes_of(model)
+    beyond = targets[targets >= len(classes)]
+    if len(beyond):
+        found["unmet"] = {"classes": [unmet[i] for i in np.unique(beyond) - len(classes)], "texts": len(beyond)}
+    most = int(np.bincount(targets, minlength=len(classes))[: len(classes)].argmax())
+    found["majority"] = {"class": classes[most], "accuracy": float((targets == most).mean())}
     if baseline is not None:
         found["baseline"] = {"name": NAME, **scores(targets, baseline.predict(texts), metrics)}
     return found
@@ -117,6 +134,9 @@ def told(found: dict[str, Any]) -> list[str]:
         return ", ".join(f"{name} {values[name]:.4f}" for name in names)
 
     lines = [f"{line(found)} of {found['texts']:,} texts"]
+    if "unmet" in found:
+        unmet = listed(found["unmet"]["classes"])
+        lines.append(f"{found['unmet']['texts']:,} of them have a class not met in training, wrong: {unmet}")
     if "majority" in found:
         lines.append(f"always '{found['majority']['class']}': accuracy {found['majority']['accuracy']:.4f}")
     if "mean" in found:

@@ -112,13 +112,13 @@ class BART(AttentionPair):
         """Rows for so many words."""
         c = self.config
         scale = c.d_model**0.5 if c.scale_embedding else 1
-        return nn.Embedding(words, c.d_model, scale=scale, padding_idx=padding_of(c))
+        return nn.Embedding(words, c.d_model, scale=scale, padding_idx=padding_of(c, words))
 
     def apart(self, targets: int) -> None:
         """A table for each side, of so many target tokens; the head, which is the targets' where it is tied."""
         c = self.config
         self.source_embedding, self.target_embedding = self.table(c.vocab_size), self.table(targets)
-        self.head = self.target_embedding if c.tie_word_embeddings else nn.Linear(c.d_model, targets)
+        self.head = self.target_embedding if c.tie_word_embeddings else nn.Linear(c.d_model, targets, bias=False)
 
     def name_of(self, name: str) -> str:
         """A tensor's name in folders, where one table of both sides is the shared one."""

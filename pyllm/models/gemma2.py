@@ -71,7 +71,7 @@ class Gemma2(Decoder):
             nn.Embedding(c.vocab_size, c.hidden_size, scale=c.hidden_size**0.5),
             [self.block(c, i) for i in range(c.num_hidden_layers)],
             self.rms_norm(c),
-            None if c.tie_word_embeddings else nn.Linear(c.hidden_size, c.vocab_size),
+            None if c.tie_word_embeddings else nn.Linear(c.hidden_size, c.vocab_size, bias=False),
             c.final_logit_softcapping or 0.0,
         )
 

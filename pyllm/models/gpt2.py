@@ -57,10 +57,10 @@ class GPT2(Decoder):
     def __init__(self, c: Config) -> None:
         super().__init__(
             c,
-            nn.Embedding(c.vocab_size, c.n_embd, c.n_positions),
+            nn.Embedding(c.vocab_size, c.n_embd, positions=c.n_positions),
             [self._layer(c, i) for i in range(c.n_layer)],
             nn.LayerNorm(c.n_embd, c.layer_norm_epsilon),
-            None if c.tie_word_embeddings else nn.Linear(c.n_embd, c.vocab_size),
+            None if c.tie_word_embeddings else nn.Linear(c.n_embd, c.vocab_size, bias=False),
         )
 
     def _layer(self, c: Config, i: int) -> nn.Block:

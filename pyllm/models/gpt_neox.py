@@ -77,7 +77,7 @@ class GPTNeoX(Decoder):
             nn.Embedding(c.vocab_size, c.hidden_size),
             [self._layer(c, i) for i in range(c.num_hidden_layers)],
             nn.LayerNorm(c.hidden_size, c.layer_norm_eps),
-            None if c.tie_word_embeddings else nn.Linear(c.hidden_size, c.vocab_size),
+            None if c.tie_word_embeddings else nn.Linear(c.hidden_size, c.vocab_size, bias=False),
         )
 
     def _layer(self, c: Config, i: int) -> nn.Block:

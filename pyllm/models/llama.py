@@ -68,7 +68,7 @@ class LLaMA(Decoder):
             nn.Embedding(c.vocab_size, c.hidden_size),
             [self.block(c, i) for i in range(c.num_hidden_layers)],
             nn.RMSNorm(c.hidden_size, c.rms_norm_eps),
-            None if c.tie_word_embeddings else nn.Linear(c.hidden_size, c.vocab_size),
+            None if c.tie_word_embeddings else nn.Linear(c.hidden_size, c.vocab_size, bias=False),
         )
 
     def block(self, c: Any, i: int) -> nn.Block:

@@ -15,11 +15,12 @@ Starts = NDArray[np.int32]
 Ids = NDArray[np.int32]
 
 
-def padding_of(config: Any) -> int | None:
+def padding_of(config: Any, words: int | None = None) -> int | None:
     """The token whose row looking it up does not change, as in transformers; None where it also ends texts, as in a
-    model of our own whose tokenizer has no token for padding."""
+    model of our own whose tokenizer has no token for padding, and where a table of so many words has none."""
     pad = config.pad_token_id
-    return pad if isinstance(pad, int) and pad != config.eos_token_id else None
+    known = isinstance(pad, int) and 0 <= pad < (words or config.vocab_size)
+    return pad if known and pad != config.eos_token_id else None
 
 
 class Ragged(NamedTuple):

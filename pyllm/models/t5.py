@@ -90,7 +90,7 @@ class T5(AttentionPair):
         self.encoder = self.stack("encoder", nn.EncoderLayer, c.num_layers, 1, 1.0)
         factor = c.d_model**-0.5 if c.scale_decoder_outputs else 1.0
         self.decoder = self.stack("decoder", nn.DecoderLayer, c.num_decoder_layers, 2, factor)
-        self.head = self.shared if c.tie_word_embeddings else nn.Linear(c.d_model, c.vocab_size)
+        self.head = self.shared if c.tie_word_embeddings else nn.Linear(c.d_model, c.vocab_size, bias=False)
 
     def name_of(self, name: str) -> str:
         """A tensor's name in folders, where the gate of a gated part is the first of two."""

@@ -91,7 +91,7 @@ class Transformer(AttentionPair):
         self.encoder, self.decoder = (
             nn.Stack(
                 [layer(f"{side}.layers.{i}", *sizes) for i in range(count)],
-                nn.LayerNorm(c.d_model, c.layer_norm_eps, c.bias),
+                nn.LayerNorm(c.d_model, c.layer_norm_eps, bias=c.bias),
                 self.places.__getitem__,
                 dropout=nn.Dropout(c.dropout, f"{tokens}_embedding"),
             )

@@ -7,6 +7,8 @@ from pyllm.nn.dropout import Dropout, Dropouts, Rates, dropouts
 from pyllm.nn.embedding import Embedding, Positions
 from pyllm.nn.feedforward import FeedForward, GatedFeedForward
 from pyllm.nn.linear import Linear
+from pyllm.nn.losses import BCEWithLogitsLoss, CrossEntropyLoss, MSELoss, NLLLoss
+from pyllm.nn.masked_attention import MultiheadAttention
 from pyllm.nn.memory_attention import MemoryAttention
 from pyllm.nn.module import Buffer, Module, Parameter
 from pyllm.nn.multihead import MultiHeadAttention, Other, Own, seen
@@ -26,6 +28,7 @@ from pyllm.nn.recurrent import (
 )
 from pyllm.nn.recurrent_variants import PeepholeLSTM, ResetFirstGRU
 from pyllm.nn.relative import RelativeBias
+from pyllm.nn.simple import GELU, LogSoftmax, ModuleList, ReLU, Sequential, Sigmoid, SiLU, Softmax, Tanh
 from pyllm.nn.slabs import Look, Slabs, Step
 from pyllm.nn.state import State
 from pyllm.nn.sublayers import (
@@ -39,14 +42,24 @@ from pyllm.nn.sublayers import (
     pre_norm,
 )
 from pyllm.nn.tracing import Trace, trace
+from pyllm.nn.transformer import (
+    Transformer,
+    TransformerDecoder,
+    TransformerDecoderLayer,
+    TransformerEncoder,
+    TransformerEncoderLayer,
+)
 
 __all__ = [
+    "GELU",
     "GRU",
     "LSTM",
     "RNN",
     "Adapter",
+    "BCEWithLogitsLoss",
     "Block",
     "Buffer",
+    "CrossEntropyLoss",
     "DecoderLayer",
     "Dropout",
     "Dropouts",
@@ -58,11 +71,16 @@ __all__ = [
     "LSTMCell",
     "LayerNorm",
     "Linear",
+    "LogSoftmax",
     "Look",
     "LoraConfig",
+    "MSELoss",
     "MemoryAttention",
     "Module",
+    "ModuleList",
     "MultiHeadAttention",
+    "MultiheadAttention",
+    "NLLLoss",
     "Order",
     "Other",
     "Own",
@@ -73,16 +91,27 @@ __all__ = [
     "RMSNorm",
     "RNNCell",
     "Rates",
+    "ReLU",
     "Recurrent",
     "RelativeBias",
     "ResetFirstGRU",
     "SandwichBlock",
     "SelfAttention",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
     "Slabs",
+    "Softmax",
     "Stack",
     "State",
     "Step",
+    "Tanh",
     "Trace",
+    "Transformer",
+    "TransformerDecoder",
+    "TransformerDecoderLayer",
+    "TransformerEncoder",
+    "TransformerEncoderLayer",
     "WeightDrop",
     "decoder_layer",
     "dropouts",

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import zlib
+from itertools import count
 from typing import Any, NamedTuple
 
 from pyllm import ops
 from pyllm.nn.linear import Linear
 
+_numbers = count()  # of dropouts without a place
+
 
 class Dropout:
-    """Dropout of a place in a model. Srivastava et al. 2014, JMLR 15."""
+    """Dropout of a place in a model, within ops.noise. Srivastava et al. 2014, JMLR 15.
 
-    def __init__(self, p: float, place: str) -> None:
-        self.p, self.stream = p, zlib.crc32(place.encode())
+    place: names the stream of draws; without one it is the number of those made so before, so that parts of one
+    program differ, and the same program draws the same. Raises ValueError for p outside [0, 1).
+    """
+
+    def __init__(self, p: float = 0.5, place: str | None = None) -> None:
+        if not 0 <= p < 1:
+            raise ValueError(f"dropout: p is {p}, allowed are 0 up to, but not with, 1")
+        self.p = p
+        self.renew(place)
+
+    def renew(self, place: str | None = None) -> None:
+        """Draw from another stream from now on, as a copy must."""
+        name = f"{next(_numbers)}" if place is None else place
+        self.stream = zlib.crc32(name.encode())
 
     @property
     def mask(self) -> Any:

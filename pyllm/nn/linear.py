@@ -10,11 +10,12 @@ from pyllm.nn.module import Module, Parameter
 
 
 class Linear(Module):
-    """A weight (outputs, inputs) and perhaps a bias (outputs,); with an adapter, what that has learned beside it."""
+    """A weight (out_features, in_features) and a bias (out_features,) unless that is False; with an adapter, what
+    that has learned beside it."""
 
-    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
-        self.weight = Parameter(outputs, inputs, packed=True)
-        self.bias = Parameter(outputs) if bias else None
+    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+        self.weight = Parameter(out_features, in_features, packed=True)
+        self.bias = Parameter(out_features) if bias else None
         self.adapter: Adapter | None = None
 
     @property
@@ -24,5 +25,5 @@ class Linear(Module):
         return weight, None if self.bias is None else self.bias.value
 
     def __call__(self, x: Any) -> Any:
-        """(..., inputs) to (..., outputs)."""
+        """(..., in_features) to (..., out_features)."""
         return self.watch("", ops.norm_linear(x, None, *self.pair))

@@ -18,10 +18,10 @@ class MemoryAttention(Module):
 
     def __init__(self, kind: str, size: int) -> None:
         self.kind, self.size = kind, size
-        self.keys = Linear(size, size) if kind != "dot" else None
-        self.queries = Linear(size, size) if kind == "additive" else None
-        self.score = Linear(size, 1) if kind == "additive" else None
-        self.combine = Linear(2 * size, size)
+        self.keys = Linear(size, size, bias=False) if kind != "dot" else None
+        self.queries = Linear(size, size, bias=False) if kind == "additive" else None
+        self.score = Linear(size, 1, bias=False) if kind == "additive" else None
+        self.combine = Linear(2 * size, size, bias=False)
 
     def prepared(self, memory: Any) -> Any:
         """The keys of memory rows."""

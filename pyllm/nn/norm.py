@@ -11,7 +11,7 @@ from pyllm.nn.module import Module, Parameter
 class RMSNorm(Module):
     """x / sqrt(mean(x^2) + eps) * weight."""
 
-    def __init__(self, width: int, eps: float) -> None:
+    def __init__(self, width: int, eps: float = 1e-6) -> None:
         self.weight = Parameter(width)
         self.eps = eps
 
@@ -26,9 +26,10 @@ class RMSNorm(Module):
 
 
 class LayerNorm(RMSNorm):
-    """(x - mean) / sqrt(var + eps) * weight + bias, which it may have not."""
+    """(x - mean) / sqrt(var + eps) * weight + bias, which it may have not; over the last dimension."""
 
-    def __init__(self, width: int, eps: float, bias: bool = True) -> None:
+    def __init__(self, normalized_shape: int | tuple[int], eps: float = 1e-5, *, bias: bool = True) -> None:
+        (width,) = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
         super().__init__(width, eps)
         self.bias = Parameter(width) if bias else None
 

@@ -114,10 +114,10 @@ class Recurrent(Module):
         """Uniform within 1 / sqrt(hidden_size) of 0, as PyTorch's."""
         return uniform(self.hidden_size, parameter, random)
 
-    def __call__(self, x: Any, state: Any = None, lengths: Any = None) -> tuple[Any, Any]:
+    def __call__(self, x: Any, hx: Any = None, lengths: Any = None) -> tuple[Any, Any]:
         """(output, state after the last step) of x (length, batch, input_size); batch_first: (batch, length, ...).
 
-        state: h (num_layers * directions, batch, hidden_size), LSTM (h, c), of which h is proj_size wide where there
+        hx: h (num_layers * directions, batch, hidden_size), LSTM (h, c), of which h is proj_size wide where there
         is one, as the output then is; None: zeros. lengths (batch,): how many
         steps each sequence has, in any order, 0 allowed: outputs beyond are zero, and a sequence without a step keeps
         its state. x (length, input_size) is one sequence; then batch is missing everywhere. Raises ValueError.
@@ -126,12 +126,12 @@ class Recurrent(Module):
         if len(shape) not in (2, 3) or shape[-1] != self.input_size:
             raise ValueError(f"{self.cell}: x {shape}, allowed is (length, batch, {self.input_size})")
         if len(shape) == 2:
-            return self._one(x, state, lengths, shape[0])
+            return self._one(x, hx, lengths, shape[0])
         batch, length = shape[:2] if self.batch_first else shape[1::-1]
         order = ordered(length, batch, lengths, self.batch_first)
         rows = ops.reshape(x, (-1, self.input_size))
         rows = rows if order.places is None else ops.take_rows(rows, order.places)
-        rows, h, c = self.layers(rows, order.steps, *self._states(state, batch, order.sequences))
+        rows, h, c = self.layers(rows, order.steps, *self._states(hx, batch, order.sequences))
         if order.places is not None:
             rows = ops.put_rows(rows, order.places, length * batch)
         output = ops.reshape(rows, (*shape[:2], self.output_size * len(self.suffixes)))
@@ -285,8 +285,8 @@ class Cell(Module):
         """Uniform within 1 / sqrt(hidden_size) of 0, as PyTorch's."""
         return uniform(self.hidden_size, parameter, random)
 
-    def __call__(self, x: Any, state: Any = None) -> Any:
-        """The next h (batch, hidden_size), LSTM (h, c), of x (batch, input_size) and the state before; None: zeros.
+    def __call__(self, x: Any, hx: Any = None) -> Any:
+        """The next h (batch, hidden_size), LSTM (h, c), of x (batch, input_size) and hx, the state before; None: zeros.
 
         Without a batch: x (input_size,), and so the state. Raises ValueError.
         """
@@ -294,9 +294,9 @@ class Cell(Module):
         if len(shape) not in (1, 2) or shape[-1] != self.input_size:
             raise ValueError(f"{self.cell}: x {shape}, allowed is (batch, {self.input_size})")
         lstm = self.cell == "lstm"
-        if lstm and state is not None and not (isinstance(state, tuple | list) and len(state) == 2):
+        if lstm and hx is not None and not (isinstance(hx, tuple | list) and len(hx) == 2):
             raise ValueError("lstm: state is not a pair, allowed is (h, c)")
-        first = [None, None] if state is None else list(state) if lstm else [state, None]
+        first = [None, None] if hx is None else list(hx) if lstm else [hx, None]
         wanted = (*shape[:-1], self.hidden_size)
         for each in first:
             if each is not None:

@@ -127,7 +127,7 @@ def encoder_layer(
 ) -> EncoderLayer:
     """A layer of these sizes with LayerNorm, and biases but where bias is False; place: its path, which names the
     streams of its dropouts."""
-    first, second = (LayerNorm(width, eps, bias) for _ in range(2))
+    first, second = (LayerNorm(width, eps, bias=bias) for _ in range(2))
     attention, drop = MultiHeadAttention(width, heads, bias), dropouts(place, 2, rates)
     return EncoderLayer(attention, FeedForward(width, inner, act, bias), (first, second), order, drop)
 
@@ -136,7 +136,7 @@ def decoder_layer(
     place: str, width: int, heads: int, inner: int, act: str, eps: float, rates: Rates, order: Order, bias: bool = True
 ) -> DecoderLayer:
     """The same of a decoder."""
-    first, second, third = (LayerNorm(width, eps, bias) for _ in range(3))
+    first, second, third = (LayerNorm(width, eps, bias=bias) for _ in range(3))
     attention, cross = (MultiHeadAttention(width, heads, bias) for _ in range(2))
     drop = dropouts(place, 3, rates)
     return DecoderLayer(attention, cross, FeedForward(width, inner, act, bias), (first, second, third), order, drop)

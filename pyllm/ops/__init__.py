@@ -33,7 +33,7 @@ from pyllm.ops.loss import (
     smoothing,
     smoothing_now,
 )
-from pyllm.ops.norm import Norm, add_norm, layer_norm, normalise, rms_norm, softmax
+from pyllm.ops.norm import Norm, add_norm, layer_norm, log_softmax, normalise, rms_norm, softmax
 from pyllm.ops.panels import forget_panels
 from pyllm.ops.pool import last_rows, max_rows, mean_rows
 from pyllm.ops.precision import autocast, halves, type_beside
@@ -82,6 +82,7 @@ __all__ = [
     "linear_cross_entropy",
     "linears",
     "log",
+    "log_softmax",
     "logits",
     "mask",
     "matmul",

@@ -119,10 +119,14 @@ def transpose(x: Any, *axes: int) -> Any:
 def index(x: Any, key: Any) -> Any:
     """x[key], by numbers, slices, arrays of integers or masks."""
     a = float32(x, "index")
+    plain = all(isinstance(each, (int, slice)) for each in (key if isinstance(key, tuple) else (key,)))
 
     def derivative(dy: Array) -> tuple[Array]:
         dx = np.zeros_like(a)
-        np.add.at(dx, key, dy)
+        if plain:
+            dx[key] = dy
+        else:
+            np.add.at(dx, key, dy)  # an element may be taken more than once
         return (dx,)
 
     return record(_contiguous(a[key]), (x,), derivative)
@@ -138,6 +142,7 @@ def concatenate(parts: Sequence[Any], axis: int = 0) -> Any:
 
 def _operators() -> None:
     """Tensor's operators: +, -, *, /, **, @, [], and the methods that PyTorch's users call."""
+    from pyllm.ops.activation import relu, sigmoid, tanh
     from pyllm.ops.linear import matmul
 
     def swapped(f: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -146,16 +151,38 @@ def _operators() -> None:
     for name, f in (("add", add), ("sub", subtract), ("mul", multiply), ("truediv", divide), ("matmul", matmul)):
         setattr(Tensor, f"__{name}__", f)
         setattr(Tensor, f"__r{name}__", swapped(f))
+    def reduced(f: Callable[..., Any]) -> Callable[..., Any]:
+        def call(x: Any, axis: Any = None, keepdims: bool = False, *, dim: Any = None, keepdim: bool = False) -> Any:
+            return f(x, axis if dim is None else dim, keepdims or keepdim)
+
+        return call
+
+    def shaped(x: Any, *shape: Any) -> Any:
+        return reshape(x, shape[0] if shape and isinstance(shape[0], tuple) else shape)
+
+    def turned(x: Any, *axes: int) -> Any:
+        if len(axes) != 2:
+            return transpose(x, *axes)
+        order = np.arange(x.ndim)  # two axes change places, as in PyTorch
+        order[list(axes)] = order[list(axes)[::-1]]
+        return transpose(x, *order.tolist())
+
     more: dict[str, Any] = {
         "__neg__": lambda self: multiply(self, -1.0),
         "__pow__": power,
         "__getitem__": index,
-        "sum": sum,
-        "mean": mean,
+        "sum": reduced(sum),
+        "mean": reduced(mean),
         "exp": exp,
         "log": log,
-        "reshape": lambda self, *shape: reshape(self, shape[0] if shape and isinstance(shape[0], tuple) else shape),
-        "transpose": transpose,
+        "sqrt": lambda self: power(self, 0.5),
+        "relu": relu,
+        "tanh": tanh,
+        "sigmoid": sigmoid,
+        "reshape": shaped,
+        "view": shaped,
+        "transpose": turned,
+        "permute": transpose,
         "T": property(transpose),
     }
     for name, f in more.items():

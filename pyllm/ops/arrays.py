@@ -14,9 +14,12 @@ _FLOAT32 = np.dtype(np.float32)
 
 
 def float32(x: Any, op: str, name: str = "x") -> Array:
-    """x as a C-ordered float32 array; no copy where it is one. Raises TypeError for what holds no real numbers."""
+    """x as a C-ordered float32 array; no copy where it is one. Raises TypeError for what holds no real numbers,
+    ValueError for a parameter without a value."""
     if type(x) is np.ndarray and x.dtype is _FLOAT32 and x.flags.c_contiguous:  # nearly always: a model asks often
         return x
+    if x is None:
+        raise ValueError(f"{op}: {name} has no value yet; initialise() or load_state_dict() gives parameters one")
     array = np.asarray(x.data if isinstance(x, Tensor) else x)
     if array.dtype.kind not in "fiub":
         raise TypeError(f"{op}: {name} holds {array.dtype}, allowed are real numbers")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from pyllm import _core
 from pyllm.autograd import record
 from pyllm.ops.arrays import Array, float32, vector
@@ -80,6 +82,14 @@ def softmax(x: Any) -> Array:
     """y_i = exp(x_i - max x) / sum_j exp(x_j - max x) over the last dimension. x (..., d) float32."""
     y = _core.softmax(_rows(x, "softmax"))
     return record(y, (x,), lambda dy: (_core.softmax_backward(dy, y),))
+
+
+def log_softmax(x: Any) -> Array:
+    """y_i = x_i - max x - log sum_j exp(x_j - max x) over the last dimension. x (..., d) float32."""
+    a = _rows(x, "log_softmax")
+    y = a - a.max(axis=-1, keepdims=True, initial=-np.inf)
+    y -= np.log(np.exp(y).sum(axis=-1, keepdims=True))
+    return record(y, (x,), lambda dy: (dy - np.exp(y) * dy.sum(axis=-1, keepdims=True),))
 
 
 def _rows(x: Any, op: str) -> Array:

@@ -42,15 +42,17 @@ def halves(x: Array) -> Any:
 
 
 @contextmanager
-def autocast(dtype: str = "bf16") -> Iterator[None]:
+def autocast(dtype: Any = "bf16") -> Iterator[None]:
     """Within it, operands of products are rounded to dtype, "bf16" or "fp32"; weights stay float32. Of this thread.
 
-    Raises ValueError for another name. Micikevicius et al. 2018, arXiv:1710.03740.
+    A loop of one's own learns in bf16 where its loss is computed within; the way back remembers it. dtype: a name, or
+    torch.bfloat16, torch.float32. Raises ValueError for another. Micikevicius et al. 2018, arXiv:1710.03740.
     """
-    if dtype not in _NAMES:
+    name = str(dtype).removeprefix("torch.")
+    if name not in _NAMES:
         raise ValueError(f"autocast: {dtype!r}, allowed are {', '.join(_NAMES)}")
     before = product_type()
-    _type.set(_NAMES[dtype])
+    _type.set(_NAMES[name])
     try:
         yield
     finally:

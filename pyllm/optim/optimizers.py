@@ -30,7 +30,7 @@ class Group:
 
     def __init__(self, tensors: Sequence[Tensor], options: dict[str, Any]) -> None:
         self.tensors = list(tensors)
-        self.options = options
+        self.options: dict[str, Any] = {"params": self.tensors, **options}
         self.numbers = _core.empty((sum(t.size for t in self.tensors),))
         self.gradients = _zeros(self.numbers.size)
         self.places = []
@@ -55,16 +55,17 @@ class Group:
 class Optimizer:
     """What optimizers share: groups of tensors, their options, a state that is saved.
 
-    parameters: tensors, or dicts {"params": tensors or one, options that differ}. Raises ValueError for none, for one
-    twice, or for an option that is not known.
+    params: tensors, or dicts {"params": tensors or one, options that differ}; lr: of those that say none. Raises
+    ValueError for none, for one twice, or for an option that is not known.
     """
 
     defaults: ClassVar[dict[str, Any]] = {}
     state_names: tuple[str, ...] = ()
 
-    def __init__(self, parameters: Groups, **options: Any) -> None:
+    def __init__(self, params: Groups, lr: float | None = None, **options: Any) -> None:
+        options |= {} if lr is None else {"lr": lr}
         given = [{**p, "params": _listed(p["params"])} if isinstance(p, dict) else {"params": [p]}
-                 for p in _listed(parameters)]  # fmt: skip
+                 for p in _listed(params)]  # fmt: skip
         if all(set(each) == {"params"} for each in given):
             given = [{"params": [t for each in given for t in each["params"]]}] if given else []
         tensors = [t for each in given for t in each["params"]]
@@ -102,6 +103,11 @@ class Optimizer:
         """Set every group's rate to `factor` of the one it began with: what a schedule says for this step."""
         for group, rate in zip(self.groups, self._rates, strict=True):
             group.options["lr"] = rate * factor
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Each group's tensors ("params") and options; what is set there, as "lr", counts from the next step on."""
+        return [group.options for group in self.groups]
 
     @property
     def rate(self) -> float:
@@ -191,8 +197,8 @@ class NTASGD(Optimizer):
     defaults: ClassVar[dict[str, Any]] = {"lr": 30.0, "weight_decay": 0.0}
     state_names = ("average",)
 
-    def __init__(self, parameters: Groups, n: int = 5, **options: Any) -> None:
-        super().__init__(parameters, **options)
+    def __init__(self, params: Groups, lr: float | None = None, n: int = 5, **options: Any) -> None:
+        super().__init__(params, lr, **options)
         if n < 1:
             raise ValueError(f"NTASGD: n is {n}, allowed is 1 or more")
         # T, how many losses were heard, the least but for the last n, and those: finite, as checkpoints want numbers

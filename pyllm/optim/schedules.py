@@ -33,14 +33,16 @@ def cosine(steps: int, warmup: int = 0, least: float = 0.1) -> Schedule:
     return factor
 
 
-def one_cycle(steps: int, warmup: int = 0, start: float = 1 / 25, least: float = 1e-5) -> Schedule:
-    """From `start` up to 1 in `warmup` steps (0: three tenths), down to `least`, by cosines. arXiv:1708.07120."""
-    rise = warmup or max(1, round(0.3 * steps))
+def one_cycle(steps: int, warmup: int = 0, start: float = 1 / 25, least: float = 4e-6) -> Schedule:
+    """From `start` up to 1 with the last of `warmup` steps (0: three tenths), down to `least` with the last of all, by
+    cosines: PyTorch's OneCycleLR. Smith, Topin 2017, arXiv:1708.07120."""
+    peak = (warmup or 0.3 * steps) - 1
+    rest = max(1e-9, steps - 1 - peak)  # a warm-up may be all there is
 
     def factor(step: int) -> float:
-        if step < rise:
-            return start + (1 - start) * 0.5 * (1 - math.cos(math.pi * step / rise))
-        return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * _done(step, steps, rise)))
+        if step <= peak:
+            return 1 - (1 - start) * 0.5 * (1 + math.cos(math.pi * step / peak)) if peak else 1.0
+        return least + (1 - least) * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - peak) / rest)))
 
     return factor
 
