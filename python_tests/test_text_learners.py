@@ -67,6 +67,9 @@ def test_what_learners_do_not_take_is_refused(language_model, tmp_path):  # noqa
         learn.load_encoder(tmp_path / "other")
     with pytest.raises(ValueError, match="2 labels of 60 texts, allowed is one of each"):
         pyllm.text_classifier_learner(texts, labels[:2], language_model, tmp_path / "a")
+    for odd in (["a", "b"], 0.5, float("nan")):
+        with pytest.raises(ValueError, match=r"the label .*, allowed are texts, whole numbers and None"):
+            pyllm.text_classifier_learner(texts, [odd] * len(texts), language_model, tmp_path / "a")
     with pytest.raises(ValueError, match=r"valid is 1.0, allowed are 0 to 0.99"):
         pyllm.language_model_learner(texts, language_model, tmp_path / "a", valid=1.0)
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
