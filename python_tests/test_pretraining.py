@@ -190,6 +190,7 @@ def test_the_share_that_is_hidden_is_the_commands_and_the_evaluations(place, tmp
     targets = measure(run_folder, str(place / "shards"))["targets"]
     pretrain("bert", CASES["mlm"][1], str(place / "shards"), told(tmp_path / "usual"), 48)
     assert targets > 2.2 * measure(str(tmp_path / "usual"), str(place / "shards"))["targets"]
+    assert measure(run_folder, str(place / "shards"), asked="mlm+nsp")["targets"] < targets / 2  # the usual share
     assert run(place, *words, "0.3", "--out", run_folder) != 0  # another share is another run
     assert "rate" in capsys.readouterr().err
     assert run(place, *words, "1", "--out", str(tmp_path / "none")) != 0
