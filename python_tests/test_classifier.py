@@ -212,6 +212,9 @@ def test_folders_give_back_the_classifier_and_damaged_ones_are_refused(tmp_path)
         (tmp_path / "classifier.json").write_text(json.dumps(good | change))
         with pytest.raises(ModelFileError, match=found):
             AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    older = {name: value for name, value in good.items() if name not in ("framed", "problem_type")}
+    (tmp_path / "classifier.json").write_text(json.dumps(older))
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path).config == model.config
     (tmp_path / "classifier.json").unlink()
     with pytest.raises(ModelFileError, match=r"without a head of classes; bert, .*finetune --task classify"):
         AutoModelForSequenceClassification.from_pretrained(tmp_path)
@@ -245,7 +248,7 @@ def test_transformers_decoders_with_a_head_are_read(tmp_path, kind, capsys):
     for function in ("none", "sigmoid", None):
         pairs = zip(*(c([text], function_to_apply=function)[0] for c in (call, theirs_call)), strict=True)
         assert all(a["label"] == b["label"] and abs(a["score"] - b["score"]) < 1e-5 for a, b in pairs), function
-    save_classifier(call.model, tmp_path / "again")
+    call.model.save_pretrained(tmp_path / "again")
     again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "again")
     assert again.config == call.model.config and again.config.framed
     saved = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "again").eval()

@@ -282,8 +282,8 @@ def test_other_wrong_calls(model):
     base = pyllm.AutoModel.from_config(model.config).eval()
     with pytest.raises(TypeError, match="BERT: labels without a head; AutoModelFor"):
         base(5 * ONES, labels=ONES)
-    with pytest.raises(TypeError, match="BERT: unknown arguments return_map"):
-        base(5 * ONES, return_map=True)
+    with pytest.raises(TypeError, match="BERT: unknown arguments inputs_embeds"):
+        base(5 * ONES, inputs_embeds=ONES)
     with pytest.raises(IndexError, match="tokens: 4294967296, allowed"):
         model.loss(np.array([1 << 32]), np.array([5]))
     with pytest.raises(ValueError, match="BERT: a loss without a head"):
@@ -292,13 +292,15 @@ def test_other_wrong_calls(model):
         model.loss(np.array([5, 6, 7]), np.array([5, 6]))
     with pytest.raises(ValueError, match="not loaded from a folder"):
         _ = model.tokenizer
-    roberta = pyllm.AutoModel.from_config(new_config("roberta", **VARIANTS["roberta"][1])).eval()
-    assert roberta(np.full((1, 38), 5)).last_hidden_state.shape == (1, 38, 32)
-    with pytest.raises(ContextError, match="39 tokens, the model's positions are 38"):
-        roberta(np.full((1, 39), 5))
-    distilled = pyllm.AutoModel.from_config(new_config("distilbert", **VARIANTS["distilbert"][1])).eval()
-    with pytest.raises(ValueError, match="DistilBERT: token_type_ids other than 0"):
-        distilled(5 * ONES, token_type_ids=ONES)
+    for family in ("roberta", "mpnet"):
+        counted = pyllm.AutoModel.from_config(new_config(family, **VARIANTS[family][1])).eval()
+        assert counted(np.full((1, 38), 5)).last_hidden_state.shape == (1, 38, 32)
+        with pytest.raises(ContextError, match="39 tokens, the model's positions are 38"):
+            counted(np.full((1, 39), 5))
+    for family, name in (("distilbert", "DistilBERT"), ("mpnet", "MPNet")):
+        plain = pyllm.AutoModel.from_config(new_config(family, **VARIANTS[family][1])).eval()
+        with pytest.raises(ValueError, match=f"{name}: token_type_ids other than 0"):
+            plain(5 * ONES, token_type_ids=ONES)
 
 
 class Words:

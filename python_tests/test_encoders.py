@@ -83,8 +83,8 @@ def test_state_dicts_pass_both_ways(tmp_path, variant, task):
 
 
 @pytest.mark.parametrize("variant", ["bert", "roberta", "distilbert", "albert groups", "mpnet", "electra"])
-def test_bytes_depend_neither_on_company_nor_padding_nor_threads(tmp_path, variant):
-    """A sequence alone, in a batch, padded right and left, in lists, with one thread and two: the same bits."""
+def test_bytes_depend_neither_on_company_nor_padding_nor_threads(tmp_path, monkeypatch, variant):
+    """A sequence alone, in a batch, padded right and left, in lists, in groups, with one thread and two: same bits."""
     _, model = pair(tmp_path, variant, "MaskedLM")
     inputs = batch(variant)
     whole = model(**inputs).logits
@@ -106,6 +106,8 @@ def test_bytes_depend_neither_on_company_nor_padding_nor_threads(tmp_path, varia
     for count in (1, 2):
         with threads(count):
             assert same_bits(model(**inputs).logits, whole)
+    monkeypatch.setattr("pyllm.models.encoder.TOGETHER", 1)
+    assert same_bits(model(**inputs).logits, whole)
 
 
 def test_a_trace_shows_what_lies_between(tmp_path):

@@ -223,6 +223,7 @@ def test_m2m100_numbers_its_pieces_by_a_list(tmp_path, kind):
         assert mine.decode(ids, skip_special_tokens=True).strip() == theirs.decode(ids[1:], skip_special_tokens=True)
     learned = [side.tolist() for side in Pairs([("the house", "das Haus")], mine, 64, 2).sides(0)]
     assert learned == [theirs("the house").input_ids, theirs(text_target="das Haus").input_ids]
+    assert mine.get_lang_id("ro") == theirs.get_lang_id("ro") != mine.get_lang_id("de") == theirs.get_lang_id("de")
     assert mine.lang_code_to_id == theirs.lang_code_to_id and (mine.src_lang, mine.tgt_lang) == ("zu", "ro")
     mine.save_pretrained(tmp_path / "again")
     assert pyllm.AutoTokenizer.from_pretrained(tmp_path / "again")("the house") == mine("the house")

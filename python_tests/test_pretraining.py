@@ -190,6 +190,7 @@ def test_the_share_that_is_hidden_is_the_commands_and_the_evaluations(place, tmp
     targets = measure(run_folder, str(place / "shards"))["targets"]
     pretrain("bert", CASES["mlm"][1], str(place / "shards"), told(tmp_path / "usual"), 48)
     assert targets > 2.2 * measure(str(tmp_path / "usual"), str(place / "shards"))["targets"]
+    assert measure(run_folder, str(place / "shards"), asked="mlm+nsp")["targets"] < targets / 2  # the usual share
     assert run(place, *words, "0.3", "--out", run_folder) != 0  # another share is another run
     assert "rate" in capsys.readouterr().err
     assert run(place, *words, "1", "--out", str(tmp_path / "none")) != 0
@@ -302,3 +303,21 @@ def test_tokenizers_that_lack_what_is_needed_and_models_too_large(tmp_path, caps
         assert run(tmp_path, *words, "--model", family, "--config", fields, "--objective", name) == 1
         assert error in capsys.readouterr().err
     assert run(tmp_path, *words, "--model", "bert", "--config", tiny + ",max_position_embeddings=9") == 1
+
+
+@pytest.mark.parametrize(("family", "fields", "objective"), (
+    ("mpnet", ENCODER | {"max_position_embeddings": 64}, "mlm"),
+    ("m2m_100", BART | {"max_position_embeddings": 64}, "denoise"),
+))  # fmt: skip
+def test_families_whose_places_stand_behind_the_padding_token_need_one(place, tmp_path, family, fields, objective):
+    with pytest.raises(ValueError, match=f"{family}: pad_token_id 0, allowed is .* --special '<pad>'"):
+        pretrain(family, fields, str(place / "shards"), told(tmp_path / "none"), 48, objective=objective)
+    words = ["tokenizer", "train", "@in.txt", "-o", str(tmp_path / "tok"), "--vocab", "330", "--special", "<pad>"]
+    assert run(place, *words, "--special", "<mask>") == 0
+    words = ["data", "prepare", "@in.txt", "--tokenizer", str(tmp_path / "tok"), "-o", str(tmp_path / "shards")]
+    assert run(place, *words) == 0
+    pretrain(family, fields, str(tmp_path / "shards"), told(tmp_path / "run"), 48, objective=objective)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (config["pad_token_id"], config.get("decoder_start_token_id", 0)) == (1, 0)
+    kind = transformers.AutoModelForMaskedLM if objective == "mlm" else transformers.AutoModelForSeq2SeqLM
+    assert kind.from_pretrained(tmp_path / "run").config.pad_token_id == 1

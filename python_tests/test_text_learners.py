@@ -7,6 +7,7 @@ from test_texts import language_model, rows_of  # noqa: F401
 
 import pyllm
 from pyllm.auto import new_config, new_model
+from pyllm.data.labelled import encoded
 from pyllm.evaluate.texts import probabilities
 
 USUAL = {"per_device_train_batch_size": 8, "save_steps": 0, "learning_rate": 1e-2}
@@ -52,11 +53,28 @@ def test_learners_begin_frozen_and_load_encoder_takes_the_trunk_alone(language_m
     other = pyllm.language_model_learner(texts, language_model, tmp_path / "b", valid=0.0, **USUAL)
     other.model.load_state_dict(trunk)
     other.save_encoder(tmp_path / "encoder")
-    first = learn.model.head.score.weight.array().copy()
+    head = learn.model.head
+    first, scale = head.score.weight.array().copy(), head.scale.weight.array().copy()
+    learn.unfreeze()
     learn.load_encoder(tmp_path / "encoder")
+    assert not same_bits(head.scale.weight.array(), scale)  # which is of the rows that the new trunk gives
     assert all(same_bits(array, trunk[name]) for name, array in learn.model.trunk.state_dict().items())
     assert same_bits(learn.model.head.score.weight.array(), first)
     assert len(learn.model.parameters()) == len(learn.model.head.parameters())
+
+
+def test_drop_mult_scales_the_dropouts_and_held_out_texts_are_not_learned(language_model, tmp_path):  # noqa: F811
+    texts, labels = rows_of()
+    usual = pyllm.AutoConfig.from_pretrained(language_model)
+    lm = pyllm.language_model_learner(texts, language_model, tmp_path / "a", drop_mult=0.5, valid=0.25, **USUAL)
+    learn = pyllm.text_classifier_learner(texts, labels, language_model, tmp_path / "b", drop_mult=0.5, **USUAL)
+    assert lm.model.config == learn.model.trunk.config == usual.dropping(0.5) != usual
+    sides = [piece.tolist() for side in (lm.data, lm.valid) for piece in side.pieces]
+    assert sorted(sides) == sorted(ids.tolist() for ids in encoded(lm.tokenizer, texts)) and len(lm.valid) == 15
+    some = [None if i % 3 == 0 else label for i, label in enumerate(labels)]
+    learn = pyllm.text_classifier_learner(texts, some, language_model, tmp_path / "c", **USUAL)
+    assert learn.model.config.classes == tuple(sorted(set(labels)))
+    assert len(learn.data.texts) + len(learn.valid.texts) == len(texts) - len(texts) // 3
 
 
 def test_what_learners_do_not_take_is_refused(language_model, tmp_path):  # noqa: F811
@@ -67,6 +85,9 @@ def test_what_learners_do_not_take_is_refused(language_model, tmp_path):  # noqa
         learn.load_encoder(tmp_path / "other")
     with pytest.raises(ValueError, match="2 labels of 60 texts, allowed is one of each"):
         pyllm.text_classifier_learner(texts, labels[:2], language_model, tmp_path / "a")
+    for odd in (["a", "b"], 0.5, float("nan")):
+        with pytest.raises(ValueError, match=r"the label .*, allowed are texts, whole numbers and None"):
+            pyllm.text_classifier_learner(texts, [odd] * len(texts), language_model, tmp_path / "a")
     with pytest.raises(ValueError, match=r"valid is 1.0, allowed are 0 to 0.99"):
         pyllm.language_model_learner(texts, language_model, tmp_path / "a", valid=1.0)
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}

@@ -3,6 +3,7 @@
 import collections
 import copy
 import json
+import pickle
 import random
 import signal
 import sys
@@ -154,6 +155,15 @@ def test_every_byte_and_every_special_token_comes_back(trained):
     assert found.encode("<|im_end|>", allow_special=True) == [2] and found.eos_token == END
     assert len(found.encode("<|im_end|>")) > 1
     assert found.end_ids == {0, 2} and found.bos_token_id == found.pad_token_id == found.eos_token_id == 0
+
+
+@pytest.mark.parametrize(("kind", "pad"), (("bpe", "<pad>"), ("word", "[PAD]"), ("char", "<pad>")))
+def test_a_special_token_of_that_name_is_for_padding(tmp_path, kind, pad):
+    found = pyllm.text.train([PROSE], kind, vocab=900, special=["<mask>", pad])
+    found.save_pretrained(tmp_path)
+    for each in (found, pickle.loads(pickle.dumps(found)), pyllm.AutoTokenizer.from_pretrained(tmp_path)):
+        assert each.pad_token == pad != each.eos_token == END
+        assert each.files() == found.files()
 
 
 TEXTS = [

@@ -5,6 +5,7 @@ import itertools
 import math
 import signal
 import threading
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -18,14 +19,17 @@ from pyllm.auto import new_config, new_model
 from pyllm.models.classifier import ClassifierConfig, TextClassifier
 from pyllm.train import (
     Callback,
+    CheckpointError,
     Checkpoints,
     Log,
     Trainer,
     TrainingArguments,
     TrainingError,
+    check_facts,
     read,
     read_checkpoint,
 )
+from pyllm.train.checkpoint import plain
 
 CASES = [
     ("packed", "fp32", 1, "cosine"),
@@ -262,3 +266,12 @@ def test_one_trainer_can_be_stopped_and_goes_on(tmp_path):
     assert run.train()[:4] == (6, run.loss, None, True)
     trainer(tmp_path / "calm", tiny.Random()).train()
     assert end_of(tmp_path / "run") == end_of(tmp_path / "calm")
+
+
+def test_runs_of_older_versions_go_on_where_what_they_do_not_name_is_as_usual():
+    pair, texts = asdict(new_config("transformer", vocab_size=50)), plain(asdict(ClassifierConfig(("a", "b"))), "texts")
+    for part, now, later in (("config", pair, "bias"), ("settings", texts, "problem_type")):
+        saved = {part: {name: value for name, value in now.items() if name != later}}
+        check_facts(saved, {part: now}, (part,))
+        with pytest.raises(CheckpointError, match=f"{part}.{later} is "):
+            check_facts(saved, {part: now | {later: False}}, (part,))

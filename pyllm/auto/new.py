@@ -137,8 +137,9 @@ def config_for(family: str, tokenizer: Any, fields: dict[str, Any]) -> Any:
 
     Raises as new_config does, ValueError for a vocabulary that not all tokens have a place in.
     """
-    tokens = tokenizer.vocab_size
-    config = new_config(family, **({"vocab_size": tokens} | _special_ids(family, tokenizer) | fields))
+    tokens, given = tokenizer.vocab_size, _special_ids(family, tokenizer) | fields
+    _check_padding(family, given)
+    config = new_config(family, **({"vocab_size": tokens} | given))
     if config.vocab_size < tokens:
         raise ValueError(f"config: vocab_size {config.vocab_size:,}, allowed are the tokenizer's {tokens:,} or more")
     return config
@@ -156,6 +157,17 @@ def _special_ids(family: str, tokenizer: Any) -> dict[str, Any]:
     if family in _PADDED:
         found["decoder_start_token_id"] = found["pad_token_id"] if family in _T5 else end
     return found
+
+
+def _check_padding(family: str, ids: dict[str, Any]) -> None:
+    """Raise ValueError for a padding token where places are not counted as the family's are: behind that token."""
+    pad, allowed = ids.get("pad_token_id"), ""
+    if family == "mpnet" and pad != 1:
+        allowed = "1, a token's that stands in no text"
+    elif family == "m2m_100" and pad == ids["decoder_start_token_id"]:
+        allowed = "another than that which targets begin with"
+    if allowed:
+        raise ValueError(f"{family}: pad_token_id {pad}, allowed is {allowed}: pyllm tokenizer train --special '<pad>'")
 
 
 def new_model(config: Any, seed: int = 0) -> Any:

@@ -39,7 +39,8 @@ def _add_train(parser: argparse.ArgumentParser) -> None:
         help="leave out pairs, words or characters that stand fewer times (bpe: 2, else 1)")  # fmt: skip
     add("--pre-tokenizer", default="gpt-2", metavar="NAME",
         help="how bpe cuts words: gpt-2, smollm, dbrx, llama-bpe, qwen2, gpt-4o, tekken (gpt-2)")  # fmt: skip
-    add("--special", action="append", metavar="TOKEN", help="another special token (may be given again)")
+    special = "another special token (may be given again): <pad> is for padding, <mask> for what objectives hide"
+    add("--special", action="append", metavar="TOKEN", help=special)
     add("--sentinels", type=options.whole(0, 1000), default=0, metavar="N",
         help="add <extra_id_0>, <extra_id_1>, ..., which --objective span puts for spans (0)")  # fmt: skip
     add("--end", default="<|endoftext|>", metavar="TOKEN", help="the token that ends a text (<|endoftext|>)")

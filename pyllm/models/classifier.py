@@ -105,6 +105,12 @@ class TextClassifier(nn.Module):
         self.head.eval()
         return self
 
+    def save_pretrained(self, save_directory: Any) -> None:
+        """Write the folder that AutoModelForSequenceClassification opens. Raises ModelFileError."""
+        from pyllm.auto.classifiers import save_classifier  # upwards: Hugging Face has this name on the model
+
+        save_classifier(self, save_directory)
+
     def gradient_checkpointing_enable(self) -> None:
         """As the trunk's."""
         self.trunk.gradient_checkpointing_enable()

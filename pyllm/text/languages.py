@@ -49,6 +49,10 @@ class Spoken:
             raise TokenizerError(f"{printable(self.name_or_path)}: {name} is {printable(repr(code))}; {allowed}")
         return int(ids[0])
 
+    def get_lang_id(self, lang: str) -> int:
+        """M2M100's name of language_id: model.generate(..., forced_bos_token_id=tokenizer.get_lang_id("de"))."""
+        return self.language_id(lang)
+
     @property
     def src_lang(self) -> str | None:
         """The language that a text bears."""

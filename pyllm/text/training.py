@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from pyllm import _core
@@ -18,6 +19,7 @@ from pyllm.text.tokenizer import Tokenizer
 KINDS = ("bpe", "word", "char")
 END = "<|endoftext|>"
 UNKNOWN = "<unk>"
+PADS = ("<pad>", "[PAD]")  # a special token of one of these names is for padding, else END is
 CHAT = ("<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -241,16 +243,17 @@ def _tokenizer(document: dict[str, Any], end: str, plain: bool, template: str | 
     if coder is None:
         raise TokenizerError("train: the description of the tokenizer is not one that pyllm reads")
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
-    config |= {"bos_token": end, "eos_token": end, "pad_token": end}
+    pad = next((each for each in PADS if (i := coder.find(each)) is not None and coder.special(i)), end)
+    config |= {"bos_token": end, "eos_token": end, "pad_token": pad}
     if plain:
         config["unk_token"] = UNKNOWN
     if template is not None:
         config["chat_template"] = template
     texts = {"tokenizer.json": document, "tokenizer_config.json": config}
     files = {key: (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode() for key, value in texts.items()}
-    i = coder.find(end)
+    i, padding = coder.find(end), coder.find(pad)
     ends = {each for each in (i, coder.find(CHAT[1])) if each is not None}
     unknown = coder.find(UNKNOWN) if plain else None
-    found = Tokenizer(coder, bos=i, eos=i, pad=i, unk=unknown, end_ids=ends, chat_template=template, name=name)
-    found.files = lambda: files
+    found = Tokenizer(coder, bos=i, eos=i, pad=padding, unk=unknown, end_ids=ends, chat_template=template, name=name)
+    found.files = partial(dict, files)
     return found

@@ -32,6 +32,8 @@ from pyllm.train.lock import RunLock
 FORMAT, VERSION = "pyllm checkpoint", 1
 TENSORS, MANIFEST = "tensors.safetensors", "manifest.json"
 LARGEST_MANIFEST = 64 << 20
+# What facts mean that checkpoints of older versions do not name.
+LATER = {"config.bias": True, "settings.problem_type": "single_label_classification"}
 SLICE = 4 << 20  # bytes hashed and then written or after they were read: while they are in the cache
 
 _NAME = re.compile(r"checkpoint-(\d{8,})")
@@ -159,7 +161,8 @@ def _differences(where: str, saved: Any, current: Any) -> Iterator[str]:
     """What differs, field by field."""
     if isinstance(saved, dict) and isinstance(current, dict):
         for key in [*saved, *(key for key in current if key not in saved)]:
-            yield from _differences(f"{where}.{key}", saved.get(key), current.get(key))
+            name = f"{where}.{key}"
+            yield from _differences(name, saved.get(key, LATER.get(name)), current.get(key))
     elif saved != current:
         found, allowed = (printable(json.dumps(value), 80) for value in (current, saved))
         yield f"{where} is {found}, allowed is {allowed}"

@@ -28,6 +28,7 @@ from pyllm.auto.classifiers import head_of
 from pyllm.data import Labelled, Pieces, fingerprint
 from pyllm.data.labelled import Texts, encoded, numbered
 from pyllm.data.packed import shuffled
+from pyllm.errors import printable
 from pyllm.formats import download
 from pyllm.models.classifier import ClassifierConfig, TextClassifier
 from pyllm.ops import softmax
@@ -125,14 +126,22 @@ def text_classifier_learner(
     settings = TextSettings(drop_mult=drop_mult, valid=valid, pooling=pooling)
     told = TrainingArguments(os.fspath(output_dir), **arguments)
     model, tokenizer, facts = _pretrained(pretrained, settings)
-    rows = Texts(list(texts), [None if label is None else str(label) for label in labels])
-    targets, classes = numbered([None if label is None else str(label) for label in labels])
+    named = [_named(label) for label in labels]
+    rows, (targets, classes) = Texts(list(texts), named), numbered(named)
     ids, (train, out) = encoded(tokenizer, texts), split(rows, targets, valid, told.seed)
     data = Labelled([ids[i] for i in sorted(train)], targets[sorted(train)], told.seed)
     held = Labelled([ids[i] for i in sorted(out)], targets[sorted(out)], told.seed) if out else None
     classifier = TextClassifier(model, ClassifierConfig(tuple(classes), pooling), told.seed)
     classifier.standardise(data.texts[:MEASURED], told.seed)
     return ClassifierLearner(classifier, tokenizer, data, told, held, facts=facts | {"data": data.identity})
+
+
+def _named(label: Any) -> str | None:
+    """A class by its name. Raises ValueError for what names none: a fraction, nan, a list of several."""
+    if label is None or isinstance(label, str | int | np.integer | np.bool_):
+        return None if label is None else str(label)
+    found = printable(repr(label), 100)
+    raise ValueError(f"text_classifier_learner: the label {found}, allowed are texts, whole numbers and None")
 
 
 def _pretrained(name: _PATH, settings: TextSettings) -> tuple[Any, Any, dict[str, Any]]:
