@@ -60,6 +60,7 @@ class _Texts(BaseEstimator):  # type: ignore[misc]
         recipe: str | None = None,
         lm_epochs: float | None = None,
         drop_mult: float = 1.0,
+        dropout: float = 0.1,
         pooling: str = "concat",
         epochs: float = 4.0,
         min_steps: int = 200,
@@ -78,6 +79,7 @@ class _Texts(BaseEstimator):  # type: ignore[misc]
         self.recipe = recipe
         self.lm_epochs = lm_epochs
         self.drop_mult = drop_mult
+        self.dropout = dropout
         self.pooling = pooling
         self.epochs = epochs
         self.min_steps = min_steps
@@ -109,6 +111,7 @@ class _Texts(BaseEstimator):  # type: ignore[misc]
             lm_epochs=self.lm_epochs if self.lm_epochs is not None else 0.0 if new else usual_epochs(name),
             lm_lr=rate,
             drop_mult=self.drop_mult,
+            dropout=self.dropout,
             valid=0.0,
             pooling=self.pooling,
             problem=problem,
@@ -177,8 +180,8 @@ class TextClassifier(ClassifierMixin, _Texts):  # type: ignore[misc]
     pretrained: a folder, file or name of a language model or of an encoder (BERT and its relatives), which
     takes recipe and lm_epochs alone of the next; None: a new one, family "lstm" (or "gru", "rnn",
     "awd-lstm") of embedding_size, hidden_size and num_hidden_layers, with `vocab` byte pairs learned from the texts.
-    recipe, lm_epochs, drop_mult, pooling: see pyllm.train.texts.TextSettings; a new model has no lm_epochs and is
-    "plain" unless said. epochs of at least min_steps steps of batch_size texts, AdamW at learning_rate (None: 4e-3 of
+    recipe, lm_epochs, drop_mult, dropout, pooling: see pyllm.train.texts.TextSettings; a new model has no lm_epochs and
+    is "plain" unless said. epochs of at least min_steps steps of batch_size texts, AdamW at learning_rate (None: 4e-3 of
     recurrent models, 1e-4 of others) with weight_decay. random_state: of weights, order and dropout: the same number
     gives the same bytes; None or a RandomState: it is drawn. output_dir: where checkpoints stay, so that a fit that was
     interrupted goes on; None: nowhere.

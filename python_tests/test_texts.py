@@ -70,8 +70,9 @@ def run(language_model, tmp_path_factory):
         )
     argv = f"--task classify --recipe plain --out {folder / 'c'} --epochs 40 --batch 8 --lr 0.01".split()
     argv = ["finetune", str(language_model), "--data", str(folder / "texts.csv"), "--dtype", "fp32", *argv]
-    argv += ["--valid-share", "0.2", "--lm-epochs", "2", "--drop-mult", "0.3"]
+    argv += ["--valid-share", "0.2", "--lm-epochs", "2", "--drop-mult", "0.3", "--dropout", "0.2"]
     assert main.main(argv) == 0
+    assert json.loads((folder / "c" / "classifier.json").read_text())["dropout"] == 0.2
     return folder
 
 
@@ -331,6 +332,7 @@ def test_the_estimator_learns_in_scikit_learns_ways(language_model):
     assert same_bits(*drawn[1:]) and not same_bits(*drawn[:2])
     pipe = make_pipeline(FunctionTransformer(lambda rows: [each.upper() for each in rows]), estimator(min_steps=20))
     assert cross_val_score(pipe, texts, y, cv=2).mean() > 0.6
+    assert estimator(dropout=0.3, min_steps=1).fit(texts, y).model_.config.dropout == 0.3
     logs = model.predict_log_proba(texts)
     assert logs.dtype == np.float32 and np.allclose(np.exp(logs), model.predict_proba(texts), atol=1e-6)
     tuned = (

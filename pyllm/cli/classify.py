@@ -25,6 +25,7 @@ def add_finetune(parser: argparse.ArgumentParser) -> None:
     add("--lm-epochs", type=options.real(0.0), metavar="X", help="of the texts' language before (1; with --lora 0)")
     add("--lm-lr", type=options.real(0.0), metavar="X", help="its highest learning rate (--lr)")
     add("--drop-mult", type=options.real(0.0), default=1.0, metavar="X", help="times an AWD-LSTM's dropouts (1)")
+    add("--dropout", type=options.real(0.0, 0.99), default=0.1, metavar="X", help="of a language model's head (0.1)")
     add("--pooling", choices=("concat", "last", "max", "mean"), help="of a text (concat; decoders: last)")
     problems = "what labels are (single_label; where labels are lists multi_label, with fractions regression)"
     add("--problem", choices=("single_label", "multi_label", "regression"), help=problems)
@@ -56,6 +57,7 @@ def finetune(args: argparse.Namespace, lora: Any = None) -> int:
         lm_lr=args.lr if args.lm_lr is None else args.lm_lr,
         lm_context=args.context,
         drop_mult=args.drop_mult,
+        dropout=args.dropout,
         valid=args.valid_share,
         problem=args.problem,
         pooling=args.pooling or ("concat" if recurrent else "last"),
