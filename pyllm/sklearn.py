@@ -181,8 +181,8 @@ class TextClassifier(ClassifierMixin, _Texts):  # type: ignore[misc]
     takes recipe and lm_epochs alone of the next; None: a new one, family "lstm" (or "gru", "rnn",
     "awd-lstm") of embedding_size, hidden_size and num_hidden_layers, with `vocab` byte pairs learned from the texts.
     recipe, lm_epochs, drop_mult, dropout, pooling: see pyllm.train.texts.TextSettings; a new model has no lm_epochs and
-    is "plain" unless said. epochs of at least min_steps steps of batch_size texts, AdamW at learning_rate (None: 4e-3 of
-    recurrent models, 1e-4 of others) with weight_decay. random_state: of weights, order and dropout: the same number
+    is "plain" unless said. epochs of at least min_steps steps of batch_size texts, AdamW at learning_rate (None: 4e-3
+    of recurrent models, 1e-4 of others) with weight_decay. random_state: of weights, order and dropout: the same number
     gives the same bytes; None or a RandomState: it is drawn. output_dir: where checkpoints stay, so that a fit that was
     interrupted goes on; None: nowhere.
 
