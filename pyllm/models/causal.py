@@ -15,7 +15,7 @@ from pyllm import _core, nn, ops
 from pyllm.errors import ContextError
 from pyllm.models.adapters import Adaptable
 from pyllm.models.attentions import batched, hidden_states
-from pyllm.models.outputs import by_name, check_return_dict
+from pyllm.models.outputs import check_return_dict, named
 from pyllm.ops.arrays import int32
 
 Logits = NDArray[np.float32]
@@ -25,6 +25,7 @@ CACHE_TYPES = ("F32", "BF16", "Q8_0")
 _recording = Lock()  # the first call may come from several threads
 
 
+@named
 class CausalOutput(NamedTuple):
     """logits (batch, length, vocabulary) float32; loss a float where labels were given; attentions, where asked for,
     of every layer (batch, heads, length, length); hidden_states of the embeddings and layers (batch, length, width)."""
@@ -33,10 +34,6 @@ class CausalOutput(NamedTuple):
     loss: float | None = None
     attentions: tuple[NDArray[np.float32], ...] | None = None
     hidden_states: tuple[NDArray[np.float32], ...] | None = None
-
-    def __getitem__(self, key: Any) -> Any:
-        """As by_name has it."""
-        return by_name(self, key)
 
 
 class CausalLM(Adaptable, ABC):

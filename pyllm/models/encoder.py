@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pyllm import nn, ops
 from pyllm.autograd import checkpoint
 from pyllm.models.adapters import Adaptable
-from pyllm.models.outputs import by_name, check_return_dict
+from pyllm.models.outputs import check_return_dict, named
 from pyllm.models.ragged import Ragged, Starts, check_length, check_range, ragged
 from pyllm.models.settings import Settings
 from pyllm.ops.arrays import int32
@@ -29,6 +29,7 @@ TASKS = {"Model": "FEATURE_EXTRACTION", "ForSequenceClassification": "SEQ_CLS", 
 TOGETHER = 512 * 384  # numbers between two layers, which then stay in the caches
 
 
+@named
 class EncoderOutput(NamedTuple):
     """last_hidden_state (batch, length, width), zeros for padding; pooler_output (batch, width).
 
@@ -39,10 +40,6 @@ class EncoderOutput(NamedTuple):
     pooler_output: Any = None
     hidden_states: tuple[Any, ...] | None = None
     attentions: tuple[Any, ...] | None = None
-
-    def __getitem__(self, key: Any) -> Any:
-        """As by_name has it."""
-        return by_name(self, key)
 
 
 def two_labels() -> dict[int, str]:

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from pyllm import nn, ops
 from pyllm.models.heads import loss_of
-from pyllm.models.outputs import by_name
+from pyllm.models.outputs import named
 from pyllm.models.ragged import Ragged, Starts
 from pyllm.nn.feedforward import ACTIVATIONS
 
 
+@named
 class HeadOutput(NamedTuple):
     """logits: (batch, length, vocabulary or classes) with zeros for padding, or (batch, classes); loss of labels."""
 
@@ -22,11 +23,8 @@ class HeadOutput(NamedTuple):
     hidden_states: tuple[Any, ...] | None = None
     attentions: tuple[Any, ...] | None = None
 
-    def __getitem__(self, key: Any) -> Any:
-        """As by_name has it."""
-        return by_name(self, key)
 
-
+@named
 class PreTrainingOutput(NamedTuple):
     """prediction_logits (batch, length, vocabulary), of the second task (batch, 2); loss: of both labels together."""
 
@@ -35,10 +33,6 @@ class PreTrainingOutput(NamedTuple):
     loss: Any = None
     hidden_states: tuple[Any, ...] | None = None
     attentions: tuple[Any, ...] | None = None
-
-    def __getitem__(self, key: Any) -> Any:
-        """As by_name has it."""
-        return by_name(self, key)
 
     @property
     def sop_logits(self) -> Any:

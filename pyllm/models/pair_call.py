@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 from pyllm import nn
 from pyllm.autograd import no_grad
-from pyllm.models.outputs import by_name
+from pyllm.models.outputs import named
 from pyllm.models.ragged import Ragged, check_length, check_range, ragged
 from pyllm.tensor import Array, Tensor
 
 IGNORED = -100
 
 
+@named
 class PairOutput(NamedTuple):
     """logits (batch, target, vocabulary), zeros where there is padding; loss: a tensor while the model learns, else a
     float, None without labels. encoder_last_hidden_state (batch, source, width). Attentions: of every layer (batch,
@@ -31,10 +32,6 @@ class PairOutput(NamedTuple):
     cross_attentions: tuple[Any, ...] | None = None
     encoder_hidden_states: tuple[Any, ...] | None = None
     decoder_hidden_states: tuple[Any, ...] | None = None
-
-    def __getitem__(self, key: Any) -> Any:
-        """As by_name has it."""
-        return by_name(self, key)
 
 
 def called(
