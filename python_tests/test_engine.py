@@ -134,7 +134,8 @@ def test_a_forked_child_computes_the_same(model, tmp_path):
 
 
 INTERRUPT = """
-import sys, time, numpy as np, pyllm
+import signal, time, numpy as np, pyllm
+signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have what runs in the background ignore it
 a = np.ones((3000, 3000), np.float32)
 expected = pyllm.ops.matmul(a[:64], a).tobytes()
 print("ready", flush=True)
