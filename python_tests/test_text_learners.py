@@ -6,6 +6,7 @@ from kernel_checks import same_bits
 from test_texts import language_model, rows_of  # noqa: F401
 
 import pyllm
+from pyllm import nn, text
 from pyllm.auto import new_config, new_model
 from pyllm.data.labelled import encoded
 from pyllm.evaluate.texts import probabilities
@@ -32,7 +33,8 @@ def test_ulmfit_in_fastais_verbs(language_model, tmp_path):  # noqa: F811
     lm, learn = story(language_model, tmp_path / "a")
     texts, labels = rows_of()
     encoder = pyllm.AutoModelForCausalLM.from_pretrained(tmp_path / "a" / "encoder")
-    state = lm.model.state_dict()
+    state, general = lm.model.state_dict(), pyllm.AutoModelForCausalLM.from_pretrained(language_model).config
+    assert encoder.config == general != lm.model.config and lm.model.config == general.dropping(0.5)
     assert all(same_bits(array, state[name]) for name, array in encoder.state_dict().items())
     said = [learn.predict(text) for text in texts]
     assert [each[0] for each in said] == [learn.model.config.classes[each[1]] for each in said]
@@ -95,3 +97,19 @@ def test_what_learners_do_not_take_is_refused(language_model, tmp_path):  # noqa
     encoder.save_pretrained(tmp_path / "bert")
     with pytest.raises(ValueError, match=r"bert is an encoder, .*; allowed are language models"):
         pyllm.language_model_learner(texts, tmp_path / "bert", tmp_path / "a")
+
+
+def test_a_language_model_needs_a_text_to_learn_from(language_model, tmp_path):  # noqa: F811
+    with pytest.raises(ValueError, match=r"valid 0.6 holds out all of 1 texts, one must be left"):
+        pyllm.language_model_learner(["one fine film"], language_model, tmp_path / "a", valid=0.6, **USUAL)
+
+
+def test_an_adapter_is_merged_first(tmp_path):
+    """Neither it nor what it lies on could be said to learn."""
+    config = new_config("gpt2", vocab_size=300, n_layer=1, n_head=2, n_embd=16, n_positions=32)
+    new_model(config).eval().save_pretrained(tmp_path / "base")
+    text.train(rows_of()[0], "bpe", vocab=300).save_pretrained(tmp_path / "base")
+    base = pyllm.AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    base.add_adapter(nn.LoraConfig(2, 4.0)).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ValueError, match=r"is an adapter; merge it first: pyllm convert"):
+        pyllm.language_model_learner(["a", "b"], tmp_path / "adapter", tmp_path / "run", **USUAL)

@@ -42,17 +42,25 @@ _PATH = str | os.PathLike[str]
 
 
 class TextLearner(Learner):
-    """A Learner that has the tokenizer of its texts. The last group of layers alone learns until unfreeze()."""
+    """A Learner that has the tokenizer of its texts. The last group of layers alone learns until unfreeze().
 
-    def __init__(self, model: Any, tokenizer: Any, *others: Any, **options: Any) -> None:
+    usual: the language model's configuration before drop_mult.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, usual: Any, *others: Any, **options: Any) -> None:
         super().__init__(model, *others, **options)
-        self.tokenizer = tokenizer
+        self.tokenizer, self.usual = tokenizer, usual
         self.freeze()
 
     def save_encoder(self, folder: _PATH) -> None:
-        """Write the language model, a classifier's too, and its tokenizer. Raises ModelFileError."""
+        """Write the language model, a classifier's too, and its tokenizer; its dropouts are not multiplied, since the
+        learner that begins from it multiplies them. Raises ModelFileError."""
         model = self.model.trunk if isinstance(self.model, TextClassifier) else self.model
-        save(model, os.fspath(folder))
+        learning, model.config = model.config, self.usual
+        try:
+            save(model, os.fspath(folder))
+        finally:
+            model.config = learning
         save_tokenizer(model, self.tokenizer, os.fspath(folder))
 
 
@@ -98,12 +106,14 @@ def language_model_learner(
     """
     settings = TextSettings(drop_mult=drop_mult, valid=valid, lm_context=context)
     told = TrainingArguments(os.fspath(output_dir), **arguments)
-    model, tokenizer, facts = _pretrained(pretrained, settings)
+    model, tokenizer, usual, facts = _pretrained(pretrained, settings)
     order = shuffled(0, len(texts), len(texts), told.seed).tolist()
     ids, count = encoded(tokenizer, texts), round(valid * len(texts))
+    if 0 < len(texts) == count:
+        raise ValueError(f"language_model_learner: valid {valid:g} holds out all of {count} texts, one must be left")
     data = Pieces([ids[i] for i in order[count:]], context, told.seed)
     held = Pieces([ids[i] for i in order[:count]], context, told.seed) if count else None
-    return TextLearner(model, tokenizer, data, told, held, facts=facts | {"data": data.identity})
+    return TextLearner(model, tokenizer, usual, data, told, held, facts=facts | {"data": data.identity})
 
 
 def text_classifier_learner(
@@ -125,7 +135,7 @@ def text_classifier_learner(
         raise ValueError(f"text_classifier_learner: {len(labels)} labels of {len(texts)} texts, allowed is one of each")
     settings = TextSettings(drop_mult=drop_mult, valid=valid, pooling=pooling)
     told = TrainingArguments(os.fspath(output_dir), **arguments)
-    model, tokenizer, facts = _pretrained(pretrained, settings)
+    model, tokenizer, usual, facts = _pretrained(pretrained, settings)
     named = [_named(label) for label in labels]
     rows, (targets, classes) = Texts(list(texts), named), numbered(named)
     ids, (train, out) = encoded(tokenizer, texts), split(rows, targets, valid, told.seed)
@@ -133,7 +143,7 @@ def text_classifier_learner(
     held = Labelled([ids[i] for i in sorted(out)], targets[sorted(out)], told.seed) if out else None
     classifier = TextClassifier(model, ClassifierConfig(tuple(classes), pooling), told.seed)
     classifier.standardise(data.texts[:MEASURED], told.seed)
-    return ClassifierLearner(classifier, tokenizer, data, told, held, facts=facts | {"data": data.identity})
+    return ClassifierLearner(classifier, tokenizer, usual, data, told, held, facts=facts | {"data": data.identity})
 
 
 def _named(label: Any) -> str | None:
@@ -144,15 +154,16 @@ def _named(label: Any) -> str | None:
     raise ValueError(f"text_classifier_learner: the label {found}, allowed are texts, whole numbers and None")
 
 
-def _pretrained(name: _PATH, settings: TextSettings) -> tuple[Any, Any, dict[str, Any]]:
-    """(model, tokenizer, what must not change while a run goes on). Raises ModelFileError, ValueError."""
+def _pretrained(name: _PATH, settings: TextSettings) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """(model, tokenizer, the configuration before drop_mult, what must not change while a run goes on). Raises
+    ModelFileError, ValueError."""
     if head_of(download.resolve(name)):
         found = f"{os.fspath(name)} is an encoder"
         raise ValueError(f"text learner: {found}, which learns by finetune_texts; allowed are language models")
     model: Any = AutoModelForCausalLM.from_pretrained(name, dtype="float32")
     refuse_adapted(os.fspath(name), model)
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer, usual = AutoTokenizer.from_pretrained(name), model.config
     if hasattr(model.config, "dropping"):
         model.config = model.config.dropping(settings.drop_mult)
     about = {"from": os.fspath(name), "config": asdict(model.config), "tokenizer": fingerprint(tokenizer)}
-    return model, tokenizer, about | {"settings": asdict(settings)}
+    return model, tokenizer, usual, about | {"settings": asdict(settings)}
