@@ -56,6 +56,7 @@ def test_quantised_models_run_and_are_saved(family, dtype, tmp_path):
 def test_rows_that_are_no_whole_blocks_are_named(tmp_path):
     sizes = SIZES["gpt2"] | {"n_embd": 40}
     new_model(new_config("gpt2", **_ENDS, **sizes)).eval().save_pretrained(tmp_path / "odd")
-    message = r"^odd: tensor 'transformer\.[a-z0-9_.]+\.weight': dtype Q8_0: .* multiple of 32 inputs, found 40; another"
+    tensor = r"tensor 'transformer\.[a-z0-9_.]+\.weight'"
+    message = rf"^odd: {tensor}: dtype Q8_0: .* multiple of 32 inputs, found 40; another"
     with pytest.raises(ModelFileError, match=message):
         pyllm.AutoModelForCausalLM.from_pretrained(tmp_path / "odd", dtype="q8_0")
