@@ -2,7 +2,7 @@
 
 ulmfit.py DATA OUT [--labels 100,500,5000,all] [--seeds 0,1,2,3,4] [--systems tfidf,mlp,lstm,ulmfit] [--ablate 500]
           [--steps 8000] [--general FOLDER] [--lm-epochs 25] [--pairs-epochs 6] [--classifier-steps 300]
-          [--picture-only]
+          [--dtype bf16] [--picture-only]
 
 DATA holds SST-2's files and the English ones (benchmarks/sst.py says which), and for ablations Multi30k's pairs. Every
 result is a line of OUT/results.jsonl; what is there already is not computed again, so that the command goes on where it
@@ -84,7 +84,7 @@ def language_models(args: argparse.Namespace, known: sst.Data) -> None:
         if args.general is not None:
             shutil.copytree(args.general, out / "general", dirs_exist_ok=True)
         else:
-            _general(args.data, out, args.steps, known)
+            _general(args, known)
         seconds["general"] = time.time() - start
     tokenizer = AutoTokenizer.from_pretrained(out / "general")
     pieces = Pieces(encoded(tokenizer, [sentence for sentence, _ in known.sentences]), 64)
@@ -96,7 +96,7 @@ def language_models(args: argparse.Namespace, known: sst.Data) -> None:
             model = new_model(model.config)
         start = time.time()
         model.config = model.config.dropping(LM_DROPPED)
-        a = _arguments(out / name, LM_RATE, 1, per_device_train_batch_size=LM_BATCH, bf16=True)
+        a = _arguments(out / name, LM_RATE, 1, per_device_train_batch_size=LM_BATCH, bf16=args.dtype == "bf16")
         result = Learner(model, pieces, a, None, [ProgressBar()]).fit(args.lm_epochs, None, LM_RECIPE)
         model.config = model.config.dropping(1 / LM_DROPPED)
         model.eval().save_pretrained(out / name)
@@ -105,20 +105,21 @@ def language_models(args: argparse.Namespace, known: sst.Data) -> None:
         (out / name / "done").write_text(f"{result.loss}")
         (out / "language.json").write_text(json.dumps(seconds))
     if args.ablate:
-        seconds |= pretrained(args.data, out, [sentence for sentence, _ in known.sentences], args.pairs_epochs)
+        seconds |= pretrained(args, [sentence for sentence, _ in known.sentences])
         (out / "language.json").write_text(json.dumps(seconds))
 
 
-def _general(folder: Path, out: Path, steps: int, known: sst.Data) -> None:
+def _general(args: argparse.Namespace, known: sst.Data) -> None:
     """A language model of general English, which knows the reviews' words by name alone."""
-    files = sst.general(folder, out / "text")
+    out = args.out
+    files = sst.general(args.data, out / "text")
     reviews = out / "reviews.txt"
     reviews.write_text("\n".join(sentence for sentence, _ in known.sentences), encoding="utf-8")
     text.train_files([*files, reviews], "word", vocab=VOCABULARY).save_pretrained(out / "tokenizer")
     if not (out / "shards").exists():
         data.prepare(files, out / "tokenizer", out / "shards", separator="blank", max_chars=10**9)
-    a = _arguments(out / "general", 1e-2, 1, per_device_train_batch_size=32, max_steps=steps, bf16=True, save_steps=100)
-    a = replace(a, lr_scheduler_type="one_cycle", weight_decay=0.05, eval_steps=400)
+    a = _arguments(out / "general", 1e-2, 1, max_steps=args.steps, bf16=args.dtype == "bf16", save_steps=100)
+    a = replace(a, lr_scheduler_type="one_cycle", eval_steps=400)
     pretrain("awd-lstm", SIZES | DROPPED, str(out / "shards"), a, 64, None, [ProgressBar()])
 
 
@@ -127,13 +128,13 @@ def _arguments(out: Path, rate: float, epochs: float, **more: Any) -> TrainingAr
     return TrainingArguments(str(out), learning_rate=rate, num_train_epochs=epochs, **(usual | more))
 
 
-def tfidf(rows: Rows, seed: int, steps: int, work: Path) -> Said:
+def tfidf(rows: Rows, seed: int, args: argparse.Namespace, work: Path) -> Said:
     """Logistic regression on words and pairs of them."""
     found = fit_baseline([each for each, _ in rows], np.array([label for _, label in rows]))
     return Said(found.predict, found.weight.size, found.weight.nbytes + found.idf.nbytes)
 
 
-def mlp(rows: Rows, seed: int, steps: int, work: Path) -> Said:
+def mlp(rows: Rows, seed: int, args: argparse.Namespace, work: Path) -> Said:
     """A dense net of 64 units on the TF-IDF of the most frequent terms."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -143,7 +144,7 @@ def mlp(rows: Rows, seed: int, steps: int, work: Path) -> Said:
     model = MLP(x.shape[1], 64, 2).initialise(seed).train()
     optimizer = AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
     random = np.random.default_rng(seed)
-    for _ in range(max(steps, EPOCHS * len(rows) // BATCH)):
+    for _ in range(max(args.classifier_steps, EPOCHS * len(rows) // BATCH)):
         batch = random.integers(0, len(rows), BATCH)
         optimizer.zero_grad()
         cross_entropy(model(x[batch].toarray()), targets[batch]).backward()
@@ -157,7 +158,8 @@ def mlp(rows: Rows, seed: int, steps: int, work: Path) -> Said:
 
 
 def neural(
-    rows: Rows, seed: int, steps: int, work: Path, source: str = "target", recipe: Recipe | str = FULL, new: bool = 0
+    rows: Rows, seed: int, args: argparse.Namespace, work: Path, source: str = "target",
+    recipe: Recipe | str = FULL, new: bool = False,
 ) -> Said:
     """A classifier on the language model OUT/source; new: on random weights of its shape."""
     tokenizer = AutoTokenizer.from_pretrained(work.parent / source)
@@ -165,20 +167,21 @@ def neural(
     if new:
         model = new_model(model.config, seed)
     rate, drop_mult, dropout = SCRATCH if new else PRETRAINED
-    epochs = max(float(EPOCHS), steps * BATCH / len(rows))
+    epochs = max(float(EPOCHS), args.classifier_steps * BATCH / len(rows))
     if isinstance(recipe, Recipe):
         recipe = replace(recipe, thaw_epochs=max(1.0, epochs / 6))
     settings = TextSettings(recipe=recipe, lm_epochs=0, valid=0.0, drop_mult=drop_mult, dropout=dropout)
     texts = Texts([each for each, _ in rows], [str(label) for _, label in rows])
-    a = _arguments(work, rate, epochs, per_device_train_batch_size=min(BATCH, len(rows)), seed=seed, bf16=True)
+    a = _arguments(work, rate, epochs, per_device_train_batch_size=min(BATCH, len(rows)), seed=seed)
+    a = replace(a, bf16=args.dtype == "bf16")
     model = learn_texts(model, tokenizer, texts, a, settings).model
     count = model.num_parameters()
     return Said(lambda given: probabilities(model, tokenizer, given).argmax(axis=1), count, 4 * count)
 
 
-def scratch(rows: Rows, seed: int, steps: int, work: Path) -> Said:
+def scratch(rows: Rows, seed: int, args: argparse.Namespace, work: Path) -> Said:
     """The same classifier without any pretraining, everything learns from the first step."""
-    return neural(rows, seed, steps, work, recipe="plain", new=True)
+    return neural(rows, seed, args, work, recipe="plain", new=True)
 
 
 SYSTEMS: dict[str, Callable[..., Said]] = {"tfidf": tfidf, "mlp": mlp, "lstm": scratch, "ulmfit": neural}
@@ -194,7 +197,7 @@ def one(
     work = args.out / f"{system}-{labels}-{seed}".replace(" ", "-")
     kind = SYSTEMS["ulmfit" if options else system]
     start = time.perf_counter()
-    said = kind([pool[i] for i in chosen], seed, args.classifier_steps, work, **options)
+    said = kind([pool[i] for i in chosen], seed, args, work, **options)
     seconds = time.perf_counter() - start
     texts, targets = [each for each, _ in known.test], np.array([label for _, label in known.test])
     found = scores(targets, said.classes(texts))
@@ -222,6 +225,7 @@ def main() -> None:
     add("--steps", type=int, default=8000, help="of the general language model, 2,048 tokens each")
     add("--lm-epochs", type=float, default=25.0, help="of the reviews' language")
     add("--pairs-epochs", type=float, default=6.0, help="of Multi30k's sentences, by translation and by next word")
+    add("--dtype", choices=("bf16", "fp32"), default="bf16", help="fp32 is the faster where no AVX-512 is")
     add("--classifier-steps", type=int, default=300, help="of 32 texts, at least")
     add("--general", type=Path, help="a language model to begin with")
     add("--picture-only", action="store_true")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import time
+from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,14 +28,16 @@ SIDES = ("m30k.train.en.gz", "m30k.train.de.gz")
 VOCABULARY = 8192
 
 
-def pretrained(folder: Path, out: Path, sentences: list[str], epochs: float) -> dict[str, float]:
-    """Seconds of whichever of the two was not there. sentences: what the tokenizer learns from beside the pairs."""
+def pretrained(args: Namespace, sentences: list[str]) -> dict[str, float]:
+    """Seconds of whichever of the two was not there; args are ulmfit.py's. sentences: what the tokenizer learns from
+    beside the pairs."""
+    folder, out, epochs = args.data, args.out, args.pairs_epochs
     if not (out / "pairs-tokenizer").exists():
         (out / "reviews.txt").write_text("\n".join(sentences), encoding="utf-8")
         files = [folder / name for name in SIDES] + [out / "reviews.txt"]
         text.train_files(files, "bpe", vocab=VOCABULARY).save_pretrained(out / "pairs-tokenizer")
     told = TrainingArguments(str(out), learning_rate=RATE, num_train_epochs=epochs, per_device_train_batch_size=BATCH)
-    told = replace(told, weight_decay=0.01, warmup_steps=100, save_steps=200, save_total_limit=1, bf16=True)
+    told = replace(told, weight_decay=0.01, warmup_steps=100, save_steps=200, save_total_limit=1, bf16=args.dtype == "bf16")
     seconds = {}
     for name, learn in (("translation", _translation), ("next-word", _next_word)):
         if not (out / name / "done").exists():
