@@ -135,12 +135,14 @@ struct Int8Block {
 };
 static_assert(sizeof(Int8Block) == 64);
 
-// A row in int8 with one scale: codes up to a multiple of 64, zeros where x has ended, then this.
+// A row in int8 with one scale: codes up to a multiple of 64 as store_quads writes them, zeros where x has ended, then
+// this.
 struct Int8Row {
   float scale;
   int32_t sum;  // of the codes
 };
 constexpr int64_t int8_codes(int64_t k) { return (k + 63) / 64 * 64; }
+constexpr int64_t int8_row_bytes(int64_t k) { return int8_codes(k) * kQuadParts; }
 
 // Hadamard's transform of 64 numbers, in place: y = H x with H of 1 and -1, so H y = 64 x. Rows and features of Int8
 // are both transformed before they become codes: their products stay, up to a factor of 64, but an outlier is spread

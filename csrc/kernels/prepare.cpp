@@ -7,7 +7,7 @@ namespace pyllm::PYLLM_ISA {
 // Rows are an odd number of lines apart: 4 KiB apart, those of a tile would share a cache set.
 PreparedLayout prepared_layout(const LinearArgs& a) {
   const int64_t size[kForms] = {(a.k + 31) / 32 * 64, (a.k + 1) / 2 * 4, a.k * 4,
-                                int8_codes(a.k) + (int64_t)sizeof(Int8Row)};
+                                int8_row_bytes(a.k) + (int64_t)sizeof(Int8Row)};
   PreparedLayout l{{-1, -1, -1, -1}, {}, 0};
   bool needed[kForms] = {};
   for (const LinearArgs* each = &a; each; each = each == &a ? a.beside : nullptr)
@@ -92,7 +92,7 @@ void quantise_row(float* x, int64_t k, bool remainder, Int8Block* out) {
 
 // x of k numbers in int8 with one scale, transformed, zeros where they have ended; mixed: int8_codes(k) floats of
 // scratch.
-void quantise_whole(const float* x, int64_t k, float* mixed, int8_t* code) {
+void quantise_whole(const float* x, int64_t k, float* mixed, uint8_t* code) {
   const int64_t n = int8_codes(k);
   f32v top = set1(0), odd = set1(0);
   for (int64_t i = 0; i < n; i += 64) {
@@ -111,11 +111,11 @@ void quantise_whole(const float* x, int64_t k, float* mixed, int8_t* code) {
   i32v total = set1_i32(0);
   for (int64_t i = 0; i < n; i += 16) {
     const i32v q = round_i32(mul(s.inverse == 0 ? set1(0) : load(mixed + i), set1(s.inverse)));
-    store_s8(code + i, q);
+    store_quads(code + i * kQuadParts, q);
     total = add_i32(total, q);
   }
   const Int8Row end = {s.scale, sum_i32(total)};
-  memcpy(code + n, &end, sizeof(end));
+  memcpy(code + int8_row_bytes(k), &end, sizeof(end));
 }
 
 void to_bf16(const float* x, int64_t k, uint16_t* out) {
@@ -140,7 +140,7 @@ void prepare_row(const LinearArgs& a, const PreparedLayout& l, int64_t row, floa
   for (int f = 0; f < kForms; ++f) at[f] = prepared + l.offset[f] + row * l.stride[f];
   if (l.offset[kBF16] >= 0) to_bf16(x, a.k, (uint16_t*)at[kBF16]);
   if (l.offset[kF32] >= 0) memcpy(at[kF32], x, (size_t)a.k * 4);
-  if (l.offset[kWhole] >= 0) quantise_whole(x, a.k, normed + int8_codes(a.k), (int8_t*)at[kWhole]);
+  if (l.offset[kWhole] >= 0) quantise_whole(x, a.k, normed + int8_codes(a.k), at[kWhole]);
   if (l.offset[kInt8] < 0) return;
   if (x != normed) memcpy(normed, x, (size_t)a.k * 4);
   for (int64_t i = a.k; i % 32; ++i) normed[i] = 0;

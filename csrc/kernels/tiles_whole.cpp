@@ -12,7 +12,7 @@ template <int R, int P> void whole(const TileArgs& a) {
   float scale[R];
   unroll<R>([&](auto r) {
     Int8Row end;
-    memcpy(&end, x.template at<r>() + codes, sizeof(end));
+    memcpy(&end, x.template at<r>() + int8_row_bytes(a.k), sizeof(end));
     scale[r] = end.scale;
     // Codes of weights are stored 128 higher: taken off in unsigned numbers, which may pass their end.
     const i32v start = set1_i32((int32_t)(-(uint32_t)info(Type::Int8).offset * (uint32_t)end.sum));
@@ -21,18 +21,20 @@ template <int R, int P> void whole(const TileArgs& a) {
   const uint8_t *w[P], *fetch[P];
   unroll<P>([&](auto p) { w[p] = a.panel[p], fetch[p] = a.fetch_step ? a.fetch[p % 2] : w[p]; });
   for (int64_t i = 0; i < codes / 4; ++i) {
-    u8v code[P];
+    unroll<kQuadParts>([&](auto part) {
+      u8v code[P];
+      unroll<P>([&](auto p) { code[p] = quad_part<part>(w[p]); });
+      unroll<R>([&](auto r) {
+        const s8v q = quad((const int8_t*)x.template at<r>() + part * 4);
+        unroll<P>([&](auto p) { total[r][p] = dot_part(total[r][p], code[p], q); });
+      });
+    });
     unroll<P>([&](auto p) {
-      code[p] = load_u8(w[p]);
       if constexpr (R <= 8) prefetch_far(w[p] + a.ahead);
       else prefetch_far(fetch[p]), fetch[p] += a.fetch_step;
       w[p] += 64;
     });
-    unroll<R>([&](auto r) {
-      const s8v q = quad((const int8_t*)x.template at<r>());
-      unroll<P>([&](auto p) { total[r][p] = dot_u8s8<false>(total[r][p], code[p], q); });
-    });
-    x.advance(4);
+    x.advance(4 * kQuadParts);
   }
   unroll<P>([&](auto p) {
     const f32v of_feature = load((const float*)w[p]);

@@ -203,6 +203,26 @@ template <bool NARROW> PYLLM_INLINE __m256i dot_half(__m256i acc, __m256i w, __m
 template <bool NARROW> PYLLM_INLINE i32v dot_u8s8(i32v acc, u8v w, s8v a) {
   return {dot_half<NARROW>(acc.lo, w.lo, a.v), dot_half<NARROW>(acc.hi, w.hi, a.v)};
 }
+// Codes of rows that meet every byte go as 16-bit numbers, bytes 0 and 2 of a quad before 1 and 3: two vpmaddwd take the
+// place of as many multiplications by bytes, and hold the sum of any two products.
+constexpr int kQuadParts = 2;
+PYLLM_INLINE void store_quads(uint8_t* p, i32v a) {
+  __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);
+  _mm256_storeu_si256((__m256i*)p, _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(w, 0xd8), 0xd8));
+}
+template <int I> PYLLM_INLINE u8v quad_part(const uint8_t* p) {
+  const u8v w = load_u8(p);
+  const __m256i m = _mm256_set1_epi16(0xff);
+  if constexpr (I == 0) return {_mm256_and_si256(w.lo, m), _mm256_and_si256(w.hi, m)};
+  else return {_mm256_srli_epi16(w.lo, 8), _mm256_srli_epi16(w.hi, 8)};
+}
+// Pinned, since GCC otherwise adds the products of both parts first, which leaves no register for the sums.
+PYLLM_INLINE i32v dot_part(i32v acc, u8v w, s8v a) {
+  acc.lo = _mm256_add_epi32(acc.lo, _mm256_madd_epi16(w.lo, a.v));
+  acc.hi = _mm256_add_epi32(acc.hi, _mm256_madd_epi16(w.hi, a.v));
+  asm("" : "+x"(acc.lo), "+x"(acc.hi));
+  return acc;
+}
 PYLLM_INLINE pairv pair(const uint16_t* p) { int32_t q; memcpy(&q, p, 4); return {_mm256_set1_epi32(q)}; }
 PYLLM_INLINE __m256 dot_bf16_half(__m256 acc, __m256i w, __m256i a) {
   __m256i top = _mm256_set1_epi32((int)0xffff0000);

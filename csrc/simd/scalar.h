@@ -194,6 +194,12 @@ template <bool NARROW> PYLLM_INLINE i32v dot_u8s8(i32v acc, u8v w, s8v a) {
   }
   return acc;
 }
+// Of products with every byte: a quad goes in so many parts, I is which; store_quads writes 16 codes of a row as `quad`
+// finds those of a part, 4 bytes of each quad.
+constexpr int kQuadParts = 1;
+PYLLM_INLINE void store_quads(uint8_t* p, i32v a) { store_s8((int8_t*)p, a); }
+template <int I> PYLLM_INLINE u8v quad_part(const uint8_t* p) { return load_u8(p); }
+PYLLM_INLINE i32v dot_part(i32v acc, u8v w, s8v a) { return dot_u8s8<false>(acc, w, a); }
 PYLLM_INLINE pairv pair(const uint16_t* p) {
   float lo = bf16_to_f32(p[0]), hi = bf16_to_f32(p[1]);
   return {f32x4{lo, lo, lo, lo}, f32x4{hi, hi, hi, hi}};
