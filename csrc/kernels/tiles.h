@@ -82,12 +82,13 @@ template <class Group, int R, int P>
 PYLLM_INLINE void group_product(const Group (&w)[P], const Rows<R>& rows, f32v (&acc)[R][P]) {
   constexpr int kHalves = 32 / Group::kSub, kQuads = 8 / kHalves;
   constexpr bool kApart = R * P == 1;
+  constexpr int kStart = Group::kOffset - (Group::kNarrow ? 0 : kByteBase);
   unroll<kHalves>([&](auto h) {
     i32v total[R][P];
     i32v odd = set1_i32(0);
     unroll<R>([&](auto r) {
       const Int8Block* x = (const Int8Block*)rows.template at<r>();
-      int32_t start = Group::kOffset ? -Group::kOffset * sum_of<Group>(x, h) : 0;
+      int32_t start = kStart ? -kStart * sum_of<Group>(x, h) : 0;
       unroll<P>([&](auto p) { total[r][p] = set1_i32(start); });
     });
     unroll<kQuads>([&](auto q) {

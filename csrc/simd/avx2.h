@@ -189,16 +189,15 @@ template <int S> PYLLM_INLINE u8v bits(u8v a, uint8_t mask) {
   return {bits_half<S>(a.lo, m), bits_half<S>(a.hi, m)};
 }
 PYLLM_INLINE s8v quad(const int8_t* p) { int32_t q; memcpy(&q, p, 4); return {_mm256_set1_epi32(q)}; }
+// vpmaddubsw adds two products in 16 bits: 2 * 127 * 127 fits, 2 * 255 * 127 would saturate. So bytes of all values are
+// taken less kByteBase, and their signs go to the row's codes: 2 * 128 * 127 fits.
+constexpr int kByteBase = 128;
 template <bool NARROW> PYLLM_INLINE __m256i dot_half(__m256i acc, __m256i w, __m256i a) {
-  // vpmaddubsw adds two products in 16 bits: 2 * 127 * 127 fits, 2 * 255 * 127 would saturate.
-  if constexpr (NARROW) {
-    return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1)));
-  } else {
-    __m256i even = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(0xff)),
-                                     _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8));
-    __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), _mm256_srai_epi16(a, 8));
-    return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
+  if constexpr (!NARROW) {
+    w = _mm256_xor_si256(w, _mm256_set1_epi8((char)kByteBase));
+    a = _mm256_sign_epi8(a, w), w = _mm256_abs_epi8(w);
   }
+  return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1)));
 }
 template <bool NARROW> PYLLM_INLINE i32v dot_u8s8(i32v acc, u8v w, s8v a) {
   return {dot_half<NARROW>(acc.lo, w.lo, a.v), dot_half<NARROW>(acc.hi, w.hi, a.v)};

@@ -173,7 +173,7 @@ PYLLM_INLINE f32v dot_bf16(f32v acc, u8v w, pairv a) {
   return fma(_mm512_castsi512_ps(_mm512_and_si512(w.v, top)), _mm512_castsi512_ps(_mm512_and_si512(a.v, top)), acc);
 }
 #endif
-constexpr int kQuadParts = 1;
+constexpr int kByteBase = 0, kQuadParts = 1;
 PYLLM_INLINE void store_quads(uint8_t* p, i32v a) { store_s8((int8_t*)p, a); }
 template <int I> PYLLM_INLINE u8v quad_part(const uint8_t* p) { return load_u8(p); }
 PYLLM_INLINE i32v dot_part(i32v acc, u8v w, s8v a) { return dot_u8s8<false>(acc, w, a); }

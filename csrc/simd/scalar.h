@@ -187,6 +187,8 @@ PYLLM_INLINE s8v quad(const int8_t* p) {
 }
 PYLLM_INLINE i32x4 add_pairs(i16x8 p) { return ((i32x4)p << 16 >> 16) + ((i32x4)p >> 16); }
 // acc + the four products of each lane, exact. NARROW promises codes <= 127: then two products fit 16 bits, else one.
+// Other codes are taken less kByteBase.
+constexpr int kByteBase = 0;
 template <bool NARROW> PYLLM_INLINE i32v dot_u8s8(i32v acc, u8v w, s8v a) {
   PYLLM_QUARTERS {
     i16x8 even = (i16x8)(w.q[i] & 0xff) * a.even, odd = (i16x8)(w.q[i] >> 8) * a.odd;
