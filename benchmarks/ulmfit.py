@@ -158,8 +158,13 @@ def mlp(rows: Rows, seed: int, args: argparse.Namespace, work: Path) -> Said:
 
 
 def neural(
-    rows: Rows, seed: int, args: argparse.Namespace, work: Path, source: str = "target",
-    recipe: Recipe | str = FULL, new: bool = False,
+    rows: Rows,
+    seed: int,
+    args: argparse.Namespace,
+    work: Path,
+    source: str = "target",
+    recipe: Recipe | str = FULL,
+    new: bool = False,
 ) -> Said:
     """A classifier on the language model OUT/source; new: on random weights of its shape."""
     tokenizer = AutoTokenizer.from_pretrained(work.parent / source)

@@ -37,7 +37,9 @@ def pretrained(args: Namespace, sentences: list[str]) -> dict[str, float]:
         files = [folder / name for name in SIDES] + [out / "reviews.txt"]
         text.train_files(files, "bpe", vocab=VOCABULARY).save_pretrained(out / "pairs-tokenizer")
     told = TrainingArguments(str(out), learning_rate=RATE, num_train_epochs=epochs, per_device_train_batch_size=BATCH)
-    told = replace(told, weight_decay=0.01, warmup_steps=100, save_steps=200, save_total_limit=1, bf16=args.dtype == "bf16")
+    told = replace(
+        told, weight_decay=0.01, warmup_steps=100, save_steps=200, save_total_limit=1, bf16=args.dtype == "bf16"
+    )
     seconds = {}
     for name, learn in (("translation", _translation), ("next-word", _next_word)):
         if not (out / name / "done").exists():

@@ -143,6 +143,18 @@ def test_the_first_steps_are_pytorchs(tmp_path, case):
     assert pyllm.Trainer(again, told(tmp_path / "other")).evaluate(rows) == pytest.approx(trainer.evaluate(), rel=1e-5)
 
 
+@pytest.mark.parametrize(("strategy", "judged"), [("epoch", [2, 4, 6, 8]), ("steps", [3, 6, 8]), ("no", [8])])
+def test_passes_are_judged_and_saved_as_transformers_is_told_to(tmp_path, strategy, judged):
+    usual = {"eval_strategy": strategy, "save_strategy": strategy, "eval_steps": 3, "save_steps": 3}
+    usual |= {"num_train_epochs": 3.5, "save_total_limit": 9, "logging_steps": 10, "report_to": "none", "fp16": False}
+    a = told(tmp_path / "run", **({"max_steps": -1, "per_device_train_batch_size": 2} | usual))
+    rows = [{"input_ids": [i + 1, 2, 3], "labels": [i + 1, 2, 3]} for i in range(5)]
+    trainer = pyllm.Trainer(new(tmp_path / "model"), a, train_dataset=rows, eval_dataset=rows[:2])
+    assert a.max_steps == 0 and trainer.train().step == 8
+    assert [line["step"] for line in read(tmp_path / "run") if "valid_loss" in line] == judged
+    assert sorted(int(path.name[-8:]) for path in (tmp_path / "run").glob("checkpoint-*")) == judged
+
+
 def new(folder, **changes):
     made("gpt2 CausalLM", GPT2 | changes).save_pretrained(folder)
     return pyllm.AutoModelForCausalLM.from_pretrained(folder)

@@ -202,8 +202,8 @@ template <bool NARROW> PYLLM_INLINE __m256i dot_half(__m256i acc, __m256i w, __m
 template <bool NARROW> PYLLM_INLINE i32v dot_u8s8(i32v acc, u8v w, s8v a) {
   return {dot_half<NARROW>(acc.lo, w.lo, a.v), dot_half<NARROW>(acc.hi, w.hi, a.v)};
 }
-// Codes of rows that meet every byte go as 16-bit numbers, bytes 0 and 2 of a quad before 1 and 3: two vpmaddwd take the
-// place of as many multiplications by bytes, and hold the sum of any two products.
+// Codes of rows that meet every byte go as 16-bit numbers, bytes 0 and 2 of a quad before 1 and 3: vpmaddwd holds the
+// sum of any two products, and no sign has to be moved from code to code.
 constexpr int kQuadParts = 2;
 PYLLM_INLINE void store_quads(uint8_t* p, i32v a) {
   __m256i w = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.lo, a.hi), 0xd8);

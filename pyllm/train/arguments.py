@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import InitVar, asdict, dataclass, fields
 from typing import Any
 
 # Fields that do not change what is computed: a run may go on with other values of these.
@@ -11,14 +11,17 @@ FREE = (
     "output_dir",
     "save_steps",
     "save_total_limit",
+    "save_strategy",
     "eval_steps",
+    "eval_strategy",
     "per_device_eval_batch_size",
     "gradient_checkpointing",
 )
 
 # Which checkpoints of older versions do not name: they mean the default.
-LATER = ("optim", "layer_divisor", "label_smoothing_factor")
+LATER = ("optim", "layer_divisor", "label_smoothing_factor", "eval_strategy")
 OPTIMIZERS = ("adamw", "adafactor", "sgd", "nt_asgd")
+STRATEGIES = ("steps", "epoch", "no")
 
 _KINDS: dict[str, Any] = {"str": (str, os.PathLike), "bool": bool, "int": int, "float": (int, float)}
 _NAMES = {"str": "text", "bool": "True or False", "int": "a whole number", "float": "a number"}
@@ -28,8 +31,8 @@ _NAMES = {"str": "text", "bool": "True or False", "int": "a whole number", "floa
 class TrainingArguments:
     """One step takes per_device_train_batch_size x gradient_accumulation_steps samples.
 
-    max_steps: how many steps, or 0 for num_train_epochs over the data. learning_rate is the peak, lr_scheduler_type
-    "constant", "linear", "cosine", "one_cycle", "inverse_sqrt" or "slanted_triangular" after
+    max_steps: how many steps, or 0 or -1 for num_train_epochs over the data. learning_rate is the peak,
+    lr_scheduler_type "constant", "linear", "cosine", "one_cycle", "inverse_sqrt" or "slanted_triangular" after
     warmup_steps (or warmup_ratio of all steps).
     max_grad_norm: gradients are scaled down to it, 0 for never. bf16: products of numbers rounded to bfloat16, weights
     and sums in float32. gradient_checkpointing: keep the inputs of layers alone and run each layer again on the way
@@ -39,7 +42,10 @@ class TrainingArguments:
     layer_divisor: each layer's rate is that of the one above divided by it (discriminative fine-tuning: 2.6).
     label_smoothing_factor: of what cross-entropies learn, e of the mean over classes; 0: as the model's configuration
     has it. Validation losses are without.
-    save_steps, eval_steps: how often, 0 for at the end alone.
+    save_steps, eval_steps: how often, 0 for at the end alone; save_strategy, eval_strategy: "steps", "epoch" for after
+    each pass over the data, "no" for at the end alone.
+    report_to: "none", as output_dir's log.jsonl holds every step whatever logging_steps is. use_cpu is True; fp16,
+    load_best_model_at_end and push_to_hub are False.
     A run goes on with the same values alone (max_steps and num_train_epochs, too: the schedule depends on them); FREE
     are the exceptions. Raises ValueError.
     """
@@ -68,8 +74,26 @@ class TrainingArguments:
     optim: str = "adamw"
     layer_divisor: float = 1.0
     label_smoothing_factor: float = 0.0
+    save_strategy: str = "steps"
+    eval_strategy: str = "steps"
+    logging_steps: InitVar[float] = 1
+    report_to: InitVar[Any] = "none"
+    use_cpu: InitVar[bool] = True
+    fp16: InitVar[bool] = False
+    load_best_model_at_end: InitVar[bool] = False
+    push_to_hub: InitVar[bool] = False
 
-    def __post_init__(self) -> None:
+    def __post_init__(
+        self, logging_steps: float, report_to: Any, use_cpu: bool, fp16: bool, best: bool, push_to_hub: bool
+    ) -> None:
+        fixed = {"fp16": fp16, "load_best_model_at_end": best, "push_to_hub": push_to_hub, "use_cpu": not use_cpu}
+        for name, other in fixed.items():
+            if other:
+                raise ValueError(f"TrainingArguments: {name} is {name != 'use_cpu'}, allowed is {name == 'use_cpu'}")
+        if report_to not in (None, "none", [], ["none"]):
+            raise ValueError(f"TrainingArguments: report_to is {report_to!r}, allowed is 'none'")
+        if self.max_steps == -1:
+            object.__setattr__(self, "max_steps", 0)
         ones = {"per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"}
         for field in fields(self):
             value, least = getattr(self, field.name), int(field.name in ones | {"save_total_limit"})
@@ -78,6 +102,10 @@ class TrainingArguments:
                 raise ValueError(f"TrainingArguments: {field.name} is {value!r}, allowed is {_NAMES[kind]}")
             if isinstance(value, (int, float)) and not least <= value < float("inf"):
                 raise ValueError(f"TrainingArguments: {field.name} is {value}, allowed is {least} or more")
+        for name in ("save_strategy", "eval_strategy"):
+            if getattr(self, name) not in STRATEGIES:
+                found = f"{name} is {getattr(self, name)!r}"
+                raise ValueError(f"TrainingArguments: {found}, allowed are {', '.join(STRATEGIES)}")
         if self.optim not in OPTIMIZERS:
             raise ValueError(f"TrainingArguments: optim is {self.optim!r}, allowed are {', '.join(OPTIMIZERS)}")
         if self.layer_divisor < 1:
@@ -96,7 +124,7 @@ class TrainingArguments:
 
     def binding(self) -> dict[str, Any]:
         """What must be the same for a run to go on to the same result."""
-        free = [name for name in FREE if name != "eval_steps" or self.optim != "nt_asgd"]  # which learns of losses
+        free = [name for name in FREE if name[:5] != "eval_" or self.optim != "nt_asgd"]  # which learns of losses
         usual = {field.name: field.default for field in fields(self) if field.name in LATER}
         values = {name: value for name, value in asdict(self).items() if name not in free}
         return {name: value for name, value in values.items() if usual.get(name, value) != value or name not in usual}
@@ -106,6 +134,11 @@ class TrainingArguments:
         if self.max_steps:
             return self.max_steps
         return max(1, int(samples * self.num_train_epochs / self.samples_per_step))
+
+    def every(self, what: str, samples: int) -> int:
+        """Steps from one "save" or "eval" to the next over data of so many samples; 0: at the end alone."""
+        found = {"no": 0, "steps": getattr(self, f"{what}_steps"), "epoch": max(1, samples // self.samples_per_step)}
+        return int(found[getattr(self, f"{what}_strategy")])
 
     def warmup(self, steps: int) -> int:
         """Steps of a rising rate."""

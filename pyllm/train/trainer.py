@@ -93,7 +93,9 @@ class Trainer:
         if isinstance(data, Examples):
             self.facts.setdefault("data", {"rows": len(data)})
         self.step = self.position = self.tokens = 0
-        self.total = arguments.total_steps(0 if data is None else len(data))
+        samples = 0 if data is None else len(data)
+        self.total = arguments.total_steps(samples)
+        self._save_every, self._judge_every = (arguments.every(what, samples) for what in ("save", "eval"))
         self.loss = math.nan
         self.valid_loss: float | None = None
         self._stopped = False
@@ -105,7 +107,7 @@ class Trainer:
                 raise ValueError(f"train: gradient_checkpointing: {found}, allowed are models of layers")
             model.gradient_checkpointing_enable()
         self.optimizer = optimizer_of(model, arguments)
-        if isinstance(self.optimizer, NTASGD) and (valid is None or not arguments.eval_steps):
+        if isinstance(self.optimizer, NTASGD) and (valid is None or not self._judge_every):
             found = "no validation data" if valid is None else "eval_steps 0"
             raise ValueError(f"train: nt_asgd with {found}, allowed are both: it begins by the validation loss")
         self._rate = schedule(arguments.lr_scheduler_type, self.total, arguments.warmup(self.total))
@@ -165,14 +167,14 @@ class Trainer:
 
     def _run(self, checkpoints: Checkpoints, log: Log) -> int:
         """Steps until the last, or the run is stopped; how many are saved."""
-        a, saved = self.arguments, self.step
+        saved = self.step
         try:
             while self.step < self.total and not self._stopped:
                 values = self._one_step()
-                if self.valid is not None and _due(self.step, a.eval_steps, self.total):
+                if self.valid is not None and _due(self.step, self._judge_every, self.total):
                     values["valid_loss"] = self._judged()
                 self._write(log, values)
-                if _due(self.step, a.save_steps, self.total):
+                if _due(self.step, self._save_every, self.total):
                     self._save(checkpoints, log)
                     saved = self.step
         except KeyboardInterrupt:
