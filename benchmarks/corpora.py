@@ -31,7 +31,7 @@ LONGEST = 1000  # characters of a prompt with its answer
 TESTED = 500  # chats
 VALIDATED = 1000  # sentences of SST-2
 NAMES, ROLES = ("negative", "positive"), ("user", "assistant")
-COLA_TIMES, PAIRS_TIMES = 4, 2  # how often a pass goes over them, so that 60,000 phrases do not drown them
+COLA_TIMES, PAIRS_TIMES = 2, 3  # how often a pass goes over them: translating is what takes longest to learn
 
 
 def brown(source: Path, out: Path) -> None:

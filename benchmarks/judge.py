@@ -3,6 +3,7 @@
 judge.py words RUN DICTIONARY TEST.tsv    grapheme to phoneme: word and phoneme error rates, beside the nearest
                                           pronunciation of each word; DICTIONARY and TEST.tsv as benchmarks/corpora.py
 judge.py chats MODEL TEST.jsonl [--adapter FOLDER] [--count 200]    answers that are the wanted ones, letter for letter
+judge.py pairs RUN TEST.tsv [--beam 1]    of pairs whose targets are names of classes: what is said letter for letter
 """
 
 from __future__ import annotations
@@ -70,6 +71,24 @@ def chats(args: argparse.Namespace) -> dict[str, Any]:
     return {"chats": len(said), "equal": float(equal), "contained": float(held), "median_words": length}
 
 
+def pairs(args: argparse.Namespace) -> dict[str, Any]:
+    """Accuracy, Matthews' correlation where what is no class is a class of its own, and the share of the commonest."""
+    from pyllm import AutoModelForSeq2SeqLM, AutoTokenizer
+    from pyllm.evaluate.metrics import scores
+    from pyllm.evaluate.translation import translate
+
+    rows = [line.split("\t") for line in args.test.read_text(encoding="utf-8").splitlines()]
+    model, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(args.model), AutoTokenizer.from_pretrained(args.model)
+    found = translate(model, tokenizer, [row[0] for row in rows], args.beam, max_new_tokens=LONGEST)
+    said, names = [best[0].text for best in found], sorted({row[1] for row in rows})
+    numbers = {name: i for i, name in enumerate(names)}
+    wanted = np.array([numbers[row[1]] for row in rows])
+    answers = np.array([numbers.get(text, len(names)) for text in said])
+    facts = {"pairs": len(rows), **scores(wanted, answers, ("accuracy", "mcc"))}
+    counts = {name: int((answers == i).sum()) for name, i in [*numbers.items(), ("no class", len(names))]}
+    return facts | {"commonest": float(np.bincount(wanted).max() / len(rows)), "said": counts}
+
+
 def main() -> None:
     """Print the figures as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -84,9 +103,13 @@ def main() -> None:
     two.add_argument("test", type=Path)
     two.add_argument("--adapter", type=Path)
     two.add_argument("--count", type=int, default=200)
+    three = parts.add_parser("pairs")
+    three.add_argument("model")
+    three.add_argument("test", type=Path)
+    three.add_argument("--beam", type=int, default=1)
     args = parser.parse_args()
     start = time.monotonic()
-    found = {"words": words, "chats": chats}[args.what](args)
+    found = {"words": words, "chats": chats, "pairs": pairs}[args.what](args)
     print(json.dumps(found | {"seconds": round(time.monotonic() - start, 1)}, indent=1))
 
 
