@@ -87,7 +87,8 @@ def record(place, name, label):
 
 
 CLASSIFY = ["--task", "classify", "--epochs", "16", "--lr", "1e-2", "--batch", "8", "--context", "32"]
-ADAPT = [*CLASSIFY, "--lora", "16"]
+# At 1e-2 what adapters learn hangs on how products are rounded: with AVX2 the rarer class was never learned.
+ADAPT = ["--task", "classify", "--epochs", "32", "--lr", "5e-3", "--batch", "8", "--context", "32", "--lora", "16"]
 
 
 @pytest.mark.parametrize("lora", [False, True])
